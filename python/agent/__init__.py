@@ -1,0 +1,1 @@
+"""busyweight: tells HAProxy's agent-check how much of this host is free."""

@@ -1,0 +1,1 @@
+//! Finds the workers of a host and reads how busy they say they are.
