@@ -1,1 +1,19 @@
-//! Finds the workers of a host and reads how busy they say they are.
+//! The map of the crate; no logic.
+//!
+//! Data flows one way: a [`discovery`] names processes, the [`tracker`] knows which of them
+//! are workers and what must be read, a [`job`] reads it, [`title`] gives it meaning, and
+//! [`snapshot`] adds it up. [`scanner`] runs that on a thread of its own; [`answer`] hands
+//! replies to pollers; `python` is the boundary.
+
+pub mod answer;
+pub mod discovery;
+pub mod error;
+pub mod job;
+pub mod presets;
+pub mod procfs;
+mod python;
+pub mod quarantine;
+pub mod scanner;
+pub mod snapshot;
+pub mod title;
+pub mod tracker;

@@ -1,0 +1,167 @@
+"""The manual of the boundary: everything that the Rust side offers to Python.
+
+Times named ``_ns`` are nanoseconds and ``_ms`` milliseconds. Points in time (``began_ns``,
+``last_ns``) are of ``CLOCK_BOOTTIME``, the clock in which the kernel tells when processes
+started; it goes on while the machine is suspended.
+"""
+
+from typing import Literal, TypeAlias, final
+
+__version__: str
+
+Reading: TypeAlias = tuple[int, int, bool] | Literal["unparsable"] | None
+
+@final
+class Selector:
+    """One set of workers to count: a pool. Immutable."""
+
+    def __new__(
+        cls,
+        preset: str,
+        *,
+        comm: list[str] = ...,
+        users: list[int] = ...,
+        cgroups: list[str] = ...,
+        pattern: str = ...,
+        busy_states: list[str] = ...,
+    ) -> Selector:
+        """``preset``: sidekiq, faktory, resque, rq, postgres or custom. ``comm``: globs over
+        process names, empty for the preset's own. ``users``: effective user ids, empty for
+        everyone. ``cgroups``: paths, empty for anywhere. ``pattern`` and ``busy_states``: for
+        custom only, in the syntax of Rust's regex crate.
+
+        Raises ValueError, with a text for the operator, if a part cannot be used."""
+
+    def read(self, cmdline: bytes) -> Reading:
+        """What this selector reads in the bytes of a ``cmdline``: (busy, total, stopping),
+        "unparsable" if the title names the program without a count to believe, None if it is
+        no worker of this program."""
+
+@final
+class Counts:
+    """What one selector's processes add up to. Immutable."""
+
+    workers: int  # with a reading; those of quarantined workers are their last
+    readable: int  # of them, those that can be read now
+    busy_processes: int  # workers with at least one job
+    busy_threads: int  # the sum of N in [N of M busy]
+    total_threads: int  # the sum of M
+    stopping: int  # workers that take no more jobs
+    copies: int  # forked copies of a worker, which are not counted as workers
+    unparsable: int  # titles of the program without a count to believe
+    quarantined: int  # processes that hung a reader and wait to be tried again
+    oldest_ms: int  # age of the oldest reading counted, at the end of the scan
+
+@final
+class Snapshot:
+    """All that one scan found out. Immutable."""
+
+    visible: bool  # pid 1's name could be read; else what was not seen may still be there
+    pools: list[Counts]  # one per selector, in their order
+    discovery: str  # sweep, cgroup or ebpf
+    processes: int  # processes the discovery knows of
+    rechecked: int  # read in this scan because they were new or due to be looked at again
+    vanished: int  # went away while they were being read
+    unreadable: int  # must not be read
+    began_ns: int
+    took_ns: int
+    cost_ns: int  # of one core; at most took_ns
+
+@final
+class Worker:
+    """One process with a worker's title, for people to look at. Immutable."""
+
+    pid: int
+    uid: int | None  # effective user id, where it was read
+    title: bytes  # the first 512 bytes
+    readings: list[Reading]  # one per selector
+    copy: bool
+    quarantined: bool
+    age_ms: int
+
+@final
+class Scanner:
+    """Finds workers and reads their titles. All methods release the GIL and, but for
+    ``scan``, return at once; threads exist from the first scan on."""
+
+    def __new__(
+        cls, procfs: str, discovery: str, selectors: list[Selector], *, kept_max: int, detail: bool = False
+    ) -> Scanner:
+        """``discovery``: auto, sweep, cgroup or ebpf; one that is not to be had is replaced,
+        see ``refused``. At most ``kept_max`` files stay open. ``detail`` keeps users and
+        titles for ``workers()``. Call it before any thread exists: ebpf lowers the privileges
+        of the calling thread.
+
+        Raises OSError if there is no such procfs root."""
+
+    @property
+    def refused(self) -> list[str]:
+        """Better discoveries that were not to be had, as "NAME: reason"."""
+
+    @property
+    def event_fd(self) -> int:
+        """A file descriptor, readable when ``take`` has something. It stays the scanner's."""
+
+    def start(self) -> None:
+        """Starts a scan unless one is running."""
+
+    def nudge(self) -> None:
+        """While a scan runs: leaves a read behind that hangs, so that the rest goes on."""
+
+    def take(self) -> Snapshot | None:
+        """The finished scan's snapshot, once. Raises RuntimeError if the scan broke."""
+
+    def scan(self, give_up_s: float = 10.0) -> Snapshot:
+        """Scans and waits for it. Raises RuntimeError if it broke or all readers hang."""
+
+    def workers(self) -> list[Worker]:
+        """Every process with a worker's title, as of the last scan; by pid. May wait for a
+        running scan's own work (milliseconds), never for a hung reader."""
+
+    def left_behind(self) -> int:
+        """Readers that hang now."""
+
+    def fallback(self) -> str | None:
+        """Why the discovery is not the one it began with."""
+
+@final
+class Totals:
+    """What happened on the listeners since the start. Immutable."""
+
+    answered: int
+    refused: int  # from outside the allowed networks
+    lost: int  # gone before their reply
+    timed_out: int  # owed their line for too long, and got the default reply
+    crowded: int  # owed their line when too many did, and got the default reply
+    no_fds: int  # times that no file descriptor was free
+
+@final
+class Answerer:
+    """Accepts polls and answers them with bytes made beforehand. No connection's error
+    leaves it. Not to be shared between threads."""
+
+    def __new__(cls, allow: list[str], owing_max: int) -> Answerer:
+        """``allow``: networks in CIDR notation, empty for all. At most ``owing_max``
+        connections are set aside until their agent-send line comes. Raises ValueError."""
+
+    def configure(self, allow: list[str], owing_max: int) -> None:
+        """Other networks and limits from now on. Raises ValueError."""
+
+    def set_replies(self, default: bytes, pools: list[tuple[str, bytes]]) -> None:
+        """Other replies from now on. With pools, pollers are expected to send a line."""
+
+    def burst(self, listener: int, most: int) -> tuple[int, list[int]]:
+        """Accepts and answers at most ``most`` polls. Returns how it ended (0: nobody waits;
+        1: there may be more; -1: the listener cannot accept now, come back later) and the
+        connections that owe their line, to be watched. GIL released."""
+
+    def readable(self, fd: int) -> bool:
+        """A connection that owed its line can be read. True when it is done with and its
+        descriptor closed."""
+
+    def expire(self, fd: int) -> None:
+        """A connection's time is over: default reply, then close."""
+
+    def totals(self) -> Totals: ...
+    def pollers(self) -> list[tuple[str, int, int, bool]]:
+        """At most 64 pollers of late: address, polls, last_ns, allowed."""

@@ -1,0 +1,117 @@
+"""One scan, for people: the reply that the agent would give, and what it rests on."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from agent import host
+from agent._scan import Counts, Reading, Snapshot, Worker
+from agent.config import Config
+from agent.speaker import Said, Speaker
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one scan found, and what would be said of it."""
+
+    pools: list[str]
+    snapshot: Snapshot
+    said: list[Said]
+    workers: list[Worker]
+
+
+def check(config: Config) -> Found:
+    """Scans once. Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
+    scanner = host.open_scanner(config, detail=True)
+    snapshot = scanner.scan()
+    speaker = Speaker(config.all_pools, host.cores()[0], config.reply.health)
+    said = speaker.speak(snapshot.pools, 0.0, visible=snapshot.visible, silence="")
+    return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers())
+
+
+def show_title(title: bytes) -> str:
+    """A title for a terminal: printable, whatever a process wrote there."""
+    text = title.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_reading(reading: Reading) -> str:
+    """``3 of 10 busy, stopping`` or ``unparsable``."""
+    if isinstance(reading, tuple):
+        busy, total, stopping = reading
+        return f"{busy} of {total} busy" + (", stopping" if stopping else "")
+    return reading or "no"
+
+
+def _remark(worker: Worker) -> str:
+    if worker.copy:
+        return " (forked copy, not counted)"
+    return " (quarantined, last reading)" if worker.quarantined else ""
+
+
+def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, Reading]]:
+    return [(pool, r) for pool, r in zip(found.pools, worker.readings, strict=True) if r is not None]
+
+
+def table(found: Found) -> str:
+    """What was counted, a line each: pid, user, reading, title."""
+    rows = [("PID", "USER", "READING", "TITLE")]
+    for worker in found.workers:
+        readings = "; ".join(
+            (f"{pool}: " if pool else "") + show_reading(r) for pool, r in _pool_readings(found, worker)
+        )
+        user = host.user_name(worker.uid)
+        rows.append((str(worker.pid), user, readings + _remark(worker), show_title(worker.title)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows)
+    return "\n".join(lines) + "\n"
+
+
+COUNTS = tuple(name for name in Counts.__dict__ if not name.startswith("_"))
+
+
+def counts(of: Counts) -> dict[str, int]:
+    """Counts as plain values."""
+    return {name: getattr(of, name) for name in COUNTS}
+
+
+def as_json(found: Found) -> bytes:
+    """All of it, as one JSON object."""
+    snapshot = found.snapshot
+    pools = {
+        said.pool or "default": {
+            "reply": said.line.decode(),
+            "weight": said.verdict.weight,
+            "reason": said.verdict.reason,
+            "known": said.verdict.known,
+            **counts(of),
+        }
+        for said, of in zip(found.said, snapshot.pools or [], strict=False)
+    }
+    workers: list[dict[str, Any]] = [
+        {
+            "pid": w.pid,
+            "user": host.user_name(w.uid),
+            "title": show_title(w.title),
+            "readings": {pool or "default": r for pool, r in _pool_readings(found, w)},
+            "copy": w.copy,
+            "quarantined": w.quarantined,
+        }
+        for w in found.workers
+    ]
+    report = {
+        "reply": found.said[0].line.decode(),
+        "weight": found.said[0].verdict.weight,
+        "reason": found.said[0].verdict.reason,
+        "known": found.said[0].verdict.known,
+        "visible": snapshot.visible,
+        "discovery": snapshot.discovery,
+        "processes": snapshot.processes,
+        "vanished": snapshot.vanished,
+        "unreadable": snapshot.unreadable,
+        "scan_ms": round(snapshot.took_ns / 1e6, 3),
+        "pools": pools,
+        "workers": workers,
+    }
+    return (json.dumps(report, indent=2) + "\n").encode(sys.getfilesystemencoding())

@@ -1,0 +1,174 @@
+"""The command line: words in, one call, words and an exit code out.
+
+0: well; 1: it ran and something is wrong; 2: usage or configuration. Every command imports
+what it needs when it runs, so that the agent carries nothing it does not use.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent import _scan, config, values
+
+DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
+
+WELL, WRONG, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit code."""
+    try:
+        options = parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except config.ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return WRONG
+    except KeyboardInterrupt:
+        return WRONG
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the manual page is made from it, too."""
+    top = argparse.ArgumentParser(
+        prog="busyweight", description="Tells HAProxy's agent-check how much of this host is free."
+    )
+    top.add_argument("--version", action="version", version=f"busyweight {_scan.__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=_serve.__doc__)
+    _config_option(serve)
+    serve.add_argument(
+        "--listen",
+        metavar="ADDR:PORT",
+        action="append",
+        type=_option(values.address),
+        help="listen here instead of where the configuration says; may be given several times",
+    )
+    _procfs_option(serve)
+    serve.add_argument("--state", metavar="DIR", help="where overrides are kept (default: $STATE_DIRECTORY)")
+    serve.add_argument("--control", metavar="PATH", help="the operators' socket")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="scan once and print the reply", description=_check.__doc__)
+    _config_option(check)
+    _procfs_option(check)
+    check.add_argument("--json", action="store_true", help="print all that was found, as JSON")
+    check.add_argument("--workers", action="store_true", help="list what was counted: pid, user, title, reading")
+    check.set_defaults(run=_check)
+
+    show = commands.add_parser("config", help="show the effective configuration", description=_config.__doc__)
+    _config_option(show)
+    show.set_defaults(run=_config)
+    return top
+
+
+def _config_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", type=Path, help=f"configuration file (default: {DEFAULT_FILE})")
+
+
+def _procfs_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--procfs", metavar="DIR", help="read this tree instead of what the configuration says")
+
+
+def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
+    """A kind of value as an option's type, with the same words as in the configuration."""
+
+    def read(text: str) -> "values.T":
+        try:
+            return kind(text)
+        except values.Wrong as wrong:
+            raise argparse.ArgumentTypeError(f"found {text!r}; allowed: {wrong}") from None
+
+    return read
+
+
+def load(options: argparse.Namespace) -> config.Config:
+    """The configuration that the options ask for. Raises ConfigError."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from agent import host  # noqa: PLC0415
+
+    path = options.config or DEFAULT_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if options.config:
+            raise config.ConfigError([f"{path}: no such file"]) from None
+        text = ""
+    except UnicodeDecodeError as error:
+        raise config.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+    except OSError as error:
+        raise config.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
+    loaded = config.parse(text, str(path), host.CHECKS)
+    if getattr(options, "procfs", None):
+        loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
+    if getattr(options, "listen", None):
+        loaded = replace(loaded, listen=tuple(options.listen))
+    return loaded
+
+
+def _fail(text: object) -> int:
+    print(f"busyweight: {text}", file=sys.stderr)
+    return WRONG
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    import asyncio  # noqa: PLC0415
+
+    import uvloop  # noqa: PLC0415
+
+    from agent import logs  # noqa: PLC0415
+    from agent.daemon import Daemon, StartError  # noqa: PLC0415
+
+    def reload() -> config.Config:
+        loaded = load(options)
+        logs.set_up(loaded.log.level, loaded.log.format)
+        return loaded
+
+    first = reload()
+
+    async def serve() -> None:
+        await Daemon(first, reload).run()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+    except StartError as error:
+        return _fail(error)
+    return WELL
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Scans once and prints the exact reply; exit code 1 if it is unknown."""
+    from agent import check  # noqa: PLC0415
+
+    loaded = load(options)
+    try:
+        found = check.check(loaded)
+    except (OSError, RuntimeError) as error:
+        return _fail(error)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(check.as_json(found) if options.json else found.said[0].line)
+    if options.workers and not options.json:
+        sys.stdout.buffer.write(check.table(found).encode())
+    sys.stdout.buffer.flush()
+    verdict = found.said[0].verdict
+    if not verdict.known:
+        return _fail(f"unknown: {verdict.reason}")
+    return WELL
+
+
+def _config(options: argparse.Namespace) -> int:
+    """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
+    loaded = load(options)
+    print(config.to_toml(loaded), end="")
+    for warning in config.warnings(loaded):
+        print(f"warning: {warning}", file=sys.stderr)
+    return WELL

@@ -1,0 +1,114 @@
+"""PURE. Snapshot -> weight, and the reason for it.
+
+Everything that decides is here: the formula, the floor, the slow rise, and when the host's
+state is unknown. No clock, no sockets, no process: times and counts are passed in.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Counts(Protocol):
+    """What a scan adds up for one pool; see ``_scan.pyi``."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def readable(self) -> int: ...
+    @property
+    def busy_processes(self) -> int: ...
+    @property
+    def busy_threads(self) -> int: ...
+    @property
+    def total_threads(self) -> int: ...
+    @property
+    def unparsable(self) -> int: ...
+    @property
+    def quarantined(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one pool's counts become a weight.
+
+    ``capacity`` is a number of processes or threads, or None for the sum of all threads.
+    ``rise_per_s`` is in percent of full weight per second, None for at once. ``unknown`` is a
+    weight in percent, None to leave HAProxy's as it is.
+    """
+
+    count: str = "processes"
+    capacity: float | None = 1
+    floor: int = 0
+    rise_per_s: float | None = None
+    unknown: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the agent thinks of a pool. ``weight`` is in percent; None says nothing about it.
+
+    ``known`` tells whether the weight rests on what was counted.
+    """
+
+    weight: int | None
+    reason: str
+    known: bool
+
+
+def formula(busy: float, capacity: float) -> int:
+    """The free share of a host in percent, rounded as Python's ``round`` does: the original
+    script's expression, to the letter, and 0 where it is full or more."""
+    if busy <= 0:
+        return 100
+    if busy >= capacity:
+        return 0
+    return round(100 * (1 - busy / capacity))
+
+
+def blind(counts: Counts, *, visible: bool) -> str | None:
+    """Why nothing can be said of this pool, or None if something can.
+
+    Not to see is never to be idle: no worker at all on a host that can be seen is idle, but
+    workers none of which can be read are not.
+    """
+    if not visible:
+        return "cannot see processes"
+    if counts.readable == 0:
+        if counts.unparsable:
+            return "cannot read titles"
+        if counts.quarantined:
+            return "readers hang"
+    return None
+
+
+def usage(rule: Rule, counts: Counts) -> tuple[int, float]:
+    """Busy and capacity of a pool, in the rule's unit."""
+    busy = counts.busy_threads if rule.count == "threads" else counts.busy_processes
+    return busy, counts.total_threads if rule.capacity is None else rule.capacity
+
+
+def decide(rule: Rule, counts: Counts, *, visible: bool) -> Verdict:
+    """The weight that a pool's counts ask for, before any slow rise."""
+    why_blind = blind(counts, visible=visible)
+    if why_blind:
+        return unknown(rule, why_blind)
+    busy, capacity = usage(rule, counts)
+    return Verdict(max(rule.floor, formula(busy, capacity)), f"{busy}/{capacity:g} busy", known=True)
+
+
+def unknown(rule: Rule, why: str) -> Verdict:
+    """The verdict when there is nothing to go by."""
+    return Verdict(rule.unknown, why, known=False)
+
+
+def rise(rule: Rule, wanted: int, before: tuple[float, float] | None, now_s: float) -> float:
+    """The weight to say now: it falls at once, and rises no faster than the rule allows.
+
+    ``before`` is the weight said last and when that was, in seconds of the same clock as
+    ``now_s``; None if nothing was said yet. Returns a fraction that adds up over calls; say
+    its ``int``.
+    """
+    if rule.rise_per_s is None or before is None:
+        return wanted
+    weight, at_s = before
+    return min(wanted, weight + max(0.0, now_s - at_s) * rule.rise_per_s)

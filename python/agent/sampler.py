@@ -1,0 +1,49 @@
+"""Drives one scanner from the event loop: starts scans, looks after them, takes their end.
+
+It knows no weights and no sockets, and never waits for a scan.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from agent._scan import Scanner, Snapshot
+
+# How often a running scan is looked after; a read that hangs is left behind then.
+NUDGE_S = 0.03
+
+
+class Sampler:
+    """``ended`` is called with the snapshot, or with None and why there is none."""
+
+    def __init__(self, scanner: Scanner, ended: Callable[[Snapshot | None, str], None]) -> None:
+        self.scanner = scanner
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(scanner.event_fd, self._take)
+        self._nudge: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Starts a scan."""
+        self.scanner.start()
+        self._nudge = self._loop.call_later(NUDGE_S, self._look_after)
+
+    def _look_after(self) -> None:
+        self.scanner.nudge()
+        self._nudge = self._loop.call_later(NUDGE_S, self._look_after)
+
+    def _take(self) -> None:
+        try:
+            snapshot, why = self.scanner.take(), ""
+        except RuntimeError as error:
+            snapshot, why = None, str(error)
+        if snapshot is None and not why:
+            return
+        if self._nudge:
+            self._nudge.cancel()
+        self._ended(snapshot, why)
+
+    def close(self) -> None:
+        """Ends it. A scan that runs ends by itself, unheard."""
+        self._loop.remove_reader(self.scanner.event_fd)
+        if self._nudge:
+            self._nudge.cancel()

@@ -1,0 +1,173 @@
+"""WORLD. The sockets: accepts polls and hands out the answer of the moment.
+
+It knows only two questions: "what do I answer?", which the answerer was told beforehand, and
+"should they wait?". It knows neither scans nor weights, makes no object per connection on the
+fast path, and lets no connection's fate out.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Iterable
+
+from agent._scan import Answerer
+from agent.values import show_address
+
+# Polls answered before the loop's other work has its turn.
+BURST = 64
+
+# A listener that cannot accept is left alone for so long, or it would spin.
+STUCK_PAUSE_S = 0.05
+
+Address = tuple[str, int]
+
+
+class ListenError(OSError):
+    """A listening socket cannot be made. The text names the address and the remedy."""
+
+
+def open_listener(address: Address, backlog: int, *, v6only: bool = False) -> socket.socket:
+    """Binds and listens. ``[::]`` serves both families unless ``v6only``.
+
+    Raises ListenError.
+    """
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {show_address(address)}: {_remedy(error, port)}") from None
+    return listener
+
+
+def _remedy(error: OSError, port: int) -> str:
+    why = (error.strerror or str(error)).lower()
+    if error.errno == errno.EADDRINUSE:
+        return f"{why}; see who has it: ss -ltnp 'sport = :{port}'"
+    if error.errno == errno.EACCES:
+        return f"{why}; ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{why}; no interface of this host has this address"
+    return why
+
+
+def open_listeners(addresses: Iterable[Address], backlog: int) -> dict[Address, socket.socket]:
+    """All of them, or none. Raises ListenError."""
+    addresses = list(addresses)
+    v4_ports = {port for host, port in addresses if ":" not in host}
+    opened: dict[Address, socket.socket] = {}
+    try:
+        for address in addresses:
+            opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
+    except ListenError:
+        for listener in opened.values():
+            listener.close()
+        raise
+    return opened
+
+
+class Server:
+    """Serves any number of listening sockets, which it is given and then owns.
+
+    ``ask`` is called once per burst of polls, and returns whether waiting could bring a
+    better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
+    cost nothing, until :meth:`go_on` or ``wait_at_most_s`` later, once per go_on.
+    """
+
+    def __init__(
+        self, answerer: Answerer, ask: Callable[[], bool], *, wait_at_most_s: float, deadline_s: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._answerer = answerer
+        self.ask = ask
+        self.wait_at_most_s = wait_at_most_s
+        self.deadline_s = deadline_s
+        self._listeners: list[socket.socket] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._waited = False
+        self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._owing: dict[int, asyncio.TimerHandle] = {}
+
+    def add(self, listener: socket.socket) -> None:
+        """Serves this socket too."""
+        self._listeners.append(listener)
+        if self._patience is None:
+            self._watch(listener)
+
+    def remove(self, listener: socket.socket) -> None:
+        """Serves it no more. Polls that it has accepted into its backlog are answered first."""
+        self._answerer.burst(listener.fileno(), BURST * BURST)
+        # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
+        self._loop.remove_reader(listener.fileno())
+        if resting := self._resting.pop(listener, None):
+            resting.cancel()
+        self._listeners.remove(listener)
+        listener.close()
+
+    def close(self) -> None:
+        """Ends all. Pollers that owe their line get the default reply."""
+        for listener in list(self._listeners):
+            self.remove(listener)
+        for fd in list(self._owing):
+            self._expire(fd)
+        if self._patience:
+            self._patience.cancel()
+
+    def go_on(self) -> None:
+        """There is a new answer: whoever waits gets it."""
+        self._waited = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._resume()
+
+    def _watch(self, listener: socket.socket) -> None:
+        self._loop.add_reader(listener.fileno(), self._readable, listener)
+
+    def _readable(self, listener: socket.socket) -> None:
+        if self.ask() and not self._waited and self.wait_at_most_s > 0:
+            for each in self._listeners:
+                self._loop.remove_reader(each.fileno())
+            self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
+            return
+        end, owing = self._answerer.burst(listener.fileno(), BURST)
+        for fd in owing:
+            self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
+            self._loop.add_reader(fd, self._line, fd)
+        if end < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+
+    def _give_up_waiting(self) -> None:
+        # The scan hangs or takes long. Everybody is answered at once until it ends.
+        self._waited = True
+        self._resume()
+
+    def _resume(self) -> None:
+        self._patience = None
+        for listener in self._listeners:
+            if listener not in self._resting:
+                self._watch(listener)
+
+    def _rested(self, listener: socket.socket) -> None:
+        del self._resting[listener]
+        if self._patience is None:
+            self._watch(listener)
+
+    def _line(self, fd: int) -> None:
+        # The answerer closes the descriptor when it is done, so the reader goes first.
+        self._loop.remove_reader(fd)
+        if self._answerer.readable(fd):
+            self._owing.pop(fd).cancel()
+        else:
+            self._loop.add_reader(fd, self._line, fd)
+
+    def _expire(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        self._owing.pop(fd).cancel()
+        self._answerer.expire(fd)

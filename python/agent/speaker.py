@@ -1,0 +1,63 @@
+"""What each pool says now: the sample's verdict, slowed, or an operator's word instead.
+
+The only state on the way from the sample to the wire: the weight said last, for the slow
+rise. Times and samples are passed in; it opens nothing and waits for nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agent import policy, reply
+from agent.config import Pool
+from agent.policy import Counts, Rule, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one pool says: the verdict that was rendered, and the rendered line."""
+
+    pool: str
+    verdict: Verdict
+    line: bytes
+
+
+class Speaker:
+    """The voice of all pools, in the configuration's order; the default pool is first."""
+
+    def __init__(self, pools: Sequence[Pool], cores: int, health: str) -> None:
+        self.rules: list[tuple[str, Rule]] = [(pool.name, pool.weight.rule(cores)) for pool in pools]
+        self._health = health
+        self._before: dict[str, tuple[float, float]] = {}
+        self.rising = False
+
+    def inherit(self, former: "Speaker") -> None:
+        """Goes on from what a former speaker said last, so that a reload lets nothing jump."""
+        self._before = dict(former._before)  # noqa: SLF001 - one class
+
+    def speak(self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, silence: str) -> list[Said]:
+        """What all pools say at ``now_s``. Without counts there is only ``silence``: why."""
+        self.rising = False
+        return [
+            self._say(name, rule, self._verdict(rule, None if counts is None else counts[i], visible, silence), now_s)
+            for i, (name, rule) in enumerate(self.rules)
+        ]
+
+    @staticmethod
+    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:  # noqa: FBT001
+        if counts is None:
+            return policy.unknown(rule, silence)
+        return policy.decide(rule, counts, visible=visible)
+
+    def _say(self, name: str, rule: Rule, verdict: Verdict, now_s: float) -> Said:
+        if verdict.weight is not None:
+            slowed = policy.rise(rule, verdict.weight, self._before.get(name), now_s)
+            self._before[name] = (slowed, now_s)
+            if int(slowed) < verdict.weight:
+                self.rising = True
+                verdict = replace(verdict, weight=int(slowed), reason=f"{verdict.reason}, rising")
+        return Said(name, verdict, reply.render(verdict, health=self._health))
+
+    def everywhere(self, verdict: Verdict) -> list[Said]:
+        """All pools say the same."""
+        line = reply.render(verdict, health=self._health)
+        return [Said(name, verdict, line) for name, _ in self.rules]

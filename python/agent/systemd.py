@@ -1,0 +1,91 @@
+"""WORLD. What systemd is told, and what it passes.
+
+sd_notify(3) and sd_listen_fds(3) are a datagram and two environment variables; no library is
+needed. Without systemd every call does nothing.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+# sd_listen_fds(3): passed sockets begin here.
+LISTEN_FDS_START = 3
+
+
+class Notifier:
+    """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        path = environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+        self._status = ""
+        self._socket = (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+            if path
+            else None
+        )
+
+    def _send(self, *lines: str) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.sendto("\n".join(lines).encode(), self._address)
+            except OSError:
+                pass  # the manager's ear is full or gone; nothing here depends on it
+
+    def ready(self) -> None:
+        """The service answers, with a sample; also the end of a reload."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """A reload begins. The time stamp is what Type=notify-reload asks for."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The end begins."""
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for ``systemctl status``; sent only when it changed."""
+        if text != self._status:
+            self._status = text
+            self._send(f"STATUS={text}")
+
+    def pet(self) -> None:
+        """Keeps the watchdog quiet."""
+        self._send("WATCHDOG=1")
+
+
+def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:
+    """Seconds between pets (half of what systemd waits), or None without a watchdog."""
+    meant = environ.get("WATCHDOG_PID")
+    if meant and meant != str(pid or os.getpid()):
+        return None
+    try:
+        usec = int(environ.get("WATCHDOG_USEC", "0"))
+    except ValueError:
+        return None
+    return usec / 2_000_000 if usec > 0 else None
+
+
+def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
+    """The listening stream sockets that systemd passed, set up for the event loop."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    try:
+        count = int(environ.get("LISTEN_FDS", "0"))
+    except ValueError:
+        return []
+    sockets = []
+    for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + count):
+        os.set_inheritable(fd, False)
+        try:
+            passed = socket.socket(fileno=fd)
+        except OSError:
+            continue
+        if passed.type == socket.SOCK_STREAM and passed.family in (socket.AF_INET, socket.AF_INET6):
+            passed.setblocking(False)
+            sockets.append(passed)
+        else:
+            passed.detach()
+    return sockets

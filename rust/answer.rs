@@ -1,0 +1,432 @@
+//! WORLD. Accepts a burst of polls and answers them with bytes made beforehand.
+//!
+//! It knows no scan, no weight and no words: it gets the replies and hands them out. No error
+//! of one connection leaves it, and it never waits: a poller that owes its line
+//! (`agent-send`) is set aside until the event loop says that it can be read, or that its
+//! time is over.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+
+/// An `agent-send` line is a pool's name; HAProxy sends it with the connection.
+const LINE_LEN_MAX: usize = 256;
+
+/// What a poller sent beyond its line is read before the close, as far as this, because a
+/// close with unread bytes resets the connection and can lose the reply.
+const DRAIN_READS_MAX: usize = 16;
+
+/// Pollers remembered; the one not seen for longest makes room.
+const POLLERS_MAX: usize = 64;
+
+/// A network in CIDR notation.
+#[derive(Debug, Clone, Copy)]
+pub struct Net {
+    bits: u128,
+    mask: u128,
+}
+
+impl Net {
+    /// `10.0.0.0/8`, `2001:db8::/32`, or a single address. `None` if it is neither.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().ok()?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(width), |p| p.parse().ok()).filter(|&p| p <= width)? + 128 - width;
+        let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+        Some(Self { bits: bits(address) & mask, mask })
+    }
+
+    fn holds(self, address: IpAddr) -> bool {
+        bits(address) & self.mask == self.bits
+    }
+}
+
+/// IPv4 addresses as a dual-stack socket shows them, so that one comparison serves both.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The replies of the moment.
+#[derive(Debug, Clone, Default)]
+pub struct Replies {
+    /// To pollers that name no pool, or none that is known.
+    pub default: Vec<u8>,
+    /// To pollers that name a pool.
+    pub pools: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Replies {
+    fn to(&self, line: &[u8]) -> &[u8] {
+        let name = line.trim_ascii();
+        self.pools.iter().find(|(pool, _)| pool == name).map_or(&self.default, |(_, reply)| reply)
+    }
+}
+
+/// How a burst ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nobody is waiting any more.
+    Drained,
+    /// The burst was long enough; there may be more.
+    More,
+    /// The listener cannot accept now. Coming back at once would spin.
+    Stuck,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Replies sent.
+    pub answered: u64,
+    /// Connections from outside the allowed networks.
+    pub refused: u64,
+    /// Connections that were gone before their reply.
+    pub lost: u64,
+    /// Pollers that owed a line for too long, and got the default reply.
+    pub timed_out: u64,
+    /// Pollers that owed a line when too many did, and got the default reply.
+    pub crowded: u64,
+    /// Times that no file descriptor was free.
+    pub no_fds: u64,
+}
+
+/// Who polls.
+#[derive(Debug, Clone, Copy)]
+pub struct Poller {
+    /// Its polls.
+    pub polls: u64,
+    /// Its last poll, in nanoseconds of CLOCK_BOOTTIME.
+    pub last_ns: u64,
+    /// The networks allow it.
+    pub allowed: bool,
+}
+
+#[derive(Debug)]
+struct Owing {
+    socket: OwnedFd,
+    line: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Answerer {
+    allow: Vec<Net>,
+    owing_max: usize,
+    replies: Replies,
+    owing: HashMap<RawFd, Owing>,
+    spare: Option<OwnedFd>,
+    totals: Totals,
+    pollers: HashMap<IpAddr, Poller>,
+}
+
+impl Answerer {
+    /// Answers pollers in these networks, or all if there are none; sets aside at most
+    /// `owing_max` that owe their line.
+    #[must_use]
+    pub fn new(allow: Vec<Net>, owing_max: usize) -> Self {
+        Self {
+            allow,
+            owing_max,
+            replies: Replies::default(),
+            owing: HashMap::new(),
+            spare: spare(),
+            totals: Totals::default(),
+            pollers: HashMap::new(),
+        }
+    }
+
+    /// Other networks and limits from now on.
+    pub fn configure(&mut self, allow: Vec<Net>, owing_max: usize) {
+        self.allow = allow;
+        self.owing_max = owing_max;
+    }
+
+    /// Other replies from now on.
+    pub fn set_replies(&mut self, replies: Replies) {
+        self.replies = replies;
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The pollers of late.
+    pub fn pollers(&self) -> impl Iterator<Item = (IpAddr, Poller)> {
+        self.pollers.iter().map(|(&address, &poller)| (address, poller))
+    }
+
+    /// Accepts and answers at most `most` polls. With pools, those that owe their line are
+    /// put into `owing`, to be watched by the caller.
+    pub fn burst(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
+        for _ in 0..most {
+            let accepted = match accept(listener) {
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    // One descriptor is kept back for this moment: it answers one poll, and
+                    // the next, whatever else has eaten the others.
+                    self.totals.no_fds += 1;
+                    drop(self.spare.take());
+                    accept(listener)
+                }
+                other => other,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.welcome(socket, peer, now_ns, owing),
+                Err(Errno::AGAIN) => return End::Drained,
+                // The peer's doing, or a passing fault of the network: accept(2) says to go on.
+                Err(
+                    Errno::INTR
+                    | Errno::CONNABORTED
+                    | Errno::PROTO
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NOPROTOOPT
+                    | Errno::OPNOTSUPP
+                    | Errno::PERM,
+                ) => self.totals.lost += 1,
+                Err(_) => return End::Stuck,
+            }
+            if self.spare.is_none() {
+                self.spare = spare();
+            }
+        }
+        End::More
+    }
+
+    /// A poller that owed its line can be read. Whether it is done with.
+    pub fn readable(&mut self, fd: RawFd) -> bool {
+        let Some(mut owing) = self.owing.remove(&fd) else { return true };
+        let line_is_there = read_line(&owing.socket, &mut owing.line);
+        if line_is_there {
+            self.reply_to_line(&owing);
+        } else {
+            self.owing.insert(fd, owing);
+        }
+        line_is_there
+    }
+
+    /// A poller's time is over: it gets the default pool's reply.
+    pub fn expire(&mut self, fd: RawFd) {
+        if let Some(owing) = self.owing.remove(&fd) {
+            self.totals.timed_out += 1;
+            self.reply_to_line(&Owing { line: Vec::new(), ..owing });
+        }
+    }
+
+    fn welcome(&mut self, socket: OwnedFd, peer: Option<IpAddr>, now_ns: u64, owing: &mut Vec<RawFd>) {
+        let allowed = self.allow.is_empty() || peer.is_some_and(|p| self.allow.iter().any(|net| net.holds(p)));
+        self.remember(peer, allowed, now_ns);
+        if !allowed {
+            self.totals.refused += 1;
+        } else if self.replies.pools.is_empty() {
+            // A reply to a connection with unread bytes can be lost; see DRAIN_READS_MAX.
+            let _ = rustix::net::recv(&socket, &mut [0; LINE_LEN_MAX], RecvFlags::DONTWAIT);
+            let sent = send(&socket, &self.replies.default);
+            self.tally(sent);
+        } else {
+            let mut poller = Owing { socket, line: Vec::new() };
+            if read_line(&poller.socket, &mut poller.line) {
+                self.reply_to_line(&poller);
+            } else if self.owing.len() < self.owing_max {
+                let fd = poller.socket.as_raw_fd();
+                owing.push(fd);
+                self.owing.insert(fd, poller);
+            } else {
+                self.totals.crowded += 1;
+                self.reply_to_line(&poller);
+            }
+        }
+    }
+
+    fn reply_to_line(&mut self, poller: &Owing) {
+        let sent = send(&poller.socket, self.replies.to(&poller.line));
+        let _ = rustix::net::shutdown(&poller.socket, Shutdown::Write);
+        let mut rest = [0; 4096];
+        for _ in 0..DRAIN_READS_MAX {
+            if !rustix::net::recv(&poller.socket, &mut rest, RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {
+                break;
+            }
+        }
+        self.tally(sent);
+    }
+
+    fn tally(&mut self, sent: bool) {
+        if sent { self.totals.answered += 1 } else { self.totals.lost += 1 }
+    }
+
+    fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {
+        let Some(peer) = peer else { return };
+        if self.pollers.len() >= POLLERS_MAX && !self.pollers.contains_key(&peer) {
+            let oldest = self.pollers.iter().min_by_key(|(_, p)| p.last_ns).map(|(&a, _)| a);
+            oldest.and_then(|a| self.pollers.remove(&a));
+        }
+        let poller = self.pollers.entry(peer).or_insert(Poller { polls: 0, last_ns: 0, allowed });
+        *poller = Poller { polls: poller.polls + 1, last_ns: now_ns, allowed };
+    }
+}
+
+fn spare() -> Option<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC).ok()
+}
+
+fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<IpAddr>), Errno> {
+    let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
+    let address = address.and_then(|a| SocketAddr::try_from(a).ok()).map(|a| match a.ip() {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    });
+    Ok((socket, address))
+}
+
+/// A reply is a fraction of the smallest send buffer, so it goes out whole or not at all.
+fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
+    rustix::net::send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
+}
+
+/// Reads on. Whether the line is complete, or as complete as it will ever be.
+fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
+    let mut buf = [0; LINE_LEN_MAX];
+    match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {
+        Ok((0, _)) => true,
+        Ok((n, _)) => {
+            line.extend_from_slice(&buf[..n]);
+            let end = line.iter().position(|&b| b == b'\n' || b == b'\r');
+            line.truncate(end.unwrap_or(line.len()));
+            end.is_some() || line.len() >= LINE_LEN_MAX
+        }
+        Err(Errno::AGAIN | Errno::INTR) => false,
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    fn listener() -> TcpListener {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    }
+
+    fn poll(listener: &TcpListener, send: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.write_all(send).unwrap();
+        stream
+    }
+
+    fn said(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn pooled() -> Answerer {
+        let mut answerer = Answerer::new(Vec::new(), 1);
+        let pools = vec![(b"jobs".to_vec(), b"20%\n".to_vec())];
+        answerer.set_replies(Replies { default: b"50%\n".to_vec(), pools });
+        answerer
+    }
+
+    #[test]
+    fn networks_hold_their_addresses_in_both_families() {
+        let holds = |net: &str, a: &str| Net::parse(net).unwrap().holds(a.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.1.1.1"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "2001:db8::1"));
+        assert!(holds("::/0", "1.2.3.4") && holds("2001:db8::/32", "2001:db8:1::1"));
+        assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
+        for bad in ["", "10.0.0.0/33", "10.0.0", "x/8", "10.0.0.0/-1", "10.0.0.0/"] {
+            assert!(Net::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_poll_gets_the_reply_whatever_it_sent() {
+        let listener = listener();
+        let mut answerer = Answerer::new(Vec::new(), 1);
+        answerer.set_replies(Replies { default: b"up 75%\n".to_vec(), pools: Vec::new() });
+        let (silent, loud) = (poll(&listener, b""), poll(&listener, b"GET / HTTP/1.1\r\n\r\n"));
+        assert_eq!(answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new()), End::Drained);
+        assert_eq!((said(silent), said(loud)), ("up 75%\n".into(), "up 75%\n".into()));
+        assert_eq!(answerer.totals().answered, 2);
+    }
+
+    #[test]
+    fn a_burst_is_bounded() {
+        let listener = listener();
+        let mut answerer = Answerer::new(Vec::new(), 1);
+        let _polls = [poll(&listener, b""), poll(&listener, b"")];
+        assert_eq!(answerer.burst(listener.as_fd(), 1, 1, &mut Vec::new()), End::More);
+        assert_eq!(answerer.totals().answered, 1);
+    }
+
+    #[test]
+    fn who_is_not_allowed_gets_nothing() {
+        let listener = listener();
+        let mut answerer = Answerer::new(vec![Net::parse("10.0.0.0/8").unwrap()], 1);
+        answerer.set_replies(Replies { default: b"up\n".to_vec(), pools: Vec::new() });
+        let stranger = poll(&listener, b"");
+        answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
+        assert_eq!(said(stranger), "");
+        assert_eq!((answerer.totals().refused, answerer.totals().answered), (1, 0));
+    }
+
+    #[test]
+    fn the_line_chooses_the_pool_and_an_unknown_one_the_default() {
+        let listener = listener();
+        let mut answerer = pooled();
+        let polls = [&b"jobs\n"[..], b"jobs \r\n", b"web\n", &[b'x'; 300]].map(|line| poll(&listener, line));
+        answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
+        assert_eq!(polls.map(said), ["20%\n", "20%\n", "50%\n", "50%\n"]);
+    }
+
+    #[test]
+    fn who_owes_a_line_is_set_aside_until_it_comes_or_time_is_over() {
+        let listener = listener();
+        let mut answerer = pooled();
+        let mut owing = Vec::new();
+        let mut slow = poll(&listener, b"jo");
+        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
+        assert_eq!(owing.len(), 1);
+        slow.write_all(b"bs\n").unwrap();
+        assert!(answerer.readable(owing[0]));
+        assert_eq!(said(slow), "20%\n");
+
+        let silent = poll(&listener, b"");
+        owing.clear();
+        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
+        // One may owe; the next one gets the default pool's reply at once.
+        let crowd = poll(&listener, b"");
+        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
+        assert_eq!((owing.len(), said(crowd)), (1, "50%\n".into()));
+        answerer.expire(owing[0]);
+        assert_eq!(said(silent), "50%\n");
+        assert_eq!((answerer.totals().timed_out, answerer.totals().crowded), (1, 1));
+    }
+
+    #[test]
+    fn pollers_are_remembered_and_the_oldest_makes_room() {
+        let mut answerer = Answerer::new(Vec::new(), 1);
+        for n in 0..100u8 {
+            answerer.remember(Some(IpAddr::from([10, 0, 0, n])), true, u64::from(n));
+        }
+        assert_eq!(answerer.pollers().count(), POLLERS_MAX);
+        assert!(answerer.pollers().all(|(_, p)| p.last_ns >= 36));
+    }
+}

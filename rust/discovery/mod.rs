@@ -1,0 +1,88 @@
+//! WORLD. Which processes may be workers: three ways to find out, one contract.
+//!
+//! A discovery delivers pids and nothing else; it never reads a title. Every one of them must
+//! lead to the same counts, and the parity tests compare them.
+
+pub mod cgroup;
+pub mod sweep;
+
+use crate::presets::Selector;
+use crate::procfs::Procfs;
+use crate::snapshot::Pid;
+
+/// A process as the discovery names it. `ident` tells a reused pid from its former owner;
+/// it is 0 where the discovery cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Its id.
+    pub pid: Pid,
+    /// Changes when the pid names another process.
+    pub ident: u64,
+}
+
+/// What one look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The same processes as last time; the list was left alone.
+    Same,
+    /// The list holds all processes that may be workers, ascending.
+    Listed,
+}
+
+/// One way to find processes.
+pub trait Discovery: Send {
+    /// Its name in the configuration.
+    fn name(&self) -> &'static str;
+
+    /// Brings the list up to date.
+    ///
+    /// # Errors
+    /// In words, when this way to look does not work any more; the caller falls back to a
+    /// sweep and says so once.
+    fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String>;
+
+    /// Whether this process will be reported as new when it takes a name that may be a
+    /// worker's. If so, it need not be looked at again while its name is foreign.
+    fn reports_renames(&self, _pid: Pid) -> bool {
+        false
+    }
+
+    /// Told by the tracker that a process is gone, or can never be a worker under its name.
+    fn forget(&mut self, _pid: Pid) {}
+
+    /// How many processes besides the workers may be read again in every scan. Where the
+    /// list is short by nature, a new worker then counts in the very next scan.
+    fn rechecks_each_scan_max(&self) -> usize {
+        0
+    }
+}
+
+/// What was chosen, and why not the better one.
+pub struct Choice {
+    /// The discovery to begin with.
+    pub discovery: Box<dyn Discovery>,
+    /// What was wanted and is not to be had, each with its reason; empty if nothing was.
+    pub refused: Vec<String>,
+}
+
+/// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep;
+/// a way that was asked for by name and is not to be had is replaced by the sweep.
+#[must_use]
+pub fn choose(kind: &str, procfs: &Procfs, selectors: &[Selector]) -> Choice {
+    let mut refused = Vec::new();
+    if matches!(kind, "auto" | "cgroup") {
+        match cgroup(procfs, selectors) {
+            Ok(discovery) => return Choice { discovery: Box::new(discovery), refused },
+            Err(why) => refused.push(format!("cgroup: {why}")),
+        }
+    }
+    Choice { discovery: Box::new(sweep::Sweep::new(procfs)), refused }
+}
+
+fn cgroup(procfs: &Procfs, selectors: &[Selector]) -> Result<cgroup::Cgroup, String> {
+    if selectors.iter().any(|s| s.cgroups.is_empty()) {
+        return Err("not every pool names its cgroups".into());
+    }
+    let all: Vec<String> = selectors.iter().flat_map(|s| s.cgroups.iter().cloned()).collect();
+    cgroup::Cgroup::new(procfs, &all)
+}

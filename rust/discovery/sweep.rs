@@ -1,0 +1,101 @@
+//! WORLD. All of /proc, listed in every scan. Works everywhere and needs no privilege.
+//!
+//! On a quiet host the listing is spared: the last field of /proc/loadavg is the pid that was
+//! given out last, and while it stands still no process can have come. (Those that went are
+//! noticed by their kept files.)
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Discovery, Found, Look};
+use crate::procfs::{Procfs, describe, read_at_start};
+use crate::snapshot::Pid;
+
+/// The shortcut is not trusted for ever: a process restored by CRIU takes its old pid without
+/// moving the last one given out.
+const LOOKS_PER_LISTING_MAX: u32 = 20;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    loadavg: Option<OwnedFd>,
+    last_pid: Option<Pid>,
+    settled: bool,
+    looks: u32,
+    pids: Vec<Pid>,
+}
+
+impl Sweep {
+    /// A sweep of this root.
+    #[must_use]
+    pub fn new(procfs: &Procfs) -> Self {
+        // The file speaks of the reader's pid namespace, whatever root it is read through.
+        let loadavg = procfs
+            .is_ours()
+            .then(|| rustix::fs::open(procfs.path().join("loadavg"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
+            .and_then(Result::ok);
+        Self { loadavg, ..Self::default() }
+    }
+
+    /// Whether no process can have come since the last listing.
+    ///
+    /// A pid is given out a moment before its process shows in /proc. So the number must have
+    /// stood still over a whole look before its standing still means anything.
+    fn nobody_came(&mut self) -> bool {
+        let now = self.loadavg.as_ref().and_then(|fd| parse_last_pid(read_at_start(fd, &mut [0; 128]).ok()?));
+        let same = now.is_some() && now == self.last_pid;
+        let quiet = same && self.settled && self.looks < LOOKS_PER_LISTING_MAX;
+        self.looks = if quiet { self.looks + 1 } else { 0 };
+        self.settled = same;
+        self.last_pid = now;
+        quiet
+    }
+}
+
+impl Discovery for Sweep {
+    fn name(&self) -> &'static str {
+        "sweep"
+    }
+
+    fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
+        if self.nobody_came() {
+            return Ok(Look::Same);
+        }
+        procfs.list(&mut self.pids).map_err(|e| format!("listing {}: {}", procfs.path().display(), describe(e)))?;
+        found.clear();
+        found.extend(self.pids.iter().map(|&pid| Found { pid, ident: 0 }));
+        Ok(Look::Listed)
+    }
+}
+
+/// `0.00 0.01 0.05 1/123 4567` -> 4567.
+fn parse_last_pid(loadavg: &[u8]) -> Option<Pid> {
+    std::str::from_utf8(loadavg).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_pid_is_the_fifth_field() {
+        assert_eq!(parse_last_pid(b"0.00 0.01 0.05 1/123 4567\n"), Some(4567));
+        assert_eq!(parse_last_pid(b"0.00 0.01"), None);
+    }
+
+    #[test]
+    fn a_tree_of_plain_files_is_always_listed() {
+        let dir = std::env::temp_dir().join(format!("busyweight-sweep-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("17")).unwrap();
+        std::fs::write(dir.join("loadavg"), "0 0 0 1/1 17\n").unwrap();
+        let mut procfs = Procfs::open(&dir).unwrap();
+        let mut sweep = Sweep::new(&procfs);
+        let mut found = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(sweep.look(&mut procfs, &mut found), Ok(Look::Listed));
+            assert_eq!(found, [Found { pid: 17, ident: 0 }]);
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

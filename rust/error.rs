@@ -1,0 +1,30 @@
+//! What can be wrong before the first scan. A running scan has no errors, only counts.
+
+use std::fmt;
+
+/// A fault in what the scanner was asked to do; the text names the place and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// A preset that this crate does not know.
+    UnknownPreset(String),
+    /// A custom pattern that does not compile, or lacks the groups that give it meaning.
+    Pattern(String),
+    /// A glob for process names that cannot match anything.
+    Glob(String),
+    /// More selectors than one scan can tell apart.
+    TooManySelectors(usize),
+    /// The procfs root cannot be opened.
+    Root(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownPreset(name) => write!(f, "unknown preset {name:?}"),
+            Self::Pattern(why) | Self::Glob(why) | Self::Root(why) => f.write_str(why),
+            Self::TooManySelectors(n) => write!(f, "{n} pools; one scan serves 32 at most"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

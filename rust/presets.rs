@@ -1,0 +1,187 @@
+//! PURE. The known programs: how each writes its title, and the names its processes bear.
+//!
+//! A preset exists only for a program that shows in its title whether it is busy. Those that
+//! do not are refused by the configuration, with the name of their own status interface.
+
+use regex::bytes::{Regex, RegexSet};
+
+use crate::error::Error;
+use crate::title::{Custom, Grammar};
+
+/// The longest name the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
+pub const COMM_LEN_MAX: usize = 15;
+
+/// One set of workers to count: a pool.
+#[derive(Debug, Clone)]
+pub struct Selector {
+    /// How their titles are read.
+    pub grammar: Grammar,
+    /// What their processes are called.
+    pub comm: Globs,
+    /// Whose processes count, as effective user ids; empty: everyone's.
+    pub users: Vec<u32>,
+    /// Below which cgroups, as absolute paths without a trailing slash; empty: anywhere.
+    pub cgroups: Vec<String>,
+}
+
+/// What a selector is made of, as the configuration says it.
+#[derive(Debug, Clone, Default)]
+pub struct Spec {
+    /// `sidekiq`, `faktory`, `resque`, `rq`, `postgres` or `custom`.
+    pub preset: String,
+    /// Globs; empty: the preset's own.
+    pub comm: Vec<String>,
+    /// Effective user ids.
+    pub users: Vec<u32>,
+    /// Cgroup paths.
+    pub cgroups: Vec<String>,
+    /// For `custom` only.
+    pub pattern: String,
+    /// For `custom` with a `state` group only.
+    pub busy_states: Vec<String>,
+}
+
+impl Selector {
+    /// Makes a selector of a specification.
+    ///
+    /// # Errors
+    /// An unknown preset, a pattern or a glob that cannot be used.
+    pub fn new(spec: &Spec) -> Result<Self, Error> {
+        // Sidekiq's and Faktory's names depend on how they were started: by their own
+        // shebang, by env, through bundler, or as children of a swarm, which keep its name.
+        let (grammar, own): (_, &[&str]) = match spec.preset.as_str() {
+            "sidekiq" => (Grammar::Sidekiq, &["sidekiq*", "ruby*", "bundle*"]),
+            "faktory" => (Grammar::Faktory, &["faktory*", "ruby*", "bundle*"]),
+            "resque" => (Grammar::Resque, &["resque*", "ruby*", "rake*", "bundle*"]),
+            // Python's setproctitle changes the name too, to the first bytes of the title.
+            "rq" => (Grammar::Rq, &["rq*", "python*"]),
+            "postgres" => (Grammar::Postgres, &["postgres*"]),
+            "custom" => {
+                let custom = Custom::new(&spec.pattern, &spec.busy_states).map_err(Error::Pattern)?;
+                (Grammar::Custom(Box::new(custom)), &["*"])
+            }
+            other => return Err(Error::UnknownPreset(other.into())),
+        };
+        let comm = if spec.comm.is_empty() {
+            Globs::new(&own.iter().map(ToString::to_string).collect::<Vec<_>>())?
+        } else {
+            Globs::new(&spec.comm)?
+        };
+        let cgroups = spec.cgroups.iter().map(|c| format!("/{}", c.trim_matches('/'))).collect();
+        Ok(Self { grammar, comm, users: spec.users.clone(), cgroups })
+    }
+
+    /// Whether a cgroup path is one of, or below, this selector's.
+    #[must_use]
+    pub fn in_cgroup(&self, path: &str) -> bool {
+        self.cgroups.iter().any(|c| {
+            c == "/" || path.strip_prefix(c.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+}
+
+/// Globs (`*`, `?`, `[abc]`, `[!a-z]`) over the names of processes.
+#[derive(Debug, Clone)]
+pub struct Globs {
+    set: RegexSet,
+    texts: Vec<String>,
+}
+
+impl Globs {
+    /// Compiles globs.
+    ///
+    /// # Errors
+    /// A glob that is malformed, or longer than any name the kernel keeps.
+    pub fn new(globs: &[String]) -> Result<Self, Error> {
+        let patterns = globs.iter().map(|g| translate(g)).collect::<Result<Vec<_>, _>>()?;
+        let set = RegexSet::new(patterns).map_err(|e| Error::Glob(e.to_string()))?;
+        Ok(Self { set, texts: globs.to_vec() })
+    }
+
+    /// Whether any of them matches.
+    #[must_use]
+    pub fn matches(&self, comm: &[u8]) -> bool {
+        self.set.is_match(comm)
+    }
+
+    /// For filters that can only compare beginnings (the kernel's): the literal bytes before
+    /// each glob's first metacharacter, and whether that is the whole glob.
+    pub fn literals(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        self.texts.iter().map(|glob| {
+            let end = glob.find(['*', '?', '[']).unwrap_or(glob.len());
+            (&glob.as_bytes()[..end], end == glob.len())
+        })
+    }
+}
+
+/// A glob as a regular expression over bytes.
+fn translate(glob: &str) -> Result<String, Error> {
+    let bad = |why: &str| Error::Glob(format!("{glob:?} {why}"));
+    let literal = glob.find(['*', '?', '[']).unwrap_or(glob.len());
+    if glob.is_empty() || literal > COMM_LEN_MAX {
+        return Err(bad("matches no process: the kernel keeps names of 1 to 15 bytes"));
+    }
+    let mut out = String::from("(?s-u)^");
+    let mut rest = glob.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '*' => out.push_str(".*"),
+            '?' => out.push('.'),
+            '[' => {
+                let class: String = rest.by_ref().take_while(|&c| c != ']').collect();
+                let (not, class) = class.strip_prefix('!').map_or(("", class.as_str()), |c| ("^", c));
+                if class.is_empty() || class.contains(['[', '^', '\\', '&', '~']) || !class.is_ascii() {
+                    return Err(bad("has a [class] that is empty or not plain"));
+                }
+                out.push_str(&format!("[{not}{class}]"));
+            }
+            c => c.encode_utf8(&mut [0; 4]).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}"))),
+        }
+    }
+    out.push('$');
+    Regex::new(&out).map_err(|_| bad("is not a valid glob"))?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn globs(texts: &[&str]) -> Result<Globs, Error> {
+        Globs::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn globs_match_whole_names_of_any_bytes() {
+        let g = globs(&["ruby*", "s?w", "[ab]x", "[!a]y"]).unwrap();
+        for name in [&b"ruby"[..], b"ruby3.1", b"ruby\xff\n", b"saw", b"bx", b"by"] {
+            assert!(g.matches(name), "{}", name.escape_ascii());
+        }
+        for name in [&b"jruby"[..], b"sw", b"cx", b"ay", b""] {
+            assert!(!g.matches(name), "{}", name.escape_ascii());
+        }
+        assert!(globs(&["a.c"]).unwrap().matches(b"a.c") && !globs(&["a.c"]).unwrap().matches(b"abc"));
+    }
+
+    #[test]
+    fn a_glob_that_can_match_nothing_is_refused() {
+        for bad in ["", "a-name-longer-than-15", "[", "[]", "[z-a]"] {
+            assert!(globs(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_literal_beginning_is_what_the_kernel_can_filter_by() {
+        let g = globs(&["ruby*", "puma", "[ab]c"]).unwrap();
+        let literals: Vec<_> = g.literals().collect();
+        assert_eq!(literals, [(&b"ruby"[..], false), (b"puma", true), (b"", false)]);
+    }
+
+    #[test]
+    fn a_cgroup_is_matched_by_whole_path_components() {
+        let spec = Spec { preset: "sidekiq".into(), cgroups: vec!["jobs.slice/".into()], ..Spec::default() };
+        let s = Selector::new(&spec).unwrap();
+        assert!(s.in_cgroup("/jobs.slice") && s.in_cgroup("/jobs.slice/a.service"));
+        assert!(!s.in_cgroup("/jobs.slice2") && !s.in_cgroup("/") && !s.in_cgroup("/x/jobs.slice"));
+    }
+}

@@ -1,0 +1,323 @@
+//! WORLD. Reading one file of one process. The root is a parameter, so that tests and
+//! containers can show another tree than /proc.
+//!
+//! Nothing here keeps state between calls, and nothing here gives meaning to a title. Reading
+//! `cmdline` takes the target's memory lock and can block for as long as somebody holds it;
+//! `comm`, `stat` and `status` do not.
+
+use std::ffi::CStr;
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::snapshot::Pid;
+
+/// A title is at most one page: the kernel keeps argv there, and MRI cuts at 1,023 bytes.
+pub const TITLE_LEN_MAX: usize = 4096;
+
+/// One getdents64 call returns about 10,000 pids with this much room.
+const LISTING_BYTES: usize = 256 * 1024;
+
+/// The unit of `starttime` in /proc/PID/stat; USER_HZ is 100 on every Linux (proc(5)).
+const TICK_MS: u64 = 10;
+
+/// Why one file of one process could not be read. Never an error of the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// The process is gone.
+    Gone,
+    /// Reading it is not permitted.
+    Denied,
+    /// No file descriptor is free; nothing is known about the process.
+    NoFds,
+}
+
+impl From<Errno> for Miss {
+    fn from(e: Errno) -> Self {
+        match e {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::NoFds,
+            Errno::ACCESS | Errno::PERM | Errno::ISDIR => Self::Denied,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// What /proc/PID/stat says that matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// The parent's id.
+    pub ppid: Pid,
+    /// When the process started, in milliseconds of CLOCK_BOOTTIME.
+    pub started_ms: u64,
+}
+
+/// The files of single processes. Cheap to clone, so that a reader can go on with it while
+/// the rest of the scanner moves on.
+#[derive(Debug, Clone)]
+pub struct Files {
+    root: Arc<OwnedFd>,
+}
+
+/// A procfs mount, or a tree of files that looks like one.
+#[derive(Debug)]
+pub struct Procfs {
+    path: PathBuf,
+    files: Files,
+    first_comm: Option<OwnedFd>,
+    listing: Vec<MaybeUninit<u8>>,
+}
+
+impl Procfs {
+    /// Opens the root.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let root =
+            open_root(path).map_err(|e| Error::Root(format!("procfs root {}: {}", path.display(), describe(e))))?;
+        Ok(Self { path: path.into(), files: Files { root: Arc::new(root) }, first_comm: None, listing: Vec::new() })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files of single processes below it.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Whether this is the kernel's own procfs rather than a tree of plain files.
+    #[must_use]
+    pub fn is_kernels(&self) -> bool {
+        fs::fstatfs(&self.files.root).is_ok_and(|s| s.f_type == fs::PROC_SUPER_MAGIC)
+    }
+
+    /// Whether the pids it shows are those of our own pid namespace. Only then do other
+    /// interfaces (cgroup.procs, loadavg) speak of the same processes.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let own = rustix::process::getpid().as_raw_pid().to_string();
+        self.is_kernels()
+            && fs::readlinkat(&self.files.root, c"self", Vec::new()).is_ok_and(|l| l.as_bytes() == own.as_bytes())
+    }
+
+    /// Whether pid 1's name can be read now. Where it cannot, processes are hidden, and a
+    /// process that is not seen may still be there. Needs no free file descriptor.
+    pub fn visible(&mut self) -> bool {
+        let mut buf = [0; 32];
+        for attempt in 0..2 {
+            if fs::accessat(&self.files.root, c"1/comm", Access::READ_OK, AtFlags::empty()).is_ok() {
+                if self.first_comm.is_none() {
+                    self.first_comm = self.files.open(1, "comm").ok();
+                }
+                if self.first_comm.as_ref().is_some_and(|fd| rustix::io::pread(fd, &mut buf, 0).is_ok_and(|n| n > 0)) {
+                    return true;
+                }
+            }
+            // The tree may have been replaced under the same path.
+            self.first_comm = None;
+            match open_root(&self.path) {
+                Ok(root) if attempt == 0 => self.files.root = Arc::new(root),
+                _ => break,
+            }
+        }
+        false
+    }
+
+    /// Every pid in the root, ascending.
+    ///
+    /// # Errors
+    /// What the directory said.
+    pub fn list(&mut self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
+        pids.clear();
+        self.listing.resize(LISTING_BYTES, MaybeUninit::uninit());
+        fs::seek(&self.files.root, SeekFrom::Start(0))?;
+        let mut dir = RawDir::new(self.files.root.as_fd(), &mut self.listing);
+        while let Some(entry) = dir.next() {
+            if let Some(pid) = parse_pid(entry?.file_name().to_bytes()) {
+                pids.push(pid);
+            }
+        }
+        // The kernel lists in order; a tree of plain files does not.
+        if !pids.is_sorted() {
+            pids.sort_unstable();
+        }
+        Ok(())
+    }
+}
+
+impl Files {
+    /// Opens one file of one process.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+        let mut path = [0u8; 32];
+        // 10 digits, a slash, a name of this crate and the NUL always fit.
+        let _ = write!(&mut path[..31], "{pid}/{name}");
+        let path = CStr::from_bytes_until_nul(&path).unwrap_or(c"");
+        Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Reads the beginning of one file of one process.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+        read_at_start(&self.open(pid, name)?, buf)
+    }
+
+    /// The name of a process, without its newline.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn comm<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+        let comm = self.read(pid, "comm", buf)?;
+        Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
+    }
+
+    /// Parent and start of a process.
+    ///
+    /// # Errors
+    /// See [`Miss`]; a tree without `stat` files says `Gone`.
+    pub fn stat(&self, pid: Pid) -> Result<Stat, Miss> {
+        parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(Miss::Gone)
+    }
+
+    /// The parent of a process from `status`, for trees that have no `stat`.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn ppid_from_status(&self, pid: Pid) -> Result<Pid, Miss> {
+        status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(Miss::Gone)
+    }
+
+    /// The effective user id of a process. It is read from `status`, since the owner of
+    /// /proc/PID is root for processes that are not dumpable; the owner serves where there is
+    /// no `status`.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn euid(&self, pid: Pid) -> Result<u32, Miss> {
+        match self.read(pid, "status", &mut [0; 2048]) {
+            Ok(status) => status_number(status, "Uid:", 1).ok_or(Miss::Denied),
+            Err(Miss::Gone) => Ok(fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid),
+            Err(miss) => Err(miss),
+        }
+    }
+
+    /// The cgroup paths of a process: in the v2 hierarchy, and in systemd's own v1 hierarchy.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn cgroups(&self, pid: Pid) -> Result<Vec<String>, Miss> {
+        Ok(parse_cgroups(self.read(pid, "cgroup", &mut [0; TITLE_LEN_MAX])?))
+    }
+}
+
+/// Reads from the beginning of a file that may be kept open.
+///
+/// # Errors
+/// See [`Miss`].
+pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    match rustix::io::pread(file, &mut *buf, 0) {
+        Ok(n) => Ok(&buf[..n]),
+        // A pipe has no positions. Only a tree of plain files can hold one.
+        Err(Errno::SPIPE) => Ok(rustix::io::read(file, &mut *buf).map(|n| &buf[..n])?),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// An errno in words, without its number.
+#[must_use]
+pub fn describe(e: Errno) -> String {
+    let text = std::io::Error::from(e).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+fn parse_pid(name: &[u8]) -> Option<Pid> {
+    if !name.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(name).ok()?.parse().ok()
+}
+
+/// `PID (COMM) STATE PPID … STARTTIME(22nd)`. COMM may hold anything, parentheses too.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();
+    let ppid = fields.nth(1)?.parse().ok()?;
+    // A tree made by hand may stop early; such a process is as old as can be.
+    let started_ms = fields.nth(17).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0).saturating_mul(TICK_MS);
+    Some(Stat { ppid, started_ms })
+}
+
+fn status_number(status: &[u8], key: &str, nth: usize) -> Option<u32> {
+    let line = status.split(|&b| b == b'\n').find_map(|l| l.strip_prefix(key.as_bytes()))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(nth)?.parse().ok()
+}
+
+fn parse_cgroups(text: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(text)
+        .lines()
+        .filter_map(|line| line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, p)| p)))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_parsed_whatever_the_name_holds() {
+        let stat = b"12 (a) (b c) S 7 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        assert_eq!(parse_stat(stat), Some(Stat { ppid: 7, started_ms: 42420 }));
+        assert_eq!(parse_stat(b"12 (a) S 7"), Some(Stat { ppid: 7, started_ms: 0 }));
+        assert_eq!(parse_stat(b"12 (a"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn status_gives_the_parent_and_the_effective_user() {
+        let status = b"Name:\tx\nPPid:\t33\nUid:\t1\t2\t3\t4\n";
+        assert_eq!(status_number(status, "PPid:", 0), Some(33));
+        assert_eq!(status_number(status, "Uid:", 1), Some(2));
+        assert_eq!(status_number(b"", "Uid:", 1), None);
+    }
+
+    #[test]
+    fn cgroups_are_those_of_v2_and_of_systemds_hierarchy() {
+        let text = b"9:name=systemd:/a.slice\n4:memory:/m\n0::/b.slice\n";
+        assert_eq!(parse_cgroups(text), ["/a.slice", "/b.slice"]);
+    }
+
+    #[test]
+    fn only_numbers_are_pids() {
+        assert_eq!(parse_pid(b"123"), Some(123));
+        for name in [&b"self"[..], b"+1", b"1a", b"", b"99999999999"] {
+            assert_eq!(parse_pid(name), None);
+        }
+    }
+
+    #[test]
+    fn visible_needs_no_free_file_descriptor_once_seen() {
+        let mut proc = Procfs::open(Path::new("/proc")).unwrap();
+        assert!(proc.visible() && proc.first_comm.is_some());
+        assert!(proc.is_ours());
+    }
+}

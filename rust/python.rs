@@ -1,0 +1,303 @@
+//! BOUNDARY. The only file that names pyo3: arguments in, one call, integers out.
+//!
+//! No logic here. The GIL is released around everything that can take time. The manual is
+//! `python/agent/_scan.pyi`.
+
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::answer::{self, End, Net, Replies};
+use crate::discovery;
+use crate::error::Error;
+use crate::job::Context;
+use crate::presets::{self, Spec};
+use crate::procfs::Procfs;
+use crate::scanner;
+use crate::snapshot;
+use crate::title::Reading;
+use crate::tracker::Tracker;
+
+/// Selectors are told apart by the bits of one word.
+const SELECTORS_MAX: usize = 32;
+
+impl From<Error> for PyErr {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Root(text) => PyOSError::new_err(text),
+            other => PyValueError::new_err(other.to_string()),
+        }
+    }
+}
+
+#[pyclass(frozen, module = "agent._scan")]
+struct Selector(presets::Selector);
+
+#[pymethods]
+impl Selector {
+    #[new]
+    #[pyo3(signature = (preset, *, comm=vec![], users=vec![], cgroups=vec![], pattern=String::new(), busy_states=vec![]))]
+    fn new(
+        preset: String,
+        comm: Vec<String>,
+        users: Vec<u32>,
+        cgroups: Vec<String>,
+        pattern: String,
+        busy_states: Vec<String>,
+    ) -> PyResult<Self> {
+        Ok(Self(presets::Selector::new(&Spec { preset, comm, users, cgroups, pattern, busy_states })?))
+    }
+
+    /// What this selector reads in a title: `(busy, total, stopping)`, `"unparsable"`, or None.
+    fn read<'py>(&self, py: Python<'py>, cmdline: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        reading(py, self.0.grammar.read(cmdline))
+    }
+}
+
+fn reading(py: Python<'_>, reading: Reading) -> PyResult<Option<Bound<'_, PyAny>>> {
+    Ok(match reading {
+        Reading::No => None,
+        Reading::Unparsable => Some("unparsable".into_pyobject(py)?.into_any()),
+        Reading::Worker { busy, total, stopping } => Some((busy, total, stopping).into_pyobject(py)?.into_any()),
+    })
+}
+
+#[pyclass(frozen, get_all, module = "agent._scan")]
+struct Counts {
+    workers: u32,
+    readable: u32,
+    busy_processes: u32,
+    busy_threads: u64,
+    total_threads: u64,
+    stopping: u32,
+    copies: u32,
+    unparsable: u32,
+    quarantined: u32,
+    oldest_ms: u64,
+}
+
+impl From<snapshot::Counts> for Counts {
+    fn from(c: snapshot::Counts) -> Self {
+        Self {
+            workers: c.workers,
+            readable: c.readable,
+            busy_processes: c.busy_processes,
+            busy_threads: c.busy_threads,
+            total_threads: c.total_threads,
+            stopping: c.stopping,
+            copies: c.copies,
+            unparsable: c.unparsable,
+            quarantined: c.quarantined,
+            oldest_ms: c.oldest_ms,
+        }
+    }
+}
+
+#[pyclass(frozen, get_all, module = "agent._scan")]
+struct Snapshot {
+    visible: bool,
+    pools: Vec<Py<Counts>>,
+    discovery: &'static str,
+    processes: u32,
+    rechecked: u32,
+    vanished: u32,
+    unreadable: u32,
+    began_ns: u64,
+    took_ns: u64,
+    cost_ns: u64,
+}
+
+impl Snapshot {
+    fn new(py: Python<'_>, s: snapshot::Snapshot) -> PyResult<Self> {
+        let pools = s.pools.into_iter().map(|c| Py::new(py, Counts::from(c))).collect::<PyResult<_>>()?;
+        Ok(Self {
+            visible: s.visible,
+            pools,
+            discovery: s.discovery,
+            processes: s.processes,
+            rechecked: s.rechecked,
+            vanished: s.vanished,
+            unreadable: s.unreadable,
+            began_ns: s.began_ns,
+            took_ns: s.took_ns,
+            cost_ns: s.cost_ns,
+        })
+    }
+}
+
+#[pyclass(frozen, get_all, module = "agent._scan")]
+struct Worker {
+    pid: u32,
+    uid: Option<u32>,
+    title: Vec<u8>,
+    readings: Vec<Option<Py<PyAny>>>,
+    copy: bool,
+    quarantined: bool,
+    age_ms: u64,
+}
+
+#[pyclass(frozen, module = "agent._scan")]
+struct Scanner {
+    scanner: scanner::Scanner,
+    refused: Vec<String>,
+}
+
+#[pymethods]
+impl Scanner {
+    #[new]
+    #[pyo3(signature = (procfs, discovery, selectors, *, kept_max, detail=false))]
+    fn new(
+        procfs: &str,
+        discovery: &str,
+        selectors: Vec<PyRef<'_, Selector>>,
+        kept_max: usize,
+        detail: bool,
+    ) -> PyResult<Self> {
+        if selectors.len() > SELECTORS_MAX {
+            return Err(Error::TooManySelectors(selectors.len()).into());
+        }
+        let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
+        let procfs = Procfs::open(Path::new(procfs))?;
+        let choice = discovery::choose(discovery, &procfs, &selectors);
+        let context = Arc::new(Context { selectors, detail });
+        scanner::reserve_fds(kept_max);
+        let scanner = scanner::Scanner::new(Tracker::new(context, procfs, choice.discovery, kept_max))?;
+        Ok(Self { scanner, refused: choice.refused })
+    }
+
+    #[getter]
+    fn refused(&self) -> Vec<String> {
+        self.refused.clone()
+    }
+
+    #[getter]
+    fn event_fd(&self) -> RawFd {
+        self.scanner.event_fd()
+    }
+
+    fn start(&self, py: Python<'_>) {
+        py.detach(|| self.scanner.start());
+    }
+
+    fn nudge(&self, py: Python<'_>) {
+        py.detach(|| self.scanner.nudge());
+    }
+
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Snapshot>> {
+        let taken = py.detach(|| self.scanner.take());
+        taken.transpose().map_err(PyRuntimeError::new_err)?.map(|s| Snapshot::new(py, s)).transpose()
+    }
+
+    #[pyo3(signature = (give_up_s=10.0))]
+    fn scan(&self, py: Python<'_>, give_up_s: f64) -> PyResult<Snapshot> {
+        let give_up = Duration::try_from_secs_f64(give_up_s).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let scanned = py.detach(|| self.scanner.scan(give_up));
+        Snapshot::new(py, scanned.map_err(PyRuntimeError::new_err)?)
+    }
+
+    fn workers(&self, py: Python<'_>) -> PyResult<Vec<Worker>> {
+        let workers = py.detach(|| self.scanner.workers());
+        let convert = |w: crate::tracker::WorkerInfo| {
+            let readings =
+                w.readings.iter().map(|&r| Ok(reading(py, r)?.map(Bound::unbind))).collect::<PyResult<_>>()?;
+            let (pid, uid, title, copy) = (w.pid, w.uid, w.title, w.copy);
+            Ok(Worker { pid, uid, title, readings, copy, quarantined: w.quarantined, age_ms: w.age_ms })
+        };
+        workers.into_iter().map(convert).collect()
+    }
+
+    fn left_behind(&self, py: Python<'_>) -> u32 {
+        py.detach(|| self.scanner.left_behind())
+    }
+
+    fn fallback(&self, py: Python<'_>) -> Option<String> {
+        py.detach(|| self.scanner.fallback())
+    }
+}
+
+#[pyclass(frozen, get_all, module = "agent._scan")]
+struct Totals {
+    answered: u64,
+    refused: u64,
+    lost: u64,
+    timed_out: u64,
+    crowded: u64,
+    no_fds: u64,
+}
+
+#[pyclass(module = "agent._scan")]
+struct Answerer(answer::Answerer);
+
+fn nets(allow: &[String]) -> PyResult<Vec<Net>> {
+    let parse = |a: &String| Net::parse(a).ok_or_else(|| PyValueError::new_err(format!("{a:?} is not a network")));
+    allow.iter().map(parse).collect()
+}
+
+#[pymethods]
+impl Answerer {
+    #[new]
+    fn new(allow: Vec<String>, owing_max: usize) -> PyResult<Self> {
+        Ok(Self(answer::Answerer::new(nets(&allow)?, owing_max)))
+    }
+
+    fn configure(&mut self, allow: Vec<String>, owing_max: usize) -> PyResult<()> {
+        self.0.configure(nets(&allow)?, owing_max);
+        Ok(())
+    }
+
+    fn set_replies(&mut self, default: Vec<u8>, pools: Vec<(String, Vec<u8>)>) {
+        let pools = pools.into_iter().map(|(name, reply)| (name.into_bytes(), reply)).collect();
+        self.0.set_replies(Replies { default, pools });
+    }
+
+    fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
+        let mut owing = Vec::new();
+        let end = py.detach(|| {
+            // SAFETY: the caller's socket object keeps the descriptor open during the call.
+            let listener = unsafe { BorrowedFd::borrow_raw(listener) };
+            self.0.burst(listener, most, scanner::now_ns(), &mut owing)
+        });
+        let end = match end {
+            End::Drained => 0,
+            End::More => 1,
+            End::Stuck => -1,
+        };
+        (end, owing)
+    }
+
+    fn readable(&mut self, py: Python<'_>, fd: RawFd) -> bool {
+        py.detach(|| self.0.readable(fd))
+    }
+
+    fn expire(&mut self, py: Python<'_>, fd: RawFd) {
+        py.detach(|| self.0.expire(fd));
+    }
+
+    fn totals(&self) -> Totals {
+        let t = self.0.totals();
+        let (timed_out, crowded) = (t.timed_out, t.crowded);
+        Totals { answered: t.answered, refused: t.refused, lost: t.lost, timed_out, crowded, no_fds: t.no_fds }
+    }
+
+    fn pollers(&self) -> Vec<(String, u64, u64, bool)> {
+        self.0.pollers().map(|(a, p): (IpAddr, _)| (a.to_string(), p.polls, p.last_ns, p.allowed)).collect()
+    }
+}
+
+/// Finds workers and reads their titles; answers pollers. See `_scan.pyi`.
+#[pymodule]
+fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<Selector>()?;
+    m.add_class::<Scanner>()?;
+    m.add_class::<Snapshot>()?;
+    m.add_class::<Counts>()?;
+    m.add_class::<Worker>()?;
+    m.add_class::<Answerer>()?;
+    m.add_class::<Totals>()
+}

@@ -1,0 +1,317 @@
+//! WORLD. One scan in flight, on a reader thread that can be left behind.
+//!
+//! Reading a `cmdline` can block for as long as its process likes, and nothing can interrupt
+//! it. So one thread does all the reading, with the tracker unlocked around every read; when
+//! a read takes too long, [`Scanner::nudge`] leaves that thread behind with its process,
+//! quarantines the process, and lets a new thread go on with the same scan. Threads are only
+//! ever made for that, at most [`LEFT_BEHIND_MAX`] of them; beyond, reading stops until one
+//! comes back, and the sample grows old, which is the truth.
+//!
+//! Nothing here waits for a reader except [`Scanner::scan`].
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::procfs::TITLE_LEN_MAX;
+use crate::snapshot::{Pid, Snapshot};
+use crate::tracker::{Tracker, WorkerInfo};
+
+/// A read that takes longer is left behind. Against a process that loops over mprotect a read
+/// took 18 ms at the median; on an idle host it takes some microseconds.
+pub const READ_DEADLINE: Duration = Duration::from_millis(30);
+
+/// Threads left behind at one time. Each is a process that holds its own memory lock.
+pub const LEFT_BEHIND_MAX: u32 = 16;
+
+/// A scan that took less is charged by the wall clock, which asks no system call.
+const CHEAP: Duration = Duration::from_millis(2);
+
+/// A reader needs room for one title and little else.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// What a reader is at.
+#[derive(Debug, Clone)]
+struct Reading {
+    pid: Pid,
+    since_ns: u64,
+    mask: Arc<AtomicU32>,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
+    /// The reader that owns the scan; all others were left behind.
+    owner: u64,
+    /// A reader thread exists for the owner's number.
+    manned: bool,
+    running: bool,
+    /// The scan was begun by a reader that was left behind since.
+    begun: bool,
+    reading: Option<Reading>,
+    left_behind: u32,
+    closed: bool,
+    done: Option<Result<Snapshot, String>>,
+}
+
+struct Shared {
+    tracker: Mutex<Tracker>,
+    flight: Mutex<Flight>,
+    /// For the reader: there is something to do. For `scan`: it is done.
+    changed: Condvar,
+    /// Readable when a scan is done, for event loops.
+    event: OwnedFd,
+}
+
+/// See the module.
+pub struct Scanner {
+    shared: Arc<Shared>,
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME: what processes' start times are told in, and what goes on
+/// while the machine is suspended.
+#[must_use]
+pub fn now_ns() -> u64 {
+    nanos(ClockId::Boottime)
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    let t = clock_gettime(clock);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// A reader that panicked has left its data as they were; going on beats stopping for good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scanner {
+    /// Wraps a tracker. No thread exists until the first scan.
+    ///
+    /// # Errors
+    /// When no file descriptor is to be had.
+    pub fn new(tracker: Tracker) -> std::io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let shared = Shared {
+            tracker: Mutex::new(tracker),
+            flight: Mutex::new(Flight::default()),
+            changed: Condvar::new(),
+            event,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Starts a scan unless one is running. Returns at once.
+    pub fn start(&self) {
+        let mut flight = lock(&self.shared.flight);
+        if !flight.running {
+            flight.running = true;
+            flight.begun = false;
+            flight.done = None;
+            Shared::man(&self.shared, &mut flight);
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Leaves a reader behind that has been at one process for too long. Returns at once; to
+    /// be called now and then while a scan runs.
+    pub fn nudge(&self) {
+        let mut flight = lock(&self.shared.flight);
+        let overdue = flight
+            .reading
+            .as_ref()
+            .is_some_and(|r| now_ns().saturating_sub(r.since_ns) > READ_DEADLINE.as_nanos() as u64);
+        if overdue && flight.left_behind < LEFT_BEHIND_MAX {
+            flight.left_behind += 1;
+            flight.owner += 1;
+            flight.manned = false;
+            Shared::man(&self.shared, &mut flight);
+        }
+    }
+
+    /// The finished scan's snapshot, once. `None` while it runs.
+    ///
+    /// # Errors
+    /// The text of what broke the scan.
+    pub fn take(&self) -> Option<Result<Snapshot, String>> {
+        let mut counter = [0; 8];
+        let _ = rustix::io::read(&self.shared.event, &mut counter);
+        lock(&self.shared.flight).done.take()
+    }
+
+    /// Readable when [`Self::take`] has something.
+    #[must_use]
+    pub fn event_fd(&self) -> RawFd {
+        self.shared.event.as_raw_fd()
+    }
+
+    /// Scans, and waits for it. Never longer than the deadlines of all that hangs; if no
+    /// reader is left, that is an error after `give_up`.
+    ///
+    /// # Errors
+    /// The text of what broke the scan.
+    pub fn scan(&self, give_up: Duration) -> Result<Snapshot, String> {
+        self.start();
+        let until_ns = now_ns() + give_up.as_nanos() as u64;
+        loop {
+            let flight = lock(&self.shared.flight);
+            if flight.running {
+                drop(self.shared.changed.wait_timeout(flight, READ_DEADLINE));
+            } else {
+                drop(flight);
+            }
+            if let Some(done) = self.take() {
+                return done;
+            }
+            if now_ns() > until_ns {
+                return Err("the readers hang".into());
+            }
+            self.nudge();
+        }
+    }
+
+    /// Readers that hang now.
+    #[must_use]
+    pub fn left_behind(&self) -> u32 {
+        lock(&self.shared.flight).left_behind
+    }
+
+    /// Every process with a worker's title, as of the last scan. May wait for a scan's own
+    /// work, though never for a reader: not for an event loop at poll time.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        lock(&self.shared.tracker).workers()
+    }
+
+    /// Why the discovery is not the one it began with.
+    #[must_use]
+    pub fn fallback(&self) -> Option<String> {
+        lock(&self.shared.tracker).fallback()
+    }
+}
+
+impl Drop for Scanner {
+    fn drop(&mut self) {
+        let mut flight = lock(&self.shared.flight);
+        flight.closed = true;
+        flight.owner += 1;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// Makes sure that the owner's number has a thread.
+    fn man(shared: &Arc<Self>, flight: &mut Flight) {
+        if flight.manned {
+            return;
+        }
+        let (mine, owner) = (Arc::clone(shared), flight.owner);
+        let name = std::thread::Builder::new().name("reader".into()).stack_size(STACK_BYTES);
+        match name.spawn(move || mine.read_for(owner)) {
+            Ok(_) => flight.manned = true,
+            Err(e) => shared.end(flight, Err(format!("no reader thread: {e}"))),
+        }
+    }
+
+    /// A reader's life: scans while it is the owner, and ends when it has been left behind.
+    fn read_for(&self, owner: u64) {
+        let mut cpu_ns = 0;
+        loop {
+            let mut flight = lock(&self.flight);
+            while flight.owner == owner && !flight.running {
+                flight = self.changed.wait(flight).unwrap_or_else(PoisonError::into_inner);
+            }
+            if flight.owner != owner {
+                return;
+            }
+            let taken_over = flight.reading.take();
+            let begun = std::mem::replace(&mut flight.begun, true);
+            drop(flight);
+            let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, begun, taken_over)));
+            let done = match done {
+                Ok(None) => {
+                    lock(&self.flight).left_behind -= 1;
+                    return;
+                }
+                Ok(Some(mut snapshot)) => {
+                    charge(&mut snapshot, &mut cpu_ns);
+                    Ok(snapshot)
+                }
+                Err(_) => Err("the scan panicked".into()),
+            };
+            self.end(&mut lock(&self.flight), done);
+        }
+    }
+
+    fn end(&self, flight: &mut Flight, done: Result<Snapshot, String>) {
+        flight.running = false;
+        flight.reading = None;
+        flight.done = Some(done);
+        self.changed.notify_all();
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// One scan, or the rest of one. `None` when this reader was left behind.
+    fn scan(&self, owner: u64, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
+        let mut tracker = lock(&self.tracker);
+        if let Some(reading) = taken_over {
+            tracker.hung(reading.pid, reading.mask.load(Ordering::Relaxed));
+        }
+        if !begun {
+            tracker.begin(now_ns());
+        }
+        let (files, context) = (tracker.files(), tracker.context());
+        let mask = Arc::new(AtomicU32::new(u32::MAX));
+        let mut buf = [0; TITLE_LEN_MAX];
+        while let Some(job) = tracker.next_job() {
+            drop(tracker);
+            mask.store(u32::MAX, Ordering::Relaxed);
+            let reading = Reading { pid: job.pid, since_ns: now_ns(), mask: Arc::clone(&mask) };
+            lock(&self.flight).reading = Some(reading);
+            let (outcome, title) = job.run(&context, &files, &mask, &mut buf);
+            let mut flight = lock(&self.flight);
+            let left_behind = flight.owner != owner;
+            if !left_behind {
+                flight.reading = None;
+            }
+            drop(flight);
+            tracker = lock(&self.tracker);
+            if left_behind {
+                // What it brought is late, and true all the same.
+                let pid = job.pid;
+                tracker.take(job, outcome, title);
+                tracker.unstuck(pid, now_ns());
+                return None;
+            }
+            tracker.on_time(job.pid);
+            tracker.take(job, outcome, title);
+        }
+        let mut snapshot = tracker.finish();
+        snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
+        Some(snapshot)
+    }
+}
+
+/// Puts the cost on a snapshot. Asking for a thread's CPU time is a system call, so a cheap
+/// scan is charged by the wall clock, and the CPU time counts from when it was last asked for.
+fn charge(snapshot: &mut Snapshot, cpu_ns: &mut u64) {
+    snapshot.cost_ns = snapshot.took_ns;
+    if snapshot.took_ns > CHEAP.as_nanos() as u64 {
+        let now_ns = nanos(ClockId::ThreadCPUTime);
+        snapshot.cost_ns = snapshot.took_ns.min(now_ns - std::mem::replace(cpu_ns, now_ns));
+    }
+}
+
+/// Makes the table of open files large enough at once. Growing it later, with threads about,
+/// waits for a grace period of the kernel's.
+pub fn reserve_fds(kept_max: usize) {
+    let event = eventfd(0, EventfdFlags::CLOEXEC);
+    if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {
+        // The duplicate is closed at once; the table keeps its size.
+        drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
+    }
+}

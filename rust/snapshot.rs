@@ -1,0 +1,150 @@
+//! PURE. Readings -> counts. Forked copies are dropped here, for every discovery alike.
+//!
+//! It must never know where a reading came from, nor what the counts will be used for.
+
+use crate::title::Reading;
+
+/// A process id, as the procfs root shows it.
+pub type Pid = u32;
+
+/// One process whose title matched a selector.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// Its id.
+    pub pid: Pid,
+    /// Its parent when it was first seen to match; 0 where that is not known.
+    pub ppid: Pid,
+    /// What its title said last.
+    pub reading: Reading,
+    /// Its title was read in this scan, or could have been: it is not quarantined.
+    pub readable: bool,
+    /// How old the reading is, in milliseconds.
+    pub age_ms: u64,
+    /// In: it was a copy before. Out: it is one. A copy stays one when its parent is gone.
+    pub copy: bool,
+}
+
+/// What one selector's processes add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Workers with a reading, the stale ones of quarantined workers included.
+    pub workers: u32,
+    /// Those of them that can be read now.
+    pub readable: u32,
+    /// Workers with at least one job.
+    pub busy_processes: u32,
+    /// Threads with a job, over all workers (the sum of N).
+    pub busy_threads: u64,
+    /// All threads (the sum of M).
+    pub total_threads: u64,
+    /// Workers that take no more jobs.
+    pub stopping: u32,
+    /// Processes that show their parent's title: not workers.
+    pub copies: u32,
+    /// Titles of the program that cannot be read as a count.
+    pub unparsable: u32,
+    /// Processes that hung a reader, and wait to be tried again.
+    pub quarantined: u32,
+    /// The age of the oldest reading counted, in milliseconds.
+    pub oldest_ms: u64,
+}
+
+/// All that one scan found out.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Pid 1's name could be read: what is not there is really not there.
+    pub visible: bool,
+    /// One per selector, in their order.
+    pub pools: Vec<Counts>,
+    /// The discovery in use.
+    pub discovery: &'static str,
+    /// Processes that the discovery knows of.
+    pub processes: u32,
+    /// Processes read in this scan because they were new or due to be looked at again.
+    pub rechecked: u32,
+    /// Processes that went away while they were being read.
+    pub vanished: u32,
+    /// Processes that must not be read.
+    pub unreadable: u32,
+    /// When the scan began, in nanoseconds of CLOCK_BOOTTIME.
+    pub began_ns: u64,
+    /// How long it took, in nanoseconds.
+    pub took_ns: u64,
+    /// What it cost of one core, in nanoseconds; at most `took_ns`.
+    pub cost_ns: u64,
+}
+
+/// Adds up one selector's processes, which must be sorted by pid, and marks the copies.
+///
+/// A job that forks leaves a child that shows its parent's title, frozen at the moment of the
+/// fork. So a match whose parent is itself a match is not a worker.
+pub fn count(members: &mut [Member]) -> Counts {
+    let mut counts = Counts::default();
+    let pids: Vec<Pid> = members.iter().map(|m| m.pid).collect();
+    for m in members {
+        m.copy |= m.ppid != m.pid && pids.binary_search(&m.ppid).is_ok();
+        match m.reading {
+            _ if m.copy => counts.copies += 1,
+            Reading::No => {}
+            Reading::Unparsable => counts.unparsable += 1,
+            Reading::Worker { busy, total, stopping } => {
+                counts.workers += 1;
+                counts.readable += u32::from(m.readable);
+                counts.busy_processes += u32::from(busy > 0);
+                counts.busy_threads += u64::from(busy);
+                counts.total_threads += u64::from(total);
+                counts.stopping += u32::from(stopping);
+                counts.oldest_ms = counts.oldest_ms.max(m.age_ms);
+            }
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(pid: Pid, ppid: Pid, busy: u32) -> Member {
+        let reading = Reading::Worker { busy, total: 5, stopping: false };
+        Member { pid, ppid, reading, readable: true, age_ms: 0, copy: false }
+    }
+
+    #[test]
+    fn workers_add_up() {
+        let mut all = [member(10, 1, 3), member(11, 1, 0), member(12, 1, 5)];
+        all[2].readable = false;
+        all[2].age_ms = 70;
+        let counts = count(&mut all);
+        assert_eq!((counts.workers, counts.readable, counts.busy_processes), (3, 2, 2));
+        assert_eq!((counts.busy_threads, counts.total_threads, counts.oldest_ms), (8, 15, 70));
+    }
+
+    #[test]
+    fn a_match_whose_parent_matches_is_a_copy_and_so_is_its_child() {
+        let mut all = [member(5, 40, 1), member(40, 1, 1), member(50, 5, 1)];
+        let counts = count(&mut all);
+        assert_eq!((counts.workers, counts.copies, counts.busy_processes), (1, 2, 1));
+    }
+
+    #[test]
+    fn a_copy_stays_a_copy_when_its_parent_is_gone() {
+        let mut all = [member(40, 1, 1), member(41, 40, 1)];
+        count(&mut all);
+        let mut orphan = [all[1]];
+        assert_eq!(count(&mut orphan).workers, 0);
+    }
+
+    #[test]
+    fn an_unparsable_title_is_a_match_but_no_worker() {
+        let mut all = [member(40, 1, 1), member(41, 40, 1)];
+        all[0].reading = Reading::Unparsable;
+        let counts = count(&mut all);
+        assert_eq!((counts.workers, counts.unparsable, counts.copies), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_process_that_claims_to_be_its_own_parent_still_counts() {
+        assert_eq!(count(&mut [member(7, 7, 1)]).workers, 1);
+    }
+}

@@ -1,0 +1,513 @@
+//! WORLD. The processes known now, and what is to be read of them next.
+//!
+//! Workers keep their `cmdline` file open and cost one read each per scan. Whatever is not a
+//! worker is looked at again by time, not by scan. A process that hung a reader is
+//! quarantined. The tracker itself never reads a process: it hands out [`Job`]s and takes
+//! their outcomes, so that it is free while a reader hangs.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
+use crate::job::{Context, Job, Kind, Match, Outcome, Probed};
+use crate::procfs::{Files, Procfs};
+use crate::quarantine::Quarantine;
+use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
+use crate::title::{Reading, first_string};
+
+/// A process that came or was renamed this recently is looked at every second: a booting
+/// `ruby` becomes `sidekiq` up to a minute later.
+const YOUNG_MS: u64 = 120_000;
+const YOUNG_PERIOD_MS: u64 = 1_000;
+/// All others are spread evenly over this time.
+const OLD_PERIOD_MS: u64 = 30_000;
+
+/// File descriptors given back when the process has run out of them.
+const GIVE_BACK: usize = 16;
+
+/// What is kept of a title for people to look at.
+const TITLE_SHOWN_MAX: usize = 512;
+
+/// One worker, for people to look at.
+#[derive(Debug, Clone)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub pid: Pid,
+    /// Its effective user, where it was read.
+    pub uid: Option<u32>,
+    /// The beginning of its title.
+    pub title: Vec<u8>,
+    /// What each selector reads from it.
+    pub readings: Vec<Reading>,
+    /// It shows its parent's title, and is not counted.
+    pub copy: bool,
+    /// It hung a reader; the reading is its last.
+    pub quarantined: bool,
+    /// The age of the reading, in milliseconds.
+    pub age_ms: u64,
+}
+
+#[derive(Debug)]
+struct Worker {
+    file: Option<Arc<OwnedFd>>,
+    accepted: u32,
+    readings: Vec<Reading>,
+    ppid: Pid,
+    uid: Option<u32>,
+    title: Vec<u8>,
+    read_ms: u64,
+    copies: u32,
+    was_empty: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not read yet, or its file could not be read.
+    Unread,
+    /// Reading it is not permitted.
+    Denied,
+    /// Its name is in no filter.
+    Foreign,
+    /// Its name is, its title is not a worker's.
+    Candidate,
+    Worker(Box<Worker>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    ident: u64,
+    state: State,
+    /// When it came or was renamed; not known of those that were there before us.
+    came_ms: Option<u64>,
+    /// When it started, as far as was read; tells a reused pid.
+    started_ms: Option<u64>,
+    due_ms: u64,
+}
+
+/// See the module.
+pub struct Tracker {
+    context: Arc<Context>,
+    procfs: Procfs,
+    discovery: Box<dyn Discovery>,
+    /// Why the discovery is another one than at the start, once it is.
+    fallback: Option<String>,
+    found: Vec<Found>,
+    before: Vec<Found>,
+    entries: HashMap<Pid, Entry>,
+    workers: BTreeSet<Pid>,
+    /// Workers absent from the last listing.
+    missing: Vec<Pid>,
+    due: BinaryHeap<Reverse<(u64, Pid)>>,
+    quarantine: Quarantine,
+    queue: VecDeque<Job>,
+    denied: u32,
+    kept: usize,
+    kept_max: usize,
+    first: bool,
+    kernels: bool,
+    now_ms: u64,
+    next: Snapshot,
+}
+
+impl Tracker {
+    /// A tracker that has seen nothing yet. At most `kept_max` files stay open.
+    #[must_use]
+    pub fn new(context: Arc<Context>, procfs: Procfs, discovery: Box<dyn Discovery>, kept_max: usize) -> Self {
+        let kernels = procfs.is_kernels();
+        Self {
+            context,
+            procfs,
+            discovery,
+            fallback: None,
+            found: Vec::new(),
+            before: Vec::new(),
+            entries: HashMap::new(),
+            workers: BTreeSet::new(),
+            missing: Vec::new(),
+            due: BinaryHeap::new(),
+            quarantine: Quarantine::default(),
+            queue: VecDeque::new(),
+            denied: 0,
+            kept: 0,
+            kept_max,
+            first: true,
+            kernels,
+            now_ms: 0,
+            next: Snapshot::default(),
+        }
+    }
+
+    /// The files that jobs read.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        self.procfs.files().clone()
+    }
+
+    /// What jobs are read by.
+    #[must_use]
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
+    }
+
+    /// Why the discovery is not the one it began with.
+    #[must_use]
+    pub fn fallback(&self) -> Option<String> {
+        self.fallback.clone()
+    }
+
+    /// Begins a scan: looks for processes, and queues what is to be read.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.now_ms = now_ns / 1_000_000;
+        self.next = Snapshot { began_ns: now_ns, visible: self.procfs.visible(), ..Snapshot::default() };
+        if !self.next.visible {
+            return;
+        }
+        let mut looked = self.discovery.look(&mut self.procfs, &mut self.found);
+        if let (Err(why), false) = (&looked, self.discovery.name() == "sweep") {
+            self.fallback = Some(format!("{} gave up: {why}", self.discovery.name()));
+            self.discovery = Box::new(Sweep::new(&self.procfs));
+            looked = self.discovery.look(&mut self.procfs, &mut self.found);
+        }
+        match looked {
+            Ok(Look::Same) => {}
+            Ok(Look::Listed) => self.take_listing(),
+            Err(_) => {
+                self.next.visible = false;
+                return;
+            }
+        }
+        for &pid in &self.workers {
+            if let State::Worker(worker) = &self.entries[&pid].state {
+                if !self.quarantine.holds(pid) {
+                    self.queue.push_back(Job { pid, kind: Kind::Title(worker.file.clone()) });
+                }
+            }
+        }
+        self.queue_rechecks();
+        // Those that hung a reader come last, so that they keep nobody waiting.
+        for pid in self.quarantine.due(self.now_ms) {
+            if self.entries.contains_key(&pid) {
+                self.queue.push_back(Job { pid, kind: Kind::Probe { start: false } });
+            }
+        }
+    }
+
+    /// The next thing to read, if any.
+    pub fn next_job(&mut self) -> Option<Job> {
+        self.queue.pop_front()
+    }
+
+    /// Takes what a job brought. `title` holds the bytes of a [`Kind::Title`] job.
+    pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8]) {
+        match outcome {
+            Outcome::NoFds if self.give_back() => self.queue.push_back(job),
+            Outcome::NoFds => self.settle(job.pid, State::Unread),
+            Outcome::Title => self.take_title(job.pid, title),
+            Outcome::Probed(probed) => {
+                self.next.rechecked += 1;
+                self.take_probe(job.pid, probed);
+            }
+            Outcome::Gone => self.take_gone(job),
+            Outcome::Denied => self.settle(job.pid, State::Denied),
+        }
+    }
+
+    /// A process was read in good time.
+    pub fn on_time(&mut self, pid: Pid) {
+        self.quarantine.release(pid);
+    }
+
+    /// A reader hangs at this process and was left behind. Its last reading stays.
+    pub fn hung(&mut self, pid: Pid, mask: u32) {
+        self.quarantine.hung(pid, mask, self.now_ms);
+    }
+
+    /// The reader that hung at this process came back: it may be tried again in time.
+    pub fn unstuck(&mut self, pid: Pid, now_ns: u64) {
+        self.quarantine.unstuck(pid, now_ns / 1_000_000);
+    }
+
+    /// Ends a scan: adds up what is known now.
+    pub fn finish(&mut self) -> Snapshot {
+        if self.next.visible {
+            self.first = false;
+        }
+        let mut snapshot = std::mem::take(&mut self.next);
+        snapshot.discovery = self.discovery.name();
+        snapshot.processes = self.found.len() as u32;
+        snapshot.unreadable = self.denied;
+        snapshot.pools = (0..self.context.selectors.len()).map(|i| self.count(i)).collect();
+        snapshot
+    }
+
+    /// Every process with a worker's title, as of the last scan.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        let infos = self.workers.iter().filter_map(|pid| match &self.entries[pid].state {
+            State::Worker(w) => Some(WorkerInfo {
+                pid: *pid,
+                uid: w.uid,
+                title: w.title.clone(),
+                readings: w.readings.clone(),
+                copy: w.copies != 0,
+                quarantined: self.quarantine.holds(*pid),
+                age_ms: self.now_ms.saturating_sub(w.read_ms),
+            }),
+            _ => None,
+        });
+        infos.collect()
+    }
+
+    fn take_listing(&mut self) {
+        let (found, before) = (std::mem::take(&mut self.found), std::mem::take(&mut self.before));
+        let present = |pid: Pid| found.binary_search_by_key(&pid, |f| f.pid).is_ok();
+        for pid in std::mem::take(&mut self.missing) {
+            if !present(pid) {
+                self.drop_entry(pid);
+            }
+        }
+        if found != before {
+            let mut old = before.iter().peekable();
+            for &new in &found {
+                while let Some(gone) = old.next_if(|o| o.pid < new.pid) {
+                    self.gone(gone.pid);
+                }
+                match old.next_if(|o| o.pid == new.pid) {
+                    Some(same) if same.ident == new.ident => {}
+                    _ => self.came(new),
+                }
+            }
+            for gone in old {
+                self.gone(gone.pid);
+            }
+            self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid));
+        }
+        self.before.clone_from(&found);
+        self.found = found;
+    }
+
+    fn came(&mut self, new: Found) {
+        // What is there at the first scan came at a time that only its start tells.
+        let came_ms = (!self.first || !self.kernels).then_some(self.now_ms);
+        let fresh = Entry { ident: new.ident, state: State::Unread, came_ms, started_ms: None, due_ms: 0 };
+        let entry = self.entries.entry(new.pid).or_insert(fresh);
+        entry.ident = new.ident;
+        entry.came_ms = came_ms;
+        self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
+    }
+
+    fn gone(&mut self, pid: Pid) {
+        // One missed sighting drops no worker: its own file tells when it is really gone.
+        if self.workers.contains(&pid) {
+            self.missing.push(pid);
+        } else {
+            self.drop_entry(pid);
+        }
+    }
+
+    fn drop_entry(&mut self, pid: Pid) {
+        self.settle(pid, State::Unread);
+        self.entries.remove(&pid);
+    }
+
+    fn queue_rechecks(&mut self) {
+        let others = self.entries.len() - self.workers.len();
+        if others <= self.discovery.rechecks_each_scan_max() {
+            let (now_ms, queued) = (self.now_ms, self.queue.iter().map(|j| j.pid).collect::<BTreeSet<Pid>>());
+            for (&pid, entry) in &mut self.entries {
+                if !matches!(entry.state, State::Worker(_)) && !queued.contains(&pid) {
+                    entry.due_ms = now_ms;
+                    self.due.push(Reverse((now_ms, pid)));
+                }
+            }
+        }
+        while let Some(&Reverse((due_ms, pid))) = self.due.peek() {
+            if due_ms > self.now_ms {
+                break;
+            }
+            self.due.pop();
+            let Some(entry) = self.entries.get(&pid) else { continue };
+            if entry.due_ms != due_ms || self.quarantine.holds(pid) {
+                continue;
+            }
+            // The start of an old candidate tells whether its pid was reused.
+            let start = matches!(entry.state, State::Candidate) && !self.is_young(entry);
+            self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came_ms.is_none() } });
+        }
+    }
+
+    fn is_young(&self, entry: &Entry) -> bool {
+        entry.came_ms.is_some_and(|came| self.now_ms.saturating_sub(came) < YOUNG_MS)
+    }
+
+    fn take_title(&mut self, pid: Pid, title: &[u8]) {
+        let context = Arc::clone(&self.context);
+        let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(&pid) else { return };
+        let title = first_string(title);
+        if title.is_empty() {
+            // A zombie reads as empty, and so can a live process for a moment.
+            if std::mem::replace(&mut worker.was_empty, true) {
+                self.renamed(pid, State::Candidate);
+            }
+            return;
+        }
+        worker.was_empty = false;
+        worker.read_ms = self.now_ms;
+        let mut any = false;
+        for (i, selector) in context.selectors.iter().enumerate() {
+            if worker.accepted & (1 << i) != 0 {
+                worker.readings[i] = selector.grammar.read(title);
+                any |= worker.readings[i] != Reading::No;
+            }
+        }
+        if context.detail {
+            worker.title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
+        }
+        if !any {
+            self.renamed(pid, State::Candidate);
+        }
+    }
+
+    fn take_probe(&mut self, pid: Pid, probed: Probed) {
+        let Some(entry) = self.entries.get_mut(&pid) else { return };
+        if let Some(stat) = probed.stat {
+            let reused = entry.started_ms.is_some_and(|s| s != stat.started_ms);
+            if reused || (entry.came_ms.is_none() && self.kernels) {
+                entry.came_ms = Some(if reused { self.now_ms } else { stat.started_ms.min(self.now_ms) });
+            }
+            entry.started_ms = Some(stat.started_ms);
+        }
+        let was_foreign = matches!(entry.state, State::Foreign);
+        match probed.found {
+            Match::Foreign if self.discovery.reports_renames(pid) => {
+                self.discovery.forget(pid);
+                self.drop_entry(pid);
+            }
+            Match::Foreign => self.settle(pid, State::Foreign),
+            Match::Candidate if was_foreign => self.renamed(pid, State::Candidate),
+            Match::Candidate => self.settle(pid, State::Candidate),
+            Match::Worker { file, accepted, readings, ppid, uid, title } => {
+                let copies = match &entry.state {
+                    State::Worker(old) => old.copies,
+                    _ => 0,
+                };
+                let keeps = matches!(&entry.state, State::Worker(w) if w.file.is_some());
+                let file = (keeps || self.kept < self.kept_max).then(|| Arc::new(file));
+                let title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
+                let read_ms = self.now_ms;
+                let worker = Worker { file, accepted, readings, ppid, uid, title, read_ms, copies, was_empty: false };
+                self.settle(pid, State::Worker(Box::new(worker)));
+            }
+        }
+    }
+
+    fn take_gone(&mut self, job: Job) {
+        self.next.vanished += 1;
+        self.discovery.forget(job.pid);
+        let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
+        if matches!(job.kind, Kind::Title(_)) {
+            self.drop_entry(job.pid);
+            // Its pid may be another process's by now, which no listing would tell.
+            if listed {
+                let now_ms = self.now_ms;
+                let fresh =
+                    Entry { ident: 0, state: State::Unread, came_ms: Some(now_ms), started_ms: None, due_ms: 0 };
+                self.entries.insert(job.pid, fresh);
+                self.queue.push_back(Job { pid: job.pid, kind: Kind::Probe { start: false } });
+            }
+        } else {
+            self.settle(job.pid, State::Unread);
+        }
+    }
+
+    /// As [`Self::settle`], for a process that is something else since just now.
+    fn renamed(&mut self, pid: Pid, state: State) {
+        if let Some(entry) = self.entries.get_mut(&pid) {
+            entry.came_ms = Some(self.now_ms);
+        }
+        self.settle(pid, state);
+    }
+
+    /// Puts a process into a state, and plans when to look at it again.
+    fn settle(&mut self, pid: Pid, state: State) {
+        let now_ms = self.now_ms;
+        let Some(entry) = self.entries.get_mut(&pid) else { return };
+        let keeps = |s: &State| usize::from(matches!(s, State::Worker(w) if w.file.is_some()));
+        let denied = |s: &State| u32::from(matches!(s, State::Denied));
+        self.kept = self.kept + keeps(&state) - keeps(&entry.state);
+        self.denied = self.denied + denied(&state) - denied(&entry.state);
+        if matches!(state, State::Worker(_)) {
+            self.workers.insert(pid);
+        } else {
+            self.workers.remove(&pid);
+        }
+        entry.state = state;
+        let young = match (&entry.state, entry.came_ms) {
+            (State::Worker(_), _) | (State::Foreign, None) => false,
+            (_, None) => true,
+            (_, Some(came)) => now_ms.saturating_sub(came) < YOUNG_MS,
+        };
+        entry.due_ms = if young { now_ms + YOUNG_PERIOD_MS } else { next_turn(pid, now_ms) };
+        self.due.push(Reverse((entry.due_ms, pid)));
+    }
+
+    /// Closes some kept files, so that others can be opened. They are opened and closed again
+    /// for every read from then on.
+    fn give_back(&mut self) -> bool {
+        let mut given = 0;
+        for pid in &self.workers {
+            if let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(pid) {
+                given += usize::from(worker.file.take().is_some());
+                if given == GIVE_BACK {
+                    break;
+                }
+            }
+        }
+        // A queued job holds its file too, and must let go of it.
+        for job in &mut self.queue {
+            if matches!(job.kind, Kind::Title(_)) {
+                job.kind = Kind::Title(None);
+            }
+        }
+        self.kept -= given;
+        self.kept_max = self.kept;
+        given > 0
+    }
+
+    fn count(&mut self, selector: usize) -> Counts {
+        let bit = 1 << selector;
+        let mut members: Vec<Member> = Vec::with_capacity(self.workers.len());
+        for &pid in &self.workers {
+            if let State::Worker(w) = &self.entries[&pid].state {
+                if w.readings[selector] != Reading::No {
+                    members.push(Member {
+                        pid,
+                        ppid: w.ppid,
+                        reading: w.readings[selector],
+                        readable: !self.quarantine.holds(pid),
+                        age_ms: self.now_ms.saturating_sub(w.read_ms),
+                        copy: w.copies & bit != 0,
+                    });
+                }
+            }
+        }
+        let mut counts = snapshot::count(&mut members);
+        counts.quarantined = self.quarantine.count(bit);
+        for member in members.iter().filter(|m| m.copy) {
+            if let Some(Entry { state: State::Worker(w), .. }) = self.entries.get_mut(&member.pid) {
+                w.copies |= bit;
+            }
+        }
+        counts
+    }
+}
+
+/// The next turn of a process that is looked at every 30 s. Turns depend on the pid alone, so
+/// they stay spread evenly whatever has made many processes due at once.
+fn next_turn(pid: Pid, now_ms: u64) -> u64 {
+    let turn = u64::from(pid.wrapping_mul(2_654_435_769)) * OLD_PERIOD_MS >> 32;
+    let round = now_ms - now_ms % OLD_PERIOD_MS + turn;
+    if round > now_ms { round } else { round + OLD_PERIOD_MS }
+}
