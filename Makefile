@@ -1,0 +1,75 @@
+# The way in; `make help` lists the words. What Debian must bring stands in tools/setup.sh; what PyPI
+# and crates.io must, in requirements-dev.txt and Cargo.lock (`make lock`).
+
+PYTHON ?= python3
+BIN := .venv/bin
+export VIRTUAL_ENV := $(CURDIR)/.venv
+# haproxy and ip live where only root's PATH looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# What the extension and the installed metadata are made of; Python sources are used in place.
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
+# benches/scan.py, or benches/scan/__main__.py, is run by `make bench-scan`.
+BENCHES := $(patsubst benches/%,bench-%,$(basename $(wildcard benches/[a-z]*.py)) \
+	$(patsubst %/__main__.py,%,$(wildcard benches/*/__main__.py)))
+
+.NOTPARALLEL:
+.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 15
+
+run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
+	@exec $(BIN)/busyweight serve --listen 127.0.0.1:5001
+
+build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
+
+test: test-parts build lint ## lint, then every test, with the real parts; installs what it needs
+	cargo test --locked
+	$(BIN)/pytest
+
+lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
+	@tools/setup.sh lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench: $(BENCHES) ## every bench; one alone: bench-scan, bench-polls, bench-fleet
+
+$(BENCHES): bench-%: test-parts build
+	$(BIN)/python benches/$*$(if $(wildcard benches/$*.py),.py)
+
+soak: test-parts build ## the long tests, about half an hour
+	$(BIN)/pytest -m soak
+
+dist: build ## a wheel and the source, in dist/
+	BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist --out dist
+
+lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
+	cargo update
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--all-extras --group dev --custom-compile-command "make lock" \
+		--output-file requirements-dev.txt pyproject.toml
+
+clean: ## all that was made here
+	rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -f python/agent/*.so
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+
+test-parts:
+	@tools/setup.sh test
+
+# Hashes, not the age of pip, decide what is installed: Debian's own pip will do.
+$(BIN)/.installed: requirements-dev.txt tools/setup.sh
+	@tools/setup.sh build
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/busyweight: $(BIN)/.installed $(SOURCES)
+	PIP_QUIET=1 $(BIN)/maturin develop --release --locked
+	@touch $@

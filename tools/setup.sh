@@ -1,0 +1,127 @@
+#!/bin/sh
+# Puts in place what the build, the lint and the tests need from Debian.
+#
+#   tools/setup.sh build|lint|test     as root installs what is missing; else prints what to type, and stops
+#   tools/setup.sh install PACKAGE...  the root's part of it
+#
+# It must never remove or replace a package, change what apt is set to, or leave a daemon running.
+set -eu
+cd "$(dirname "$0")/.."
+
+# The one list: the step that wants it first (each step wants those above, too), the package, and why.
+needs() {
+    cat <<'LIST'
+build gcc               links the Rust crate
+build libc6-dev         the C library's and the kernel's headers
+build clang             compiles the eBPF programs; a build without it does not have them
+lint  libpython3-dev    `cargo test` links with libpython (the extension itself does not)
+test  haproxy           the balancer whose weights the tests read
+test  redis-server      Sidekiq's queue
+test  ruby-sidekiq      real workers
+test  systemd-container boots the unit in systemd-nspawn
+test  iproute2          network namespaces, and wires that lose packets
+test  strace            counts system calls
+LIST
+}
+
+msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+say() { echo "setup: $*" >&2; }
+
+at_least() { printf '%s\n' "$1" "$2" | sort -VC; } # WANTED VERSION
+
+rust_is_new_enough() {
+    version=$(rustc --version 2>/dev/null) && cargo --version >/dev/null 2>&1 && at_least "$msrv" "${version#rustc }"
+}
+
+rust_can_lint() {
+    version=$(cargo clippy --version 2>/dev/null) && cargo fmt --version >/dev/null 2>&1 && at_least "0.$msrv" "${version#clippy }"
+}
+
+missing() { # STEP: the packages it lacks, on one line
+    if [ "$1" != build ] && ! rust_can_lint; then
+        echo rustc-web cargo-web rustfmt-web rust-web-clippy
+    elif ! rust_is_new_enough; then
+        echo rustc-web cargo-web
+    fi
+    wanted=$(needs | sed -n "/^$1 /q;p" && needs | grep "^$1 ")
+    packages=$(echo "$wanted" | awk '{ print $2 }')
+    # shellcheck disable=SC2086,SC2016  # a list of words; a format of dpkg's own
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $packages 2>/dev/null | sed -n 's/^installed //p')
+    echo "$packages" | grep -vxF "$installed" || true
+}
+
+# Debian 12's first release has an older Rust than this; its security suite has a newer one (packaged for the
+# browsers). Where apt does not list that suite, it is used for this one installation, beside apt's own settings.
+find_new_rust() { # SCRATCH PACKAGE...
+    scratch=$1 && shift
+    oldest=$(apt-cache policy "$@" | sed -n 's/ *Candidate: //p' | sort -V | head -n 1)
+    if at_least "$msrv" "$oldest"; then return; fi
+    mkdir "$scratch/sources" "$scratch/lists"
+    cp -a /etc/apt/sources.list.d/. "$scratch/sources"
+    suite=$(sed -n 's/^VERSION_CODENAME=\(.*\)/\1-security/p' /etc/os-release)
+    echo "deb http://deb.debian.org/debian-security $suite main" >"$scratch/sources/security.list"
+    printf 'Dir::Etc::SourceParts "%s";\nDir::State::Lists "%s";\n' "$scratch/sources" "$scratch/lists" >"$scratch/apt.conf"
+    export APT_CONFIG="$scratch/apt.conf"
+    apt-get update -q -o Acquire::Languages=none
+}
+
+install() { # PACKAGE...
+    export DEBIAN_FRONTEND=noninteractive
+    scratch=$(mktemp -d)
+    chmod 755 "$scratch" # apt fetches as its own user
+    policy=/usr/sbin/policy-rc.d
+    trap 'rm -rf "$scratch"; if [ -n "${denied:-}" ]; then rm -f "$policy"; fi' EXIT
+    trap 'exit 1' INT TERM HUP
+    if [ ! -e "$policy" ]; then
+        denied=yes
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+
+    apt-get update -q -o Acquire::Languages=none
+    rust=$(printf '%s\n' "$@" | grep -e -web || true)
+    # shellcheck disable=SC2086  # a list of words
+    if [ -n "$rust" ]; then find_new_rust "$scratch" $rust; fi
+    apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"
+
+    # Nobody asked this machine to be a balancer or a Redis: they must not come up at the next boot either.
+    for daemon in $(printf '%s\n' "$@" | grep -xE 'haproxy|redis-server' || true); do
+        if command -v systemctl >/dev/null; then systemctl --quiet disable "$daemon"; fi
+        if [ -d /run/systemd/system ]; then systemctl stop "$daemon"; fi
+    done
+}
+
+prepare() { # STEP
+    if ! command -v dpkg-query >/dev/null; then
+        say "not a Debian: make sure of Rust $msrv or newer and of:"
+        needs >&2
+        return
+    fi
+    if rust_is_new_enough && [ "$1" != build ] && ! rust_can_lint && ! dpkg-query -W cargo-web >/dev/null 2>&1; then
+        say "$(command -v cargo) lacks fmt or clippy: rustup component add rustfmt clippy"
+        exit 1
+    fi
+    packages=$(missing "$1" | xargs)
+    if [ "$1" = build ] && [ "$packages" = clang ] && [ "$(id -u)" != 0 ]; then
+        say "no clang: building without eBPF"
+    elif [ -n "$packages" ] && [ "$(id -u)" = 0 ]; then
+        say "installing $packages"
+        # shellcheck disable=SC2086  # a list of words
+        install $packages
+    elif [ -n "$packages" ]; then
+        say "missing: $packages. Type this, then again what you typed:"
+        say "    sudo $PWD/tools/setup.sh install $packages"
+        exit 1
+    fi
+    if ! rust_is_new_enough; then
+        say "$(command -v cargo) is older than Rust $msrv: update it, or put /usr/bin first in PATH"
+        exit 1
+    fi
+}
+
+case "${1:-}" in
+    build | lint | test) prepare "$1" ;;
+    install) shift && install "$@" ;;
+    *) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 2 ;;
+esac
