@@ -129,14 +129,14 @@ backend script
         assert (len(busy), sum(says.busy for says in titles.values() if says)) == (processes, threads), titles
 
         weight = original.weight_percent(threads, THREADS)
-        self.processes.wait_answer(original.answer(processes, PROCESSES), FOLLOW_DEADLINE_S)
-        self.threads.wait_answer(f"up {weight}% #{threads}/{THREADS} busy\n".encode(), FOLLOW_DEADLINE_S)
         self.wait_weight("web", "processes", original.weight_percent(processes, PROCESSES))
         self.wait_weight("web", "threads", weight)
         reason = f"({threads}/{THREADS} busy)"
         self.haproxy.wait_server(
             "web", "threads", f"showing {reason}", lambda row: reason in row["last_agt"], FOLLOW_DEADLINE_S
         )
+        self.processes.wait_answer(original.answer(processes, PROCESSES), FOLLOW_DEADLINE_S)
+        self.threads.wait_answer(f"up {weight}% #{threads}/{THREADS} busy\n".encode(), FOLLOW_DEADLINE_S)
 
         assert not script_mistakes & busy
         counted = original.busy_pids()
