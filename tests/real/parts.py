@@ -1,0 +1,26 @@
+"""Every part in one place, for the tests to import from."""
+
+from .agents import Agent, Listener, Script
+from .haproxy import DEFAULTS, HAProxy, Response, get
+from .part import Part, free_port, need, until
+from .workers import Redis, Sidekiq, Title, cmdline, sidekiqs_here, title
+
+__all__ = [
+    "DEFAULTS",
+    "Agent",
+    "HAProxy",
+    "Listener",
+    "Part",
+    "Redis",
+    "Response",
+    "Script",
+    "Sidekiq",
+    "Title",
+    "cmdline",
+    "free_port",
+    "get",
+    "need",
+    "sidekiqs_here",
+    "title",
+    "until",
+]
