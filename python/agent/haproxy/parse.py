@@ -7,12 +7,14 @@ Rules from HAProxy's configuration.txt and src/server.c:parse_server, src/check.
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .read import SECTIONS, Line, Place, World, lines_of, read_text
+from .read import SECTIONS, Line, LintError, Place, World, lines_of, read_text
 
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 PROXIES = frozenset(("frontend", "backend", "listen", "defaults"))
 # Keywords of a server line that take one value, from the keyword tables of 2.6 and 3.5: a cookie may well be
 # called "check". A keyword of a later version is taken for one without a value.
@@ -148,7 +150,12 @@ class _Reader:
         if self._section not in PROXIES:
             return
         words = list(line.words[1:])
-        name = words.pop(0) if words and not (self._section == "defaults" and words[0] == "from") else ""
+        nameless = self._section == "defaults" and words[:1] in ([], ["from"])
+        name = "" if nameless else "".join(words[:1])
+        if not nameless and not _NAME.fullmatch(name):
+            why = f"{self._section} wants a name, not {name!r}, not an HAProxy configuration"
+            raise LintError(line.at.file, f"line {line.at.line}: {why}")
+        words = words[0 if nameless else 1 :]
         parent = None if self._section == "defaults" else self._defaults
         if words[:1] == ["from"] and len(words) > 1:
             parent = self._named.get(words[1])
