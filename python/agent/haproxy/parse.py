@@ -1,0 +1,288 @@
+"""Lines of words -> the proxies HAProxy would build of them, with everything that bears on agent checks.
+
+It follows what is inherited (`defaults`, named too, `default-server` above the line) and forgets the rest. It
+passes no judgement and never refuses a keyword: whether a file is valid is for `haproxy -c` to say.
+
+Rules from HAProxy's configuration.txt and src/server.c:parse_server, src/check.c, src/cfgparse-listen.c.
+"""
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .read import SECTIONS, Line, LintError, Place, World, lines_of, read_text
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+PROXIES = frozenset(("frontend", "backend", "listen", "defaults"))
+# Keywords of a server line that take one value, from the keyword tables of 2.6 and 3.5: a cookie may well be
+# called "check". A keyword of a later version is taken for one without a value.
+_WITH_VALUE = frozenset(
+    "addr agent-addr agent-inter agent-port agent-send alpn "  # noqa: SIM905 (a list has one word a line)
+    "ca-file cc check-alpn check-pool-conn-name check-proto check-sni ciphers ciphersuites client-sigalgs "
+    "cookie crl-file crt curves downinter error-limit fall fastinter guid hash-key healthcheck id "
+    "idle-ping init-addr init-state inter interface log-bufsize log-proto max-reuse maxconn maxqueue "
+    "minconn namespace npn observe on-error on-marked-down on-marked-up pool-conn-name pool-low-conn "
+    "pool-max-conn pool-purge-delay port proto proxy-v2-options redir resolve-net resolve-opts "
+    "resolve-prefer resolvers rise shard sigalgs slowstart sni socks4 source ssl-max-ver ssl-min-ver "
+    "tcp-md5sig tcp-ut track usesrc verify verifyhost weight ws".split()
+)
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a `server` or `default-server` line leaves in force. Values are as written, None where unset."""
+
+    weight: str | None = None
+    weight_at: Place | None = None
+    agent: bool = False
+    agent_at: Place | None = None
+    agent_port: str | None = None
+    check_port: str | None = None
+    agent_send: bool = False
+    backup: bool = False
+    disabled: bool = False
+
+    @property
+    def port(self) -> str | None:
+        """The agent's port: its own, or that of the health check."""
+        return self.agent_port if self.agent_port is not None else self.check_port
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One `server` line, or the slots of one `server-template` line."""
+
+    name: str
+    at: Place
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A line that may lead a request elsewhere. `words` are its condition, from `if` or `unless` on."""
+
+    kind: str
+    target: str
+    words: tuple[str, ...]
+    at: Place
+
+
+@dataclass(slots=True)
+class Proxy:
+    """One section. A `defaults` section is a proxy, too, that others are copied from."""
+
+    kind: str
+    name: str
+    at: Place
+    default_server: Settings = field(default_factory=Settings)
+    default_server_lines: set[Place] = field(default_factory=set)
+    servers: list[Server] = field(default_factory=list)
+    balance: str | None = None
+    balance_at: Place | None = None
+    hash_type: str = "map-based"
+    default_backend: str | None = None
+    default_backend_at: Place | None = None
+    rules: list[Rule] = field(default_factory=list)
+    acls: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    disabled: bool = False
+    state_from: str = "none"
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(slots=True)
+class Configuration:
+    """All that was read. `sections` counts those of every kind."""
+
+    proxies: list[Proxy] = field(default_factory=list)
+    sections: int = 0
+    state_file: bool = False
+
+    def backends(self) -> list[Proxy]:
+        return [p for p in self.proxies if p.kind in ("backend", "listen") and not p.disabled]
+
+    def frontends(self) -> list[Proxy]:
+        return [p for p in self.proxies if p.kind in ("frontend", "listen") and not p.disabled]
+
+
+def parse(files: Sequence[tuple[Path, str]], world: World) -> Configuration:
+    """Files in HAProxy's order (what `defaults` said in one holds in the next) -> one Configuration."""
+    reader = _Reader(world)
+    for path, text in files:
+        for line in lines_of(path, text, world):
+            reader.take(line)
+    return reader.configuration
+
+
+def read_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Every file with its text, so that one reading of the disk serves several parses."""
+    return [(path, read_text(path)) for path in paths]
+
+
+class _Reader:
+    """Takes line after line; holds the section it is in and the `defaults` in force."""
+
+    def __init__(self, world: World) -> None:
+        self.configuration = Configuration()
+        self._world = world
+        self._section = ""
+        self._proxy: Proxy | None = None
+        self._defaults: Proxy | None = None
+        self._named: dict[str, Proxy] = {}
+
+    def take(self, line: Line) -> None:
+        keyword = line.words[0]
+        if keyword in SECTIONS:
+            self._begin(line)
+        elif self._section == "global":
+            self._global(line.words)
+        elif self._proxy is not None:
+            _PROXY_LINES.get(keyword, _ignore)(self._proxy, line)
+
+    def _begin(self, line: Line) -> None:
+        self.configuration.sections += 1
+        self._section = line.words[0]
+        self._proxy = None
+        if self._section not in PROXIES:
+            return
+        words = list(line.words[1:])
+        nameless = self._section == "defaults" and words[:1] in ([], ["from"])
+        name = "" if nameless else "".join(words[:1])
+        if not nameless and not _NAME.fullmatch(name):
+            why = f"{self._section} wants a name, not {name!r}, not an HAProxy configuration"
+            raise LintError(line.at.file, f"line {line.at.line}: {why}")
+        words = words[0 if nameless else 1 :]
+        parent = None if self._section == "defaults" else self._defaults
+        if words[:1] == ["from"] and len(words) > 1:
+            parent = self._named.get(words[1])
+        proxy = copy.deepcopy(parent) if parent else Proxy("", "", line.at)
+        proxy.kind, proxy.name, proxy.at = self._section, name, line.at
+        proxy.default_server_lines = set()
+        self._proxy = proxy
+        if self._section == "defaults":
+            self._defaults = self._named[name] = proxy
+        else:
+            self.configuration.proxies.append(proxy)
+
+    def _global(self, words: tuple[str, ...]) -> None:
+        variables = self._world.variables
+        match words:
+            case ("server-state-file", _, *_):
+                self.configuration.state_file = True
+            case ("setenv", name, value, *_):
+                variables[name] = value
+            case ("presetenv", name, value, *_):
+                variables.setdefault(name, value)
+            case ("unsetenv", *names):
+                for name in names:
+                    variables.pop(name, None)
+            case ("resetenv", *names):
+                for name in variables.keys() - set(names):
+                    del variables[name]
+
+
+def _ignore(proxy: Proxy, line: Line) -> None:
+    """Most lines of a configuration have no part in this."""
+
+
+def _server(proxy: Proxy, line: Line) -> None:
+    skip = 4 if line.words[0] == "server-template" else 3
+    if len(line.words) < skip:
+        return
+    settings = copy.copy(proxy.default_server)
+    _apply(settings, line.words[skip:], line.at)
+    proxy.servers.append(Server(line.words[1], line.at, settings))
+
+
+def _default_server(proxy: Proxy, line: Line) -> None:
+    proxy.default_server_lines.add(line.at)
+    _apply(proxy.default_server, line.words[1:], line.at)
+
+
+def _apply(settings: Settings, words: tuple[str, ...], at: Place) -> None:
+    """The keywords of one server line, over what is already in force."""
+    position = 0
+    while position < len(words):
+        keyword = words[position]
+        value = words[position + 1] if keyword in _WITH_VALUE and position + 1 < len(words) else ""
+        position += 2 if keyword in _WITH_VALUE else 1
+        match keyword:
+            case "weight":
+                settings.weight, settings.weight_at = value, at
+            case "agent-check" if not settings.agent:
+                settings.agent, settings.agent_at = True, at
+            case "no-agent-check":
+                settings.agent, settings.agent_at = False, None
+            case "agent-port":
+                settings.agent_port = value
+            case "port":
+                settings.check_port = value
+            case "agent-send":
+                settings.agent_send = True
+            case "backup" | "no-backup":
+                settings.backup = keyword == "backup"
+            case "disabled" | "enabled":
+                settings.disabled = keyword == "disabled"
+
+
+def _balance(proxy: Proxy, line: Line) -> None:
+    # Without a word it is the default algorithm again.
+    proxy.balance = line.words[1] if len(line.words) > 1 else None
+    proxy.balance_at = line.at
+
+
+def _hash_type(proxy: Proxy, line: Line) -> None:
+    proxy.hash_type = line.words[1] if len(line.words) > 1 else "map-based"
+
+
+def _default_backend(proxy: Proxy, line: Line) -> None:
+    proxy.default_backend = line.words[1] if len(line.words) > 1 else None
+    proxy.default_backend_at = line.at
+
+
+def _state_from(proxy: Proxy, line: Line) -> None:
+    proxy.state_from = line.words[1] if len(line.words) > 1 else "none"
+
+
+def _enable(proxy: Proxy, line: Line) -> None:
+    proxy.disabled = line.words[0] == "disabled"
+
+
+def _acl(proxy: Proxy, line: Line) -> None:
+    match line.words:
+        case (_, name, _, *_):
+            proxy.acls.setdefault(name, []).append(line.words[2:])
+
+
+def _rule(proxy: Proxy, line: Line) -> None:
+    # `http-request return ...` and the like are known by their second word, the others by their first.
+    words = line.words[1:] if line.words[0] in ("http-request", "tcp-request") else line.words
+    if words[:1] == ("content",):
+        words = words[1:]
+    if not words:
+        return
+    start = next((i for i, word in enumerate(words) if word in ("if", "unless")), len(words))
+    proxy.rules.append(Rule(words[0].partition("(")[0], "".join(words[1:2]), words[start:], line.at))
+
+
+_PROXY_LINES = {
+    "server": _server,
+    "server-template": _server,
+    "default-server": _default_server,
+    "balance": _balance,
+    "hash-type": _hash_type,
+    "default_backend": _default_backend,
+    "load-server-state-from-file": _state_from,
+    "disabled": _enable,
+    "enabled": _enable,
+    "acl": _acl,
+    "use_backend": _rule,
+    "use-server": _rule,
+    "redirect": _rule,
+    "http-request": _rule,
+    "tcp-request": _rule,
+}
