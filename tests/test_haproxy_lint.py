@@ -107,9 +107,7 @@ def test_a_weight_that_hangs_on_an_unknown_variable_is_not_judged(tmp_path: Path
 
 
 def test_a_finding_reads_file_line_what_why_remedy(tmp_path: Path) -> None:
-    path = write(
-        tmp_path, "backend b\n balance source\n server s ::1:80 agent-check agent-port 5001 weight 100\n"
-    )
+    path = write(tmp_path, "backend b\n balance source\n server s ::1:80 agent-check agent-port 5001 weight 100\n")
     texts = {f.severity: str(f) for f in lint([path], {5001}, environment={}, floor_above_zero=True)}
     assert texts["finding"] == (
         f"{path}:2: balance source in backend b is static, it takes no weights but 0% and 100%, so a host once "
@@ -150,9 +148,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "why"), BAD.values(), ids=BAD)
-def test_what_is_no_configuration_is_refused_by_path_and_reason(
-    tmp_path: Path, text: str | bytes, why: str
-) -> None:
+def test_what_is_no_configuration_is_refused_by_path_and_reason(tmp_path: Path, text: str | bytes, why: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(LintError) as error:
         lint([path], {5001}, environment={})

@@ -3,12 +3,15 @@
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent import host
-from agent._scan import Counts, Reading, Snapshot, Worker
+from agent._scan import Counts, Snapshot, Worker
 from agent.config import Config
 from agent.speaker import Said, Speaker
+
+if TYPE_CHECKING:
+    from agent._scan import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ def show_title(title: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def show_reading(reading: Reading) -> str:
+def show_reading(reading: "Reading") -> str:
     """``3 of 10 busy, stopping`` or ``unparsable``."""
     if isinstance(reading, tuple):
         busy, total, stopping = reading
@@ -50,7 +53,7 @@ def _remark(worker: Worker) -> str:
     return " (quarantined, last reading)" if worker.quarantined else ""
 
 
-def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, Reading]]:
+def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, "Reading"]]:
     return [(pool, r) for pool, r in zip(found.pools, worker.readings, strict=True) if r is not None]
 
 

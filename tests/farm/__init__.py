@@ -198,8 +198,7 @@ def room_for(tasks: int) -> Iterator[None]:
                 limit.write_text(str(wanted))
             except OSError as error:
                 raise FarmError(
-                    f"{limit} is {before.strip()}, {tasks} tasks need {wanted}: "
-                    f"sysctl -w kernel.{name}={wanted}"
+                    f"{limit} is {before.strip()}, {tasks} tasks need {wanted}: sysctl -w kernel.{name}={wanted}"
                 ) from error
             raised[limit] = before
         yield

@@ -19,15 +19,11 @@ class CompileError(Exception):
     """There is no C compiler, or it refused a source; the text says which and what to do."""
 
 
-def compile_c(
-    name: str, sources: Sequence[Path], *, headers: Sequence[Path] = (), static: bool = True
-) -> Path:
+def compile_c(name: str, sources: Sequence[Path], *, headers: Sequence[Path] = (), static: bool = True) -> Path:
     """The program `name` built from `sources`; kept under a hash of all contents, so built once."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise CompileError(
-            "no C compiler (gcc or cc) in PATH: install one, e.g. apt-get install gcc libc6-dev"
-        )
+        raise CompileError("no C compiler (gcc or cc) in PATH: install one, e.g. apt-get install gcc libc6-dev")
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *(["-static"] if static else [])]
     digest = hashlib.sha256(" ".join([compiler, *flags]).encode())
     for source in (*sources, *headers):

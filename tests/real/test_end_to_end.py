@@ -44,9 +44,7 @@ class Stage:
         self.other = Sidekiq("other", self.redis, by_ruby=True)
         self.forker = Sidekiq("forker", self.redis)
         self.workers = [self.plain, self.other, self.forker]
-        self.processes = Agent(
-            home, f'[weight]\ncapacity = {PROCESSES}\n[reply]\nhealth = "none"\n', name="processes"
-        )
+        self.processes = Agent(home, f'[weight]\ncapacity = {PROCESSES}\n[reply]\nhealth = "none"\n', name="processes")
         self.threads = Agent(home, f'[weight]\ncount = "threads"\ncapacity = {THREADS}\n', name="threads")
         self.agents = [self.processes, self.threads]
         self.script = Script(home, PROCESSES)

@@ -179,9 +179,7 @@ class Sidekiq(Part):
 
     def wait_taken(self) -> None:
         """Until a thread has taken every job put on the queue; the title may not say so yet."""
-        self.until(
-            lambda: self.redis.command("LLEN", f"queue:{self.name}") == "0", "at its jobs", TAKEN_DEADLINE_S
-        )
+        self.until(lambda: self.redis.command("LLEN", f"queue:{self.name}") == "0", "at its jobs", TAKEN_DEADLINE_S)
 
     def wait_title(self, busy: int, stopping: bool = False, deadline_s: float = TITLE_DEADLINE_S) -> None:
         expected = Title(busy, self.threads, stopping)

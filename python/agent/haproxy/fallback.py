@@ -72,9 +72,7 @@ def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, frozenset[_T
     switching = [rule for rule in frontend.rules if rule.kind == "use_backend"]
     dynamic = any("%[" in rule.target for rule in switching)
     # These come before all switching, wherever they are written.
-    earlier = [
-        rule for rule in frontend.rules if rule.kind in _ANSWERS or (dynamic and rule.kind in _CHOICES)
-    ]
+    earlier = [rule for rule in frontend.rules if rule.kind in _ANSWERS or (dynamic and rule.kind in _CHOICES)]
     holds: frozenset[_Term] = frozenset()
     for rule in switching:
         condition = _condition(rule.words)
@@ -94,8 +92,7 @@ def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, frozenset[_T
 def _catches(rule: Rule, proxy: Proxy, backend: Proxy, holds: frozenset[_Term]) -> bool:
     """Whether the rule surely applies where `holds` holds and the backend has no server left."""
     return any(
-        all(term in holds or _at_zero(term, proxy, backend) for term in terms)
-        for terms in _condition(rule.words)
+        all(term in holds or _at_zero(term, proxy, backend) for term in terms) for terms in _condition(rule.words)
     )
 
 
@@ -147,9 +144,7 @@ def _negation(condition: _Condition) -> _Condition:
         size *= len(terms)
     if size > _MOST_TERMS:
         return []
-    return [
-        tuple(replace(term, negated=not term.negated) for term in chosen) for chosen in product(*condition)
-    ]
+    return [tuple(replace(term, negated=not term.negated) for term in chosen) for chosen in product(*condition)]
 
 
 def _at_zero(term: _Term, proxy: Proxy, backend: Proxy) -> bool | None:

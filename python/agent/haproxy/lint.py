@@ -104,9 +104,7 @@ class _Judge:
         yield from self._unknown_ports()
 
     def _ours(self, backend: Proxy) -> list[Server]:
-        return [
-            server for server in backend.servers if server.settings.agent and self._is_ours(server.settings)
-        ]
+        return [server for server in backend.servers if server.settings.agent and self._is_ours(server.settings)]
 
     def _is_ours(self, settings: Settings) -> bool:
         return self.all_checks or _number(settings.port) in self.ports
@@ -189,9 +187,7 @@ def _weights(backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
         for at, some in _by_place(backend, servers, lambda s: s.weight_at):
             what = f"{_names(some)} in {backend.title} of weight {number}{said}"
             if number == 0:
-                yield _note(
-                    at, what, "whatever the agent says, no share of it is above 0", "set weight 100 to use it"
-                )
+                yield _note(at, what, "whatever the agent says, no share of it is above 0", "set weight 100 to use it")
                 continue
             lowest = -(-100 // number)
             yield _finding(

@@ -156,9 +156,7 @@ backend {name}_all_busy
     balance leastconn
     default-server no-check no-agent-check weight 100
 """
-    return lines + "".join(
-        f"    server {n} {_address(host, port)} track {name}/{n}\n" for n, host, port in servers
-    )
+    return lines + "".join(f"    server {n} {_address(host, port)} track {name}/{n}\n" for n, host, port in servers)
 
 
 def _address(host: str, port: int) -> str:
