@@ -4,6 +4,7 @@
 //! lead to the same counts, and the parity tests compare them.
 
 pub mod cgroup;
+pub mod ebpf;
 pub mod sweep;
 
 use crate::presets::Selector;
