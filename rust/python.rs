@@ -150,20 +150,23 @@ struct Scanner {
 #[pymethods]
 impl Scanner {
     #[new]
-    #[pyo3(signature = (procfs, discovery, selectors, *, kept_max, detail=false))]
+    #[pyo3(signature = (procfs, discovery, selectors, *, kept_max, detail=false, former=None, drop_privileges=false))]
     fn new(
         procfs: &str,
         discovery: &str,
         selectors: Vec<PyRef<'_, Selector>>,
         kept_max: usize,
         detail: bool,
+        former: Option<PyRef<'_, Self>>,
+        drop_privileges: bool,
     ) -> PyResult<Self> {
         if selectors.len() > SELECTORS_MAX {
             return Err(Error::TooManySelectors(selectors.len()).into());
         }
         let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
         let procfs = Procfs::open(Path::new(procfs))?;
-        let choice = discovery::choose(discovery, &procfs, &selectors);
+        let kernel = former.and_then(|f| f.scanner.kernel());
+        let choice = discovery::choose(discovery, &procfs, &selectors, kernel, drop_privileges);
         let context = Arc::new(Context { selectors, detail });
         scanner::reserve_fds(kept_max);
         let scanner = scanner::Scanner::new(Tracker::new(context, procfs, choice.discovery, kept_max))?;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::discovery::ebpf::Kernel;
 use crate::procfs::TITLE_LEN_MAX;
 use crate::snapshot::{Pid, Snapshot};
 use crate::tracker::{Tracker, WorkerInfo};
@@ -185,6 +186,12 @@ impl Scanner {
     #[must_use]
     pub fn workers(&self) -> Vec<WorkerInfo> {
         lock(&self.shared.tracker).workers()
+    }
+
+    /// The programs in the kernel, for a successor to take over.
+    #[must_use]
+    pub fn kernel(&self) -> Option<Kernel> {
+        lock(&self.shared.tracker).kernel()
     }
 
     /// Why the discovery is not the one it began with.

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::discovery::ebpf::Kernel;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
 use crate::job::{Context, Job, Kind, Match, Outcome, Probed};
 use crate::procfs::{Files, Procfs};
@@ -155,6 +156,12 @@ impl Tracker {
     #[must_use]
     pub fn fallback(&self) -> Option<String> {
         self.fallback.clone()
+    }
+
+    /// The programs in the kernel, for a successor to take over.
+    #[must_use]
+    pub fn kernel(&self) -> Option<Kernel> {
+        self.discovery.kernel()
     }
 
     /// Begins a scan: looks for processes, and queues what is to be read.

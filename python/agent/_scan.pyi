@@ -85,12 +85,21 @@ class Scanner:
     ``scan``, return at once; threads exist from the first scan on."""
 
     def __new__(
-        cls, procfs: str, discovery: str, selectors: list[Selector], *, kept_max: int, detail: bool = False
+        cls,
+        procfs: str,
+        discovery: str,
+        selectors: list[Selector],
+        *,
+        kept_max: int,
+        detail: bool = False,
+        former: Scanner | None = None,
+        drop_privileges: bool = False,
     ) -> Scanner:
         """``discovery``: auto, sweep, cgroup or ebpf; one that is not to be had is replaced,
         see ``refused``. At most ``kept_max`` files stay open. ``detail`` keeps users and
-        titles for ``workers()``. Call it before any thread exists: ebpf lowers the privileges
-        of the calling thread.
+        titles for ``workers()``. ``former`` hands its programs in the kernel on, since the
+        privileges to load them again may be gone. ``drop_privileges`` gives up CAP_BPF and
+        CAP_PERFMON for good; capabilities belong to threads, so call it before there are any.
 
         Raises OSError if there is no such procfs root."""
 

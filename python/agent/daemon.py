@@ -197,7 +197,7 @@ class Daemon:
             same = workers == [pool.workers for pool in former.all_pools] and (
                 (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
             )
-            scanner = None if same else _open_scanner(config)
+            scanner = None if same else _open_scanner(config, self._sampler.scanner)
         except (ListenError, StartError):
             for listener in opened.values():
                 listener.close()
@@ -269,8 +269,8 @@ def _title(pool: str) -> str:
     return f"pool {pool}" if pool else "default pool"
 
 
-def _open_scanner(config: Config) -> Scanner:
+def _open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
     try:
-        return host.open_scanner(config)
+        return host.open_scanner(config, former=former)
     except (OSError, ValueError) as error:
         raise StartError(str(error)) from None

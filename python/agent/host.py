@@ -87,8 +87,12 @@ CHECKS = Checks(
 )
 
 
-def open_scanner(config: Config, *, detail: bool = False) -> _scan.Scanner:
-    """The scanner for a configuration's pools. Raises OSError if there is no such root."""
+def open_scanner(config: Config, *, detail: bool = False, former: _scan.Scanner | None = None) -> _scan.Scanner:
+    """The scanner for a configuration's pools, which may take over a former one's programs in
+    the kernel. The process has no privilege to load programs afterwards.
+
+    Raises OSError if there is no such root.
+    """
     pools: tuple[Pool, ...] = config.all_pools
     return _scan.Scanner(
         config.scan.procfs,
@@ -96,6 +100,8 @@ def open_scanner(config: Config, *, detail: bool = False) -> _scan.Scanner:
         [selector(pool.workers) for pool in pools],
         kept_max=max(0, _raise_fd_limit() - FDS_SPARED - (config.limits.max_connections if config.pools else 0)),
         detail=detail,
+        former=former,
+        drop_privileges=True,
     )
 
 

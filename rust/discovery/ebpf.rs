@@ -1,394 +1,154 @@
-//! Candidates from the kernel: tracepoint programs keep a map of the processes whose comm passes
-//! a filter, and a scan reads the map instead of listing /proc.
+//! WORLD. Processes from the kernel's own candidate set, and those that were there before it.
 //!
-//! The map holds who came or was renamed after loading. Who was there before must be found by one
-//! sweep after loading, and again whenever [`Counters::lost`] has moved; what such a sweep finds
-//! belongs beside the map, never into it, since a process may exit between being seen and being
-//! written. The map may hold a process that is no worker, never the other way round.
-//!
-//! This module must never fail a start: whatever is missing is an [`Unavailable`], and another
-//! discovery takes over. It must keep no privilege that it does not need, and never read what a
-//! process calls itself beyond its comm.
+//! A scan asks one counter; only when that moved is the map read, and /proc is never listed
+//! again. Who was there before the programs were attached comes from one sweep after it, and is
+//! kept here beside the map (a seed), never in it: a process could end between being seen and
+//! being written. A seed leaves when its process is gone or bears a foreign name.
 
+mod candidates;
 mod filter;
 mod privileges;
 mod sys;
 
-use std::ffi::CStr;
-use std::os::fd::AsFd as _;
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
-use std::{error, fmt, fs, io};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
-use aya::programs::{BtfTracePoint, ProgramType};
-use aya::sys::is_program_supported;
-use aya::{Btf, Ebpf, EbpfLoader};
-use rustix::thread::{name, set_name};
-
-use filter::Filter;
+pub use candidates::{Candidate, Candidates, Counters, Unavailable, probe};
 pub use filter::{CommPrefix, MAX_PATTERNS};
 
-/// The programs of `candidates.bpf.c`; each is named after its tracepoint.
-const HOOKS: [&str; 3] = ["task_rename", "sched_process_fork", "sched_process_exit"];
+use super::{Discovery, Found, Look};
+use crate::presets::Selector;
+use crate::procfs::{Procfs, describe};
+use crate::snapshot::Pid;
 
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Room in the kernel's map: 1.3 MB of its memory. A host with more candidates is swept.
+const CANDIDATES_MAX: u32 = 16_384;
 
-/// The initial pid namespace's inode number, fixed in the kernel (`PROC_PID_INIT_INO`).
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// Skipped programs are asked for once in so many looks; it takes three system calls.
+const LOOKS_PER_CHECK: u32 = 64;
 
-/// How many entries one system call reads.
-const BATCH: usize = 1024;
+/// The programs and their map, which a reload hands on: by then the privileges to load them
+/// again are gone.
+pub type Kernel = Arc<Mutex<Candidates>>;
 
-#[cfg(busyweight_ebpf_object)]
-const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/candidates.bpf.o")));
-#[cfg(not(busyweight_ebpf_object))]
-const OBJECT: Option<&[u8]> = None;
-
-/// Why there are no candidates from the kernel. Its text names the remedy.
-#[derive(Debug)]
-pub enum Unavailable {
-    /// The crate was built without clang.
-    NotBuilt,
-    /// The kernel's type information cannot be read.
-    NoBtf(String),
-    /// A capability is missing, or something forbids bpf(2) all the same.
-    NotPermitted(String),
-    /// The procfs shows another pid namespace's numbers than the kernel programs see.
-    OtherPidNamespace,
-    /// The patterns name nothing to look for: the map would hold every process.
-    TooBroad,
-    /// Anything else that the kernel or the loader said.
-    Refused(String),
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBuilt => write!(f, "built without clang: build again with clang installed"),
-            Self::NoBtf(why) => {
-                write!(f, "{KERNEL_BTF}: {why}: use a kernel with CONFIG_DEBUG_INFO_BTF=y")
-            }
-            Self::NotPermitted(why) => {
-                write!(f, "{why}: grant CAP_BPF and CAP_PERFMON, and allow bpf(2)")
-            }
-            Self::OtherPidNamespace => {
-                write!(f, "the procfs is not the initial pid namespace's: give the host's with --procfs")
-            }
-            Self::TooBroad => {
-                write!(f, "a comm pattern that begins with a wildcard holds every process: name the workers")
-            }
-            Self::Refused(why) => write!(f, "not supported here: {why}"),
-        }
-    }
-}
-
-impl error::Error for Unavailable {}
-
-/// `struct candidate` of `candidates.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    start_ns: u64,
-    named_ns: u64,
-}
-
-/// `struct counters` of `candidates.h`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Bss {
-    generation: u64,
+/// See the module.
+pub struct Ebpf {
+    kernel: Kernel,
+    map: Vec<Candidate>,
+    seeds: HashSet<Pid>,
+    seeded: bool,
+    /// A seed left since the last look.
+    seed_left: bool,
+    counters: Option<Counters>,
     lost: u64,
-    token_tgid: u64,
+    looks: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Bss>() == 24);
-
-// SAFETY: plain integers without padding.
-unsafe impl aya::Pod for Entry {}
-// SAFETY: plain integers without padding.
-unsafe impl aya::Pod for Bss {}
-
-/// A process whose comm passes the filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Candidate {
-    /// The process, by its number in the initial pid namespace.
-    pub tgid: u32,
-    /// When it was forked, in nanoseconds since boot, suspend included. Another value under the
-    /// same tgid is another process. (Field 22 of /proc/PID/stat is this in clock ticks, but
-    /// shifted by the reader's time namespace.)
-    pub start_ns: u64,
-    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`.
-    pub named_ns: u64,
-}
-
-/// What has happened to the map since loading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Moves with every entry that comes, is renamed or goes. While it stands, the map is as it
-    /// was read after the counter had this value.
-    pub generation: u64,
-    /// Moves with every change that the map refused, mostly because it was full. Such an entry
-    /// does not come back: sweep anew.
-    pub lost: u64,
-}
-
-/// The loaded programs and their maps. Dropping it detaches them.
-pub struct Candidates {
-    /// Holds the programs and keeps them attached.
-    programs: Ebpf,
-    entries: HashMap<MapData, u32, Entry>,
-    filter: Array<MapData, Filter>,
-    bss: Array<MapData, Bss>,
-    keys: Vec<u32>,
-    values: Vec<Entry>,
-}
-
-impl Candidates {
-    /// Loads and attaches the programs; from its return on, nothing that comes or is renamed
-    /// within `prefixes` goes unnoticed. (A rename that was already past its hook then may show
-    /// its new name an instant later.)
-    ///
-    /// To be called on the main thread before there are others: capabilities belong to threads.
-    /// With `drop_privileges` the thread gives up `CAP_BPF` and `CAP_PERFMON` for good, whether
-    /// it loaded or not, and no other capability; where the kernel wants it for look-ups,
-    /// `CAP_BPF` stays. The calling thread bears another name for an instant, by which the
-    /// programs find it.
+impl Ebpf {
+    /// Loads the programs, or takes over `former` ones with another filter.
     ///
     /// # Errors
-    ///
-    /// Whatever is missing; nothing is then left loaded.
-    pub fn load(
-        procfs_root: &Path,
-        prefixes: &[CommPrefix],
-        max_entries: u32,
+    /// What is missing, with its remedy.
+    pub fn new(
+        procfs: &Procfs,
+        selectors: &[Selector],
+        former: Option<Kernel>,
         drop_privileges: bool,
     ) -> Result<Self, Unavailable> {
-        let loaded = Self::load_privileged(procfs_root, prefixes, max_entries);
-        if drop_privileges {
-            let look_up = || loaded.as_ref().map_or(Ok(()), Self::look_up);
-            let given_up = privileges::give_up(look_up).map_err(refused);
-            // Why nothing was loaded says more than why a capability could not be dropped.
-            return loaded.and_then(|candidates| given_up.map(|()| candidates));
-        }
-        loaded
-    }
-
-    fn load_privileged(procfs_root: &Path, prefixes: &[CommPrefix], max_entries: u32) -> Result<Self, Unavailable> {
-        let wanted = Filter::of(prefixes)?;
-        let object = may_load(procfs_root)?;
-        let loaded = load_programs(object, max_entries);
-        give_memory_back();
-        let mut candidates = Self::of(loaded?)?;
-        if candidates.own_tgid()? != tgid_in(procfs_root) {
+        if !procfs.is_kernels() {
             return Err(Unavailable::OtherPidNamespace);
         }
-        // Only now, with every hook in place: no entry comes before the hook that would end it.
-        candidates.filter.set(0, wanted, 0).map_err(refused)?;
-        // Shows that this kernel reads in batches, which came later than the rest.
-        candidates.look_up().map_err(refused)?;
-        Ok(candidates)
-    }
-
-    /// Reads the counters, in one system call. To miss nothing, read them before the map.
-    ///
-    /// # Errors
-    ///
-    /// Those of bpf(2).
-    pub fn counters(&self) -> io::Result<Counters> {
-        let Bss { generation, lost, .. } = self.bss.get(&0, 0).map_err(io_error)?;
-        Ok(Counters { generation, lost })
-    }
-
-    /// How often the kernel has skipped one of the programs, in three system calls. Ordinary
-    /// kernels never do; to be asked now and then, and a move is to be taken like one of
-    /// [`Counters::lost`].
-    ///
-    /// # Errors
-    ///
-    /// Those of bpf(2).
-    pub fn misses(&self) -> io::Result<u64> {
-        HOOKS.iter().try_fold(0, |sum, name| {
-            let program = self.programs.program(name).ok_or(io::ErrorKind::NotFound)?;
-            let fd = program.fd().map_err(io::Error::other)?;
-            Ok(sum + sys::recursion_misses(fd.as_fd())?)
-        })
-    }
-
-    /// Replaces `out` by the whole map, in no order: a system call for every 1,024 entries.
-    ///
-    /// # Errors
-    ///
-    /// Those of bpf(2).
-    pub fn read(&mut self, out: &mut Vec<Candidate>) -> io::Result<()> {
-        out.clear();
-        let mut position = None;
-        loop {
-            let (count, last) =
-                sys::lookup_batch(self.entries.map().fd().as_fd(), &mut position, &mut self.keys, &mut self.values)?;
-            out.extend(
-                self.keys
-                    .iter()
-                    .zip(&self.values)
-                    .take(count)
-                    .map(|(&tgid, &Entry { start_ns, named_ns })| Candidate { tgid, start_ns, named_ns }),
-            );
-            if last {
-                return Ok(());
+        let prefixes: Vec<CommPrefix> = selectors
+            .iter()
+            .flat_map(|s| s.comm.literals().map(|(literal, exact)| CommPrefix::new(literal, exact)))
+            .collect();
+        let kernel = match former {
+            Some(kernel) => {
+                lock(&kernel).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;
+                kernel
             }
-        }
-    }
-
-    /// Changes the filter, which needs no privilege from Linux 5.19 on. A sweep must follow.
-    /// Entries that passed the former filter only stay until they exit or are renamed.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for patterns that [`Self::load`] would refuse, else those of bpf(2). The
-    /// former filter then stays.
-    pub fn set_prefixes(&mut self, prefixes: &[CommPrefix]) -> io::Result<()> {
-        let wanted = Filter::of(prefixes).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        self.filter.set(0, wanted, 0).map_err(io_error)
-    }
-
-    fn of(mut programs: Ebpf) -> Result<Self, Unavailable> {
-        let mut take =
-            |name: &str| programs.take_map(name).ok_or_else(|| Unavailable::Refused(format!("no map {name}")));
+            None => Arc::new(Mutex::new(Candidates::load(procfs.path(), &prefixes, CANDIDATES_MAX, drop_privileges)?)),
+        };
+        let lost = lock(&kernel).counters().map_err(|e| Unavailable::Refused(e.to_string()))?.lost;
         Ok(Self {
-            entries: typed(take("candidates")?)?,
-            filter: typed(take("filter")?)?,
-            bss: typed(take(".bss")?)?,
-            programs,
-            keys: vec![0; BATCH],
-            values: vec![Entry::default(); BATCH],
+            kernel,
+            map: Vec::new(),
+            seeds: HashSet::new(),
+            seeded: false,
+            seed_left: false,
+            counters: None,
+            lost,
+            looks: 0,
         })
     }
 
-    /// This process's number in the initial pid namespace: this thread takes a name that nobody
-    /// else has, and the rename hook notes who did.
-    fn own_tgid(&mut self) -> Result<u64, Unavailable> {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut token = [0; 16];
-        let text = format!("{:015x}", since_epoch.as_nanos() & ((1 << 60) - 1));
-        token[..15].copy_from_slice(text.as_bytes());
-
-        self.filter.set(0, Filter::asking(token), 0).map_err(refused)?;
-        let former = name().map_err(refused)?;
-        let token = CStr::from_bytes_until_nul(&token).map_err(refused)?;
-        set_name(token).and_then(|()| set_name(&former)).map_err(refused)?;
-        let Bss { token_tgid, .. } = self.bss.get(&0, 0).map_err(refused)?;
-        if token_tgid == 0 {
-            return Err(Unavailable::Refused("the rename hook is attached and does not run".into()));
+    /// What has moved in the kernel; an error if something got lost there.
+    fn counters(&mut self) -> Result<Counters, String> {
+        let kernel = lock(&self.kernel);
+        let counters = kernel.counters().map_err(|e| e.to_string())?;
+        if counters.lost != self.lost {
+            return Err(format!("the kernel's map is full ({CANDIDATES_MAX} candidates)"));
         }
-        Ok(token_tgid)
-    }
-
-    fn look_up(&self) -> io::Result<()> {
-        self.counters()?;
-        let (mut key, mut value) = ([0; 64], [Entry::default(); 64]);
-        sys::lookup_batch(self.entries.map().fd().as_fd(), &mut None, &mut key, &mut value)?;
-        Ok(())
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_PER_CHECK) && kernel.misses().map_err(|e| e.to_string())? > 0 {
+            return Err("the kernel skipped a hook".into());
+        }
+        Ok(counters)
     }
 }
 
-/// Says what is missing, without loading the programs.
+impl Discovery for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
+        // The counters come first: what changes after them makes them move once more.
+        let counters = self.counters()?;
+        if self.counters == Some(counters) && !self.seed_left {
+            return Ok(Look::Same);
+        }
+        lock(&self.kernel).read(&mut self.map).map_err(|e| e.to_string())?;
+        self.map.sort_unstable();
+        if !self.seeded {
+            let mut pids = Vec::new();
+            procfs.list(&mut pids).map_err(|e| format!("listing {}: {}", procfs.path().display(), describe(e)))?;
+            self.seeds.extend(pids);
+            self.seeded = true;
+        }
+        // Once the map has a process, the map tells when it ends.
+        for candidate in &self.map {
+            self.seeds.remove(&candidate.tgid);
+        }
+        found.clear();
+        found.extend(self.map.iter().map(|c| Found { pid: c.tgid, ident: c.named_ns }));
+        found.extend(self.seeds.iter().map(|&pid| Found { pid, ident: 0 }));
+        found.sort_unstable();
+        (self.counters, self.seed_left) = (Some(counters), false);
+        Ok(Look::Listed)
+    }
+
+    fn reports_renames(&self, pid: Pid) -> bool {
+        self.map.binary_search_by_key(&pid, |c| c.tgid).is_err()
+    }
+
+    fn forget(&mut self, pid: Pid) {
+        self.seed_left |= self.seeds.remove(&pid);
+    }
+
+    fn kernel(&self) -> Option<Kernel> {
+        Some(Arc::clone(&self.kernel))
+    }
+}
+
+/// Gives up the privileges that only loading needs, when another discovery was chosen.
 ///
 /// # Errors
-///
-/// The first thing that [`Candidates::load`] would lack.
-pub fn probe(procfs_root: &Path) -> Result<(), Unavailable> {
-    may_load(procfs_root).map(|_| ())
+/// What the kernel said.
+pub fn give_up_privileges() -> std::io::Result<()> {
+    privileges::give_up(|| Ok(()))
 }
 
-/// The cheap checks, in an order that lets bpf(2) be called only where it should be allowed: a
-/// seccomp filter may kill for it.
-fn may_load(procfs_root: &Path) -> Result<&'static [u8], Unavailable> {
-    let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
-    fs::File::open(KERNEL_BTF).map_err(|error| Unavailable::NoBtf(error.to_string()))?;
-    let missing = privileges::missing().map_err(refused)?;
-    if !missing.is_empty() {
-        return Err(Unavailable::NotPermitted(format!("no {}", missing.join(", no "))));
-    }
-    let own_namespace = fs::read_link(procfs_root.join("self/ns/pid")).unwrap_or_default();
-    let own_tgid = u64::from(std::process::id());
-    if own_namespace != Path::new(INITIAL_PID_NAMESPACE) && tgid_in(procfs_root) == own_tgid {
-        return Err(Unavailable::OtherPidNamespace);
-    }
-    // Any program that needs both capabilities will do: this one is two instructions long.
-    is_program_supported(ProgramType::RawTracePoint).map_err(refused)?;
-    Ok(object)
-}
-
-fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
-    let btf = Btf::from_sys_fs().map_err(|error| Unavailable::NoBtf(chain(&error)))?;
-    let mut programs =
-        EbpfLoader::new().btf(Some(&btf)).map_max_entries("candidates", max_entries).load(object).map_err(refused)?;
-    for name in HOOKS {
-        let program = programs.program_mut(name).ok_or_else(|| Unavailable::Refused(format!("no program {name}")))?;
-        let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
-        program.load(name, &btf).map_err(refused)?;
-        program.attach().map_err(refused)?;
-    }
-    Ok(programs)
-}
-
-/// Parsing the kernel's types leaves many megabytes of free memory on the heap.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it only gives free memory back.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Unavailable> {
-    T::try_from(map).map_err(refused)
-}
-
-/// This process's number under that procfs; 0, which nobody has, where it does not show there.
-fn tgid_in(procfs_root: &Path) -> u64 {
-    fs::read_link(procfs_root.join("self")).ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
-}
-
-fn io_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
-}
-
-/// Tells a lack of permission, which can be granted, from all else.
-#[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
-fn refused(error: impl error::Error + 'static) -> Unavailable {
-    let mut cause: Option<&(dyn error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if errno == Some(libc::EPERM) {
-            return Unavailable::NotPermitted(format!(
-                "{} (seccomp, lockdown, a user namespace, or before Linux 5.11 LimitMEMLOCK)",
-                chain(error)
-            ));
-        }
-        cause = error.source();
-    }
-    Unavailable::Refused(chain(&error))
-}
-
-/// The error and its causes, one short line: a verifier's log has thousands.
-fn chain(error: &dyn error::Error) -> String {
-    let mut text = first_line(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let line = first_line(error);
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn first_line(error: &dyn error::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().chars().take(160).collect()
+fn lock(kernel: &Kernel) -> MutexGuard<'_, Candidates> {
+    kernel.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -51,6 +51,11 @@ pub trait Discovery: Send {
     /// Told by the tracker that a process is gone, or can never be a worker under its name.
     fn forget(&mut self, _pid: Pid) {}
 
+    /// The programs in the kernel, for a successor to take over.
+    fn kernel(&self) -> Option<ebpf::Kernel> {
+        None
+    }
+
     /// How many processes besides the workers may be read again in every scan. Where the
     /// list is short by nature, a new worker then counts in the very next scan.
     fn rechecks_each_scan_max(&self) -> usize {
@@ -67,23 +72,45 @@ pub struct Choice {
 }
 
 /// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep;
-/// a way that was asked for by name and is not to be had is replaced by the sweep.
+/// a way that was asked for by name and is not to be had is replaced by the sweep. `former`
+/// programs are taken over; without any, privileges to load new ones are needed, and given up
+/// afterwards if `drop_privileges`.
 #[must_use]
-pub fn choose(kind: &str, procfs: &Procfs, selectors: &[Selector]) -> Choice {
+pub fn choose(
+    kind: &str,
+    procfs: &Procfs,
+    selectors: &[Selector],
+    former: Option<ebpf::Kernel>,
+    drop_privileges: bool,
+) -> Choice {
     let mut refused = Vec::new();
+    if matches!(kind, "auto" | "ebpf") {
+        match ebpf::Ebpf::new(procfs, selectors, former, drop_privileges) {
+            Ok(discovery) => return Choice { discovery: Box::new(discovery), refused },
+            Err(why) => refused.push(format!("ebpf: {why}")),
+        }
+    }
+    if drop_privileges {
+        if let Err(why) = ebpf::give_up_privileges() {
+            refused.push(format!("giving up privileges: {why}"));
+        }
+    }
     if matches!(kind, "auto" | "cgroup") {
         match cgroup(procfs, selectors) {
-            Ok(discovery) => return Choice { discovery: Box::new(discovery), refused },
+            Ok(Some(discovery)) => return Choice { discovery: Box::new(discovery), refused },
+            Ok(None) if kind == "auto" => {}
+            Ok(None) => refused.push("cgroup: not every pool names its cgroups: set workers.cgroups".into()),
             Err(why) => refused.push(format!("cgroup: {why}")),
         }
     }
     Choice { discovery: Box::new(sweep::Sweep::new(procfs)), refused }
 }
 
-fn cgroup(procfs: &Procfs, selectors: &[Selector]) -> Result<cgroup::Cgroup, String> {
+/// `None` where the configuration names no cgroups.
+fn cgroup(procfs: &Procfs, selectors: &[Selector]) -> Result<Option<cgroup::Cgroup>, String> {
     if selectors.iter().any(|s| s.cgroups.is_empty()) {
-        return Err("not every pool names its cgroups".into());
+        return Ok(None);
     }
     let all: Vec<String> = selectors.iter().flat_map(|s| s.cgroups.iter().cloned()).collect();
-    cgroup::Cgroup::new(procfs, &all)
+    cgroup::Cgroup::new(procfs, &all).map(Some)
 }

@@ -1,0 +1,392 @@
+//! Candidates from the kernel: tracepoint programs keep a map of the processes whose comm passes
+//! a filter, and a scan reads the map instead of listing /proc.
+//!
+//! The map holds who came or was renamed after loading. Who was there before must be found by one
+//! sweep after loading, and again whenever [`Counters::lost`] has moved; what such a sweep finds
+//! belongs beside the map, never into it, since a process may exit between being seen and being
+//! written. The map may hold a process that is no worker, never the other way round.
+//!
+//! This module must never fail a start: whatever is missing is an [`Unavailable`], and another
+//! discovery takes over. It must keep no privilege that it does not need, and never read what a
+//! process calls itself beyond its comm.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{error, fmt, fs, io};
+
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
+use aya::programs::{BtfTracePoint, ProgramType};
+use aya::sys::is_program_supported;
+use aya::{Btf, Ebpf, EbpfLoader};
+use rustix::thread::{name, set_name};
+
+use super::{privileges, sys};
+
+pub use super::filter::CommPrefix;
+use super::filter::Filter;
+
+/// The programs of `candidates.bpf.c`; each is named after its tracepoint.
+const HOOKS: [&str; 3] = ["task_rename", "sched_process_fork", "sched_process_exit"];
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The initial pid namespace's inode number, fixed in the kernel (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// How many entries one system call reads.
+const BATCH: usize = 1024;
+
+#[cfg(busyweight_ebpf_object)]
+const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/candidates.bpf.o")));
+#[cfg(not(busyweight_ebpf_object))]
+const OBJECT: Option<&[u8]> = None;
+
+/// Why there are no candidates from the kernel. Its text names the remedy.
+#[derive(Debug)]
+pub enum Unavailable {
+    /// The crate was built without clang.
+    NotBuilt,
+    /// The kernel's type information cannot be read.
+    NoBtf(String),
+    /// A capability is missing, or something forbids bpf(2) all the same.
+    NotPermitted(String),
+    /// The procfs shows another pid namespace's numbers than the kernel programs see.
+    OtherPidNamespace,
+    /// The patterns name nothing to look for: the map would hold every process.
+    TooBroad,
+    /// Anything else that the kernel or the loader said.
+    Refused(String),
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBuilt => write!(f, "built without clang: build again with clang installed"),
+            Self::NoBtf(why) => {
+                write!(f, "{KERNEL_BTF}: {why}: use a kernel with CONFIG_DEBUG_INFO_BTF=y")
+            }
+            Self::NotPermitted(why) => {
+                write!(f, "{why}: grant CAP_BPF and CAP_PERFMON, and allow bpf(2)")
+            }
+            Self::OtherPidNamespace => {
+                write!(f, "the procfs is not the initial pid namespace's: give the host's with --procfs")
+            }
+            Self::TooBroad => {
+                write!(f, "a comm pattern that begins with a wildcard holds every process: name the workers")
+            }
+            Self::Refused(why) => write!(f, "not supported here: {why}"),
+        }
+    }
+}
+
+impl error::Error for Unavailable {}
+
+/// `struct candidate` of `candidates.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    start_ns: u64,
+    named_ns: u64,
+}
+
+/// `struct counters` of `candidates.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Bss {
+    generation: u64,
+    lost: u64,
+    token_tgid: u64,
+}
+
+const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Bss>() == 24);
+
+// SAFETY: plain integers without padding.
+unsafe impl aya::Pod for Entry {}
+// SAFETY: plain integers without padding.
+unsafe impl aya::Pod for Bss {}
+
+/// A process whose comm passes the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// The process, by its number in the initial pid namespace.
+    pub tgid: u32,
+    /// When it was forked, in nanoseconds since boot, suspend included. Another value under the
+    /// same tgid is another process. (Field 22 of /proc/PID/stat is this in clock ticks, but
+    /// shifted by the reader's time namespace.)
+    pub start_ns: u64,
+    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub named_ns: u64,
+}
+
+/// What has happened to the map since loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Moves with every entry that comes, is renamed or goes. While it stands, the map is as it
+    /// was read after the counter had this value.
+    pub generation: u64,
+    /// Moves with every change that the map refused, mostly because it was full. Such an entry
+    /// does not come back: sweep anew.
+    pub lost: u64,
+}
+
+/// The loaded programs and their maps. Dropping it detaches them.
+pub struct Candidates {
+    /// Holds the programs and keeps them attached.
+    programs: Ebpf,
+    entries: HashMap<MapData, u32, Entry>,
+    filter: Array<MapData, Filter>,
+    bss: Array<MapData, Bss>,
+    keys: Vec<u32>,
+    values: Vec<Entry>,
+}
+
+impl Candidates {
+    /// Loads and attaches the programs; from its return on, nothing that comes or is renamed
+    /// within `prefixes` goes unnoticed. (A rename that was already past its hook then may show
+    /// its new name an instant later.)
+    ///
+    /// To be called on the main thread before there are others: capabilities belong to threads.
+    /// With `drop_privileges` the thread gives up `CAP_BPF` and `CAP_PERFMON` for good, whether
+    /// it loaded or not, and no other capability; where the kernel wants it for look-ups,
+    /// `CAP_BPF` stays. The calling thread bears another name for an instant, by which the
+    /// programs find it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is missing; nothing is then left loaded.
+    pub fn load(
+        procfs_root: &Path,
+        prefixes: &[CommPrefix],
+        max_entries: u32,
+        drop_privileges: bool,
+    ) -> Result<Self, Unavailable> {
+        let loaded = Self::load_privileged(procfs_root, prefixes, max_entries);
+        if drop_privileges {
+            let look_up = || loaded.as_ref().map_or(Ok(()), Self::look_up);
+            let given_up = privileges::give_up(look_up).map_err(refused);
+            // Why nothing was loaded says more than why a capability could not be dropped.
+            return loaded.and_then(|candidates| given_up.map(|()| candidates));
+        }
+        loaded
+    }
+
+    fn load_privileged(procfs_root: &Path, prefixes: &[CommPrefix], max_entries: u32) -> Result<Self, Unavailable> {
+        let wanted = Filter::of(prefixes)?;
+        let object = may_load(procfs_root)?;
+        let loaded = load_programs(object, max_entries);
+        give_memory_back();
+        let mut candidates = Self::of(loaded?)?;
+        if candidates.own_tgid()? != tgid_in(procfs_root) {
+            return Err(Unavailable::OtherPidNamespace);
+        }
+        // Only now, with every hook in place: no entry comes before the hook that would end it.
+        candidates.filter.set(0, wanted, 0).map_err(refused)?;
+        // Shows that this kernel reads in batches, which came later than the rest.
+        candidates.look_up().map_err(refused)?;
+        Ok(candidates)
+    }
+
+    /// Reads the counters, in one system call. To miss nothing, read them before the map.
+    ///
+    /// # Errors
+    ///
+    /// Those of bpf(2).
+    pub fn counters(&self) -> io::Result<Counters> {
+        let Bss { generation, lost, .. } = self.bss.get(&0, 0).map_err(io_error)?;
+        Ok(Counters { generation, lost })
+    }
+
+    /// How often the kernel has skipped one of the programs, in three system calls. Ordinary
+    /// kernels never do; to be asked now and then, and a move is to be taken like one of
+    /// [`Counters::lost`].
+    ///
+    /// # Errors
+    ///
+    /// Those of bpf(2).
+    pub fn misses(&self) -> io::Result<u64> {
+        HOOKS.iter().try_fold(0, |sum, name| {
+            let program = self.programs.program(name).ok_or(io::ErrorKind::NotFound)?;
+            let fd = program.fd().map_err(io::Error::other)?;
+            Ok(sum + sys::recursion_misses(fd.as_fd())?)
+        })
+    }
+
+    /// Replaces `out` by the whole map, in no order: a system call for every 1,024 entries.
+    ///
+    /// # Errors
+    ///
+    /// Those of bpf(2).
+    pub fn read(&mut self, out: &mut Vec<Candidate>) -> io::Result<()> {
+        out.clear();
+        let mut position = None;
+        loop {
+            let (count, last) =
+                sys::lookup_batch(self.entries.map().fd().as_fd(), &mut position, &mut self.keys, &mut self.values)?;
+            out.extend(
+                self.keys
+                    .iter()
+                    .zip(&self.values)
+                    .take(count)
+                    .map(|(&tgid, &Entry { start_ns, named_ns })| Candidate { tgid, start_ns, named_ns }),
+            );
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Changes the filter, which needs no privilege from Linux 5.19 on. A sweep must follow.
+    /// Entries that passed the former filter only stay until they exit or are renamed.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for patterns that [`Self::load`] would refuse, else those of bpf(2). The
+    /// former filter then stays.
+    pub fn set_prefixes(&mut self, prefixes: &[CommPrefix]) -> io::Result<()> {
+        let wanted = Filter::of(prefixes).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.filter.set(0, wanted, 0).map_err(io_error)
+    }
+
+    fn of(mut programs: Ebpf) -> Result<Self, Unavailable> {
+        let mut take =
+            |name: &str| programs.take_map(name).ok_or_else(|| Unavailable::Refused(format!("no map {name}")));
+        Ok(Self {
+            entries: typed(take("candidates")?)?,
+            filter: typed(take("filter")?)?,
+            bss: typed(take(".bss")?)?,
+            programs,
+            keys: vec![0; BATCH],
+            values: vec![Entry::default(); BATCH],
+        })
+    }
+
+    /// This process's number in the initial pid namespace: this thread takes a name that nobody
+    /// else has, and the rename hook notes who did.
+    fn own_tgid(&mut self) -> Result<u64, Unavailable> {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut token = [0; 16];
+        let text = format!("{:015x}", since_epoch.as_nanos() & ((1 << 60) - 1));
+        token[..15].copy_from_slice(text.as_bytes());
+
+        self.filter.set(0, Filter::asking(token), 0).map_err(refused)?;
+        let former = name().map_err(refused)?;
+        let token = CStr::from_bytes_until_nul(&token).map_err(refused)?;
+        set_name(token).and_then(|()| set_name(&former)).map_err(refused)?;
+        let Bss { token_tgid, .. } = self.bss.get(&0, 0).map_err(refused)?;
+        if token_tgid == 0 {
+            return Err(Unavailable::Refused("the rename hook is attached and does not run".into()));
+        }
+        Ok(token_tgid)
+    }
+
+    fn look_up(&self) -> io::Result<()> {
+        self.counters()?;
+        let (mut key, mut value) = ([0; 64], [Entry::default(); 64]);
+        sys::lookup_batch(self.entries.map().fd().as_fd(), &mut None, &mut key, &mut value)?;
+        Ok(())
+    }
+}
+
+/// Says what is missing, without loading the programs.
+///
+/// # Errors
+///
+/// The first thing that [`Candidates::load`] would lack.
+pub fn probe(procfs_root: &Path) -> Result<(), Unavailable> {
+    may_load(procfs_root).map(|_| ())
+}
+
+/// The cheap checks, in an order that lets bpf(2) be called only where it should be allowed: a
+/// seccomp filter may kill for it.
+fn may_load(procfs_root: &Path) -> Result<&'static [u8], Unavailable> {
+    let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
+    fs::File::open(KERNEL_BTF).map_err(|error| Unavailable::NoBtf(error.to_string()))?;
+    let missing = privileges::missing().map_err(refused)?;
+    if !missing.is_empty() {
+        return Err(Unavailable::NotPermitted(format!("no {}", missing.join(", no "))));
+    }
+    let own_namespace = fs::read_link(procfs_root.join("self/ns/pid")).unwrap_or_default();
+    let own_tgid = u64::from(std::process::id());
+    if own_namespace != Path::new(INITIAL_PID_NAMESPACE) && tgid_in(procfs_root) == own_tgid {
+        return Err(Unavailable::OtherPidNamespace);
+    }
+    // Any program that needs both capabilities will do: this one is two instructions long.
+    is_program_supported(ProgramType::RawTracePoint).map_err(refused)?;
+    Ok(object)
+}
+
+fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
+    let btf = Btf::from_sys_fs().map_err(|error| Unavailable::NoBtf(chain(&error)))?;
+    let mut programs =
+        EbpfLoader::new().btf(Some(&btf)).map_max_entries("candidates", max_entries).load(object).map_err(refused)?;
+    for name in HOOKS {
+        let program = programs.program_mut(name).ok_or_else(|| Unavailable::Refused(format!("no program {name}")))?;
+        let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
+        program.load(name, &btf).map_err(refused)?;
+        program.attach().map_err(refused)?;
+    }
+    Ok(programs)
+}
+
+/// Parsing the kernel's types leaves many megabytes of free memory on the heap.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it only gives free memory back.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Unavailable> {
+    T::try_from(map).map_err(refused)
+}
+
+/// This process's number under that procfs; 0, which nobody has, where it does not show there.
+fn tgid_in(procfs_root: &Path) -> u64 {
+    fs::read_link(procfs_root.join("self")).ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
+}
+
+fn io_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+/// Tells a lack of permission, which can be granted, from all else.
+#[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn refused(error: impl error::Error + 'static) -> Unavailable {
+    let mut cause: Option<&(dyn error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if errno == Some(libc::EPERM) {
+            return Unavailable::NotPermitted(format!(
+                "{} (seccomp, lockdown, a user namespace, or before Linux 5.11 LimitMEMLOCK)",
+                chain(error)
+            ));
+        }
+        cause = error.source();
+    }
+    Unavailable::Refused(chain(&error))
+}
+
+/// The error and its causes, one short line: a verifier's log has thousands.
+fn chain(error: &dyn error::Error) -> String {
+    let mut text = first_line(error);
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = first_line(error);
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn first_line(error: &dyn error::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().chars().take(160).collect()
+}
