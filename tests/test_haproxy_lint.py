@@ -107,11 +107,12 @@ def test_a_weight_that_hangs_on_an_unknown_variable_is_not_judged(tmp_path: Path
 
 
 def test_a_finding_reads_file_line_what_why_remedy(tmp_path: Path) -> None:
-    path = write(tmp_path, "backend b\n balance source\n server s ::1:80 agent-check agent-port 5001 weight 100\n")
+    server = "server s ::1:80 agent-check agent-port 5001 weight 100"
+    path = write(tmp_path, f"backend b\n balance source\n {server}\n")
     texts = {f.severity: str(f) for f in lint([path], {5001}, environment={}, floor_above_zero=True)}
     assert texts["finding"] == (
-        f"{path}:2: balance source in backend b is static, it takes no weights but 0% and 100%, so a host once "
-        "full stays out until it is idle, use roundrobin, leastconn or random, or `hash-type consistent`"
+        f"{path}:2: balance source in backend b is static, it takes no weights but 0% and 100%, so a host "
+        "once full stays out until it is idle, use roundrobin, leastconn or random, or `hash-type consistent`"
     )
     assert texts["note"].startswith(f"{path}:1: note: ")
 
@@ -177,7 +178,8 @@ def test_a_directory_without_configuration_files_is_refused(tmp_path: Path) -> N
 
 @given(st.text(st.sampled_from("\"'\\$# {}[]!-\n\t\r\x00ax|0") | st.characters(), max_size=200))
 def test_any_text_gives_findings_or_a_refusal(text: str) -> None:
-    line = f"backend b\n server s ::1:80 agent-check agent-port 5001 {text}\n use_backend b if {text}\n"
+    line = f"backend b\n server s ::1:80 agent-check agent-port 5001 {text}\n use_backend c if {text}\n"
+    line += f" use_backend c if {{ nbsrv(b) {text} }}\n"
     for content in (text, line):
         try:
             readings = lint_text(content)

@@ -12,6 +12,7 @@ Measured on HAProxy 2.6: `nbsrv` does not count servers of weight 0; `srv_is_up`
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 from .parse import Configuration, Proxy, Rule
@@ -27,7 +28,8 @@ _COMPARE: dict[str, Callable[[int], bool]] = {
     "le": lambda wanted: wanted >= 0,
     "lt": lambda wanted: wanted > 0,
 }
-_RANGE = re.compile(r"(?P<low>-?\d*)(?P<colon>:?)(?P<high>-?\d*)")
+# Seventeen digits are more than any count of servers has.
+_RANGE = re.compile(r"(?P<low>-?\d{1,17})?(?P<colon>:)?(?P<high>-?\d{1,17})?")
 # A condition that De Morgan's rule would blow up is left unread; no operator writes one.
 _MOST_TERMS = 64
 
@@ -41,8 +43,8 @@ class _Term:
     named: bool
 
 
-# A condition as alternatives, each of terms that must all hold. `[()]` always holds, `[]` never.
-_Condition = list[tuple[_Term, ...]]
+# A condition as alternatives, each of terms that must all hold. `((),)` always holds, `()` never.
+_Condition = tuple[tuple[_Term, ...], ...]
 
 
 def unguarded_way(configuration: Configuration, backend: Proxy) -> Place | None:
@@ -56,15 +58,23 @@ def unguarded_way(configuration: Configuration, backend: Proxy) -> Place | None:
         return None
     ways = 0
     for frontend in configuration.frontends():
+        if not _leads_to(frontend, backend):
+            continue
         for at, terms, earlier in _ways(frontend, backend):
             ways += 1
-            if any(_at_zero(term, frontend, backend) is False for term in terms):
+            if any(_at_zero(term, frontend, backend.name) is False for term in terms):
                 continue
-            if not any(_catches(rule, frontend, backend, terms) for rule in earlier):
+            # The rule that catches is mostly the one just above.
+            if not any(_catches(rule, frontend, backend, terms) for rule in reversed(earlier)):
                 return at
     if ways or any(_looks_at(frontend, backend) for frontend in configuration.frontends()):
         return None
     return backend.at
+
+
+def _leads_to(frontend: Proxy, backend: Proxy) -> bool:
+    names = (rule.target for rule in frontend.rules if rule.kind == "use_backend")
+    return frontend is backend or frontend.default_backend == backend.name or backend.name in names
 
 
 def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, frozenset[_Term], list[Rule]]]:
@@ -73,27 +83,32 @@ def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, frozenset[_T
     dynamic = any("%[" in rule.target for rule in switching)
     # These come before all switching, wherever they are written.
     earlier = [rule for rule in frontend.rules if rule.kind in _ANSWERS or (dynamic and rule.kind in _CHOICES)]
-    holds: frozenset[_Term] = frozenset()
+    holds: set[_Term] = set()
     for rule in switching:
-        condition = _condition(rule.words)
         if rule.target == backend.name:
-            for terms in condition:
-                yield rule.at, holds | frozenset(terms), list(earlier)
+            for terms in _condition(rule.words):
+                yield rule.at, frozenset(holds.union(terms)), earlier
         else:
             earlier.append(rule)
-        # Below this line none of the terms that would have sent the request away by itself holds.
-        holds |= {replace(t[0], negated=not t[0].negated) for t in condition if len(t) == 1}
+        holds |= _after(rule.words)
     if frontend.default_backend == backend.name:
-        yield frontend.default_backend_at or frontend.at, holds, earlier
+        yield frontend.default_backend_at or frontend.at, frozenset(holds), earlier
     elif frontend is backend and not frontend.default_backend:
-        yield frontend.at, holds, earlier
+        yield frontend.at, frozenset(holds), earlier
 
 
 def _catches(rule: Rule, proxy: Proxy, backend: Proxy, holds: frozenset[_Term]) -> bool:
-    """Whether the rule surely applies where `holds` holds and the backend has no server left."""
-    return any(
-        all(term in holds or _at_zero(term, proxy, backend) for term in terms) for terms in _condition(rule.words)
-    )
+    """Whether the rule surely applies where `holds` holds and the backend has no server left.
+
+    That the rule's own target must have servers is no restriction: without them nothing is won there.
+    """
+
+    def applies(term: _Term) -> bool:
+        if term in holds or _at_zero(term, proxy, backend.name):
+            return True
+        return rule.target != backend.name and _at_zero(term, proxy, rule.target) is False
+
+    return any(all(map(applies, terms)) for terms in _condition(rule.words))
 
 
 def _looks_at(frontend: Proxy, backend: Proxy) -> bool:
@@ -103,14 +118,15 @@ def _looks_at(frontend: Proxy, backend: Proxy) -> bool:
         for rule in frontend.rules
         if (rule.kind == "use_backend" and rule.target != backend.name) or rule.kind in _ANSWERS | _CHOICES
         for terms in _condition(rule.words)
-        if (values := [_at_zero(term, frontend, backend) for term in terms])
+        if (values := [_at_zero(term, frontend, backend.name) for term in terms])
     )
 
 
+@cache
 def _condition(words: tuple[str, ...]) -> _Condition:
     """`if`/`unless` and what follows -> alternatives of terms."""
     if not words:
-        return [()]
+        return ((),)
     alternatives: list[list[_Term]] = [[]]
     negated = False
     position = 1
@@ -134,7 +150,7 @@ def _condition(words: tuple[str, ...]) -> _Condition:
             position = end + 1
         alternatives[-1].append(_Term(inner, negated, named=word != "{"))
         negated = False
-    condition = [tuple(terms) for terms in alternatives if terms]
+    condition = tuple(tuple(terms) for terms in alternatives if terms)
     return _negation(condition) if words[0] == "unless" else condition
 
 
@@ -143,11 +159,21 @@ def _negation(condition: _Condition) -> _Condition:
     for terms in condition:
         size *= len(terms)
     if size > _MOST_TERMS:
-        return []
-    return [tuple(replace(term, negated=not term.negated) for term in chosen) for chosen in product(*condition)]
+        return ()
+    return tuple(tuple(map(_opposite, chosen)) for chosen in product(*condition))
 
 
-def _at_zero(term: _Term, proxy: Proxy, backend: Proxy) -> bool | None:
+@cache
+def _after(words: tuple[str, ...]) -> frozenset[_Term]:
+    """What holds where a rule of this condition did not apply: no term that alone would have been enough."""
+    return frozenset(_opposite(terms[0]) for terms in _condition(words) if len(terms) == 1)
+
+
+def _opposite(term: _Term) -> _Term:
+    return replace(term, negated=not term.negated)
+
+
+def _at_zero(term: _Term, proxy: Proxy, backend: str) -> bool | None:
     """What the term says when `backend` has no server left; None if it speaks of something else."""
     if term.named:
         builtin = {"TRUE": True, "FALSE": False}.get(term.words[0])
@@ -160,11 +186,14 @@ def _at_zero(term: _Term, proxy: Proxy, backend: Proxy) -> bool | None:
     return value if value is None else value != term.negated
 
 
-def _expression_at_zero(words: tuple[str, ...], proxy: Proxy, backend: Proxy) -> bool | None:
-    if words[:1] in (("always_true",), ("always_false",)):
+def _expression_at_zero(words: tuple[str, ...], proxy: Proxy, backend: str) -> bool | None:
+    if words in (("always_true",), ("always_false",)):
         return words[0] == "always_true"
-    own = proxy is backend and words[:1] in (("nbsrv",), ("nbsrv()",))
-    if not own and words[:1] != (f"nbsrv({backend.name})",):
+    # A frontend that only speaks plain HTTP and redirects what is not TLS leads nowhere else.
+    if words == ("ssl_fc",) and len(proxy.binds_tls) == 1:
+        return True in proxy.binds_tls
+    own = proxy.kind != "frontend" and proxy.name == backend and words[:1] in (("nbsrv",), ("nbsrv()",))
+    if not own and words[:1] != (f"nbsrv({backend})",):
         return None
     rest = list(words[1:])
     if rest[:1] == ["-m"]:
@@ -190,8 +219,6 @@ def _matches_zero(patterns: list[str]) -> bool | None:
             return None
         if match["colon"]:
             if int(match["low"] or 0) <= 0 <= int(match["high"] or 0):
-                return True
-            if not match["high"] and int(match["low"] or 0) <= 0:
                 return True
         elif compare(int(match["low"])):
             return True

@@ -17,6 +17,7 @@ from .read import LintError, Place, World, configuration_files, is_known, printa
 # Four unknown conditions are tried in all ways; of more, those nearest to "all hold".
 _MOST_READINGS = 16
 _MOST_NAMES = 3
+_MOST_DIGITS = 9
 _FULL_WEIGHT = 100
 _DEFAULT_WEIGHT = "1"
 # These keep servers in a map that is built once, unless `hash-type consistent` makes it a tree.
@@ -252,7 +253,7 @@ def _number(word: str | None) -> int | None:
         if not char.isascii() or not char.isdigit():
             break
         digits += char
-    return int(digits or 0)
+    return int(digits[:_MOST_DIGITS] or 0)
 
 
 def _finding(at: Place, what: str, why: str, remedy: str) -> Finding:

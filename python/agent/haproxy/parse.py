@@ -82,6 +82,7 @@ class Proxy:
     balance: str | None = None
     balance_at: Place | None = None
     hash_type: str = "map-based"
+    binds_tls: set[bool] = field(default_factory=set)
     default_backend: str | None = None
     default_backend_at: Place | None = None
     rules: list[Rule] = field(default_factory=list)
@@ -239,6 +240,10 @@ def _hash_type(proxy: Proxy, line: Line) -> None:
     proxy.hash_type = line.words[1] if len(line.words) > 1 else "map-based"
 
 
+def _bind(proxy: Proxy, line: Line) -> None:
+    proxy.binds_tls.add("ssl" in line.words[2:])
+
+
 def _default_backend(proxy: Proxy, line: Line) -> None:
     proxy.default_backend = line.words[1] if len(line.words) > 1 else None
     proxy.default_backend_at = line.at
@@ -273,6 +278,7 @@ _PROXY_LINES = {
     "server": _server,
     "server-template": _server,
     "default-server": _default_server,
+    "bind": _bind,
     "balance": _balance,
     "hash-type": _hash_type,
     "default_backend": _default_backend,

@@ -269,7 +269,7 @@ def _truth(words: list[str], world: World) -> bool:
     if match and is_known(text):
         args = [arg.strip().strip("\"'") for arg in (match["args"] or "").split(",")]
         if match["number"]:
-            known = int(match["number"]) != 0
+            known = match["number"].strip("0") != ""
         elif match["name"] == "defined" and args[0] in world.variables:
             known = True
         elif match["name"] in ("streq", "strneq") and len(args) > 1:
