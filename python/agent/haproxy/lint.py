@@ -99,37 +99,37 @@ class _Judge:
             yield from _weights(backend, ours)
             yield from _algorithm(backend)
             if not self.floor_above_zero:
-                yield from self._all_at_zero(backend, ours)
+                yield from self._all_at_zero(backend)
         yield from self._mixed_agent_send(watched)
         yield from self._reload(watched)
         yield from self._unknown_ports()
 
     def _ours(self, backend: Proxy) -> list[Server]:
-        return [server for server in backend.servers if server.settings.agent and self._is_ours(server.settings)]
+        return [server for server in backend.servers if self._asks_ours(server.settings)]
 
-    def _is_ours(self, settings: Settings) -> bool:
-        return self.all_checks or _number(settings.port) in self.ports
+    def _asks_ours(self, settings: Settings) -> bool:
+        return settings.agent and (self.all_checks or _number(settings.port) in self.ports)
 
-    def _all_at_zero(self, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-        """Trap 3, unless some server of the backend stays whatever the agents say."""
+    def _all_at_zero(self, backend: Proxy) -> Iterator[Finding]:
+        """The loss of all servers, unless some server of the backend stays whatever the agents say."""
         for server in backend.servers:
-            stays = server not in ours and not server.settings.disabled
+            stays = not self._asks_ours(server.settings) and not server.settings.disabled
             if stays and _number(server.settings.weight or _DEFAULT_WEIGHT) != 0:
                 return
         way = unguarded_way(self.configuration, backend)
         if way is None:
             return
-        led = f" (led here by {way})" if way != backend.at else ""
+        led, before = (f" (led here by {way})", " before that") if way != backend.at else ("", "")
         yield _finding(
             backend.at,
             f"{backend.title} may lose all its servers at once{led}",
             "once every host is full each of them has weight 0 and every client gets a 503",
-            f"add `use_backend {backend.name}_all_busy if {{ nbsrv({backend.name}) eq 0 }}`: the same "
-            "servers without agent-check, as `busyweight haproxy snippet` shows, or set floor = 1%",
+            f"add{before} `use_backend {backend.name}_all_busy if {{ nbsrv({backend.name}) eq 0 }}`: the same "
+            'servers without agent-check, as `busyweight haproxy snippet` shows, or set floor = "1%"',
         )
 
     def _mixed_agent_send(self, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[Finding]:
-        """Trap 4. Every agent check of the configuration counts, for all share one set of rules."""
+        """Agent-send on some. Every agent check of the configuration counts, for all share one set of rules."""
         checked = [s for p in self.configuration.backends() for s in p.servers if s.settings.agent]
         sender = next((server for server in checked if server.settings.agent_send), None)
         if sender is None:
@@ -145,7 +145,7 @@ class _Judge:
                 )
 
     def _reload(self, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[Finding]:
-        """Trap 8, noted once for all backends."""
+        """Weights lost in a reload, noted once for all backends."""
         bare = [p for p, _ in watched if not self._keeps_state(p)]
         if bare:
             others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
@@ -175,7 +175,7 @@ class _Judge:
 
 
 def _weights(backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """Trap 1: HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
+    """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
     small: dict[str, list[Server]] = {}
     for server in ours:
         weight = server.settings.weight or _DEFAULT_WEIGHT
@@ -200,7 +200,7 @@ def _weights(backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
 
 
 def _algorithm(backend: Proxy) -> Iterator[Finding]:
-    """Trap 2: where the weights of an algorithm cannot change, or do not count."""
+    """Algorithms whose weights cannot change, or do not count."""
     balance = backend.balance or "roundrobin"
     at, inherited = backend.at, ""
     if backend.balance_at and backend.balance_at.file == at.file and backend.balance_at.line > at.line:

@@ -94,7 +94,7 @@ def configuration_files(paths: Sequence[Path]) -> list[Path]:
             found = sorted(
                 entry
                 for entry in path.iterdir()
-                if entry.name.find(".cfg") == len(entry.name) - 4 and entry.name[0] != "." and entry.is_file()
+                if entry.name.partition(".cfg")[1:] == (".cfg", "") and entry.name[0] != "." and entry.is_file()
             )
         except OSError as error:
             raise LintError(path, _reason(error)) from None
