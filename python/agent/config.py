@@ -274,10 +274,10 @@ def _shown(found: object) -> str:
         shown = json.dumps(found, ensure_ascii=False)
     except TypeError:
         shown = str(found)
-    return shown if len(shown) <= 80 else shown[:77] + "..."  # noqa: PLR2004 - a line's width
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def parse(text: str, where: str, checks: Checks = Checks()) -> Config:  # noqa: B008 - frozen
+def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
     """Reads a configuration file's text. ``where`` names the file in the faults.
 
     Raises ConfigError with every fault.
@@ -390,7 +390,7 @@ def warnings(config: Config) -> Iterator[str]:
         )
     if scan.fresh_for == 0 and scan.wait_at_most == 0:
         yield 'scan.fresh_for = "0ms" with scan.wait_at_most = "0ms": every answer is from the scan before'
-    if scan.give_up_after < 2:  # noqa: PLR2004 - HAProxy's default agent-inter, in seconds
+    if scan.give_up_after < 2:
         yield (
             f"scan.give_up_after = {show(scan.give_up_after)} is shorter than HAProxy's default agent-inter (2s): "
             "a first poll after a pause may be unknown"

@@ -22,7 +22,7 @@ def cores() -> tuple[int, str]:
     The agent's own affinity and CPU quota do not count: a hardened unit must not make a big
     host look small.
     """
-    import psutil  # noqa: PLC0415 - only a configuration that counts cores pays for it
+    import psutil
 
     physical = psutil.cpu_count(logical=False)
     logical = psutil.cpu_count() or 1
