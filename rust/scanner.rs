@@ -45,6 +45,7 @@ struct Reading {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent; every combination can occur")]
 struct Flight {
     /// The reader that owns the scan; all others were left behind.
     owner: u64,
@@ -73,7 +74,7 @@ pub struct Scanner {
     shared: Arc<Shared>,
 }
 
-/// Nanoseconds of CLOCK_BOOTTIME: what processes' start times are told in, and what goes on
+/// Nanoseconds of `CLOCK_BOOTTIME`: what processes' start times are told in, and what goes on
 /// while the machine is suspended.
 #[must_use]
 pub fn now_ns() -> u64 {
@@ -138,6 +139,7 @@ impl Scanner {
     ///
     /// # Errors
     /// The text of what broke the scan.
+    #[must_use]
     pub fn take(&self) -> Option<Result<Snapshot, String>> {
         let mut counter = [0; 8];
         let _ = rustix::io::read(&self.shared.event, &mut counter);

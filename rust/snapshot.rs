@@ -66,7 +66,7 @@ pub struct Snapshot {
     pub vanished: u32,
     /// Processes that must not be read.
     pub unreadable: u32,
-    /// When the scan began, in nanoseconds of CLOCK_BOOTTIME.
+    /// When the scan began, in nanoseconds of `CLOCK_BOOTTIME`.
     pub began_ns: u64,
     /// How long it took, in nanoseconds.
     pub took_ns: u64,

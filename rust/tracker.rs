@@ -216,7 +216,7 @@ impl Tracker {
                 self.next.rechecked += 1;
                 self.take_probe(job.pid, probed);
             }
-            Outcome::Gone => self.take_gone(job),
+            Outcome::Gone => self.take_gone(&job),
             Outcome::Denied => self.settle(job.pid, State::Denied),
         }
     }
@@ -410,7 +410,7 @@ impl Tracker {
         }
     }
 
-    fn take_gone(&mut self, job: Job) {
+    fn take_gone(&mut self, job: &Job) {
         self.next.vanished += 1;
         self.discovery.forget(job.pid);
         let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
@@ -514,7 +514,7 @@ impl Tracker {
 /// The next turn of a process that is looked at every 30 s. Turns depend on the pid alone, so
 /// they stay spread evenly whatever has made many processes due at once.
 fn next_turn(pid: Pid, now_ms: u64) -> u64 {
-    let turn = u64::from(pid.wrapping_mul(2_654_435_769)) * OLD_PERIOD_MS >> 32;
+    let turn = (u64::from(pid.wrapping_mul(2_654_435_769)) * OLD_PERIOD_MS) >> 32;
     let round = now_ms - now_ms % OLD_PERIOD_MS + turn;
     if round > now_ms { round } else { round + OLD_PERIOD_MS }
 }

@@ -288,17 +288,16 @@ def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
         raise ConfigError([f"{where}: not TOML: {error}"]) from None
     reader = _Reader(where)
     config = _read(reader, data)
-    if config is not None:
-        for path, pool in _pool_paths(config):
-            _check_pool(reader, path, pool, checks)
-        if config.control.group and (why := checks.group(config.control.group)):
-            reader.fault("control.group", why)
-    if reader.faults or config is None:
+    for path, pool in _pool_paths(config):
+        _check_pool(reader, path, pool, checks)
+    if config.control.group and (why := checks.group(config.control.group)):
+        reader.fault("control.group", why)
+    if reader.faults:
         raise ConfigError(reader.faults)
     return config
 
 
-def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
+def _read(reader: _Reader, data: Mapping[str, Any]) -> Config:
     top = reader.table(data, "", KINDS[""])
     tables = {name: reader.sub(data, name, name) for name in KINDS if name and "." not in name}
     custom = reader.table(
@@ -312,7 +311,7 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
         reader.fault("pools", f"found {len(pools)}; allowed: at most {MAX_POOLS}")
     if "listen" in top and not top["listen"]:
         reader.fault("listen", "found []; allowed: at least one address")
-    config = Config(
+    return Config(
         **top,
         workers=workers,
         weight=weight,
@@ -324,7 +323,6 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
         metrics=Metrics(**read["metrics"]),
         pools=tuple(_pool(reader, name, reader.sub(pools, name, f"pools.{name}"), workers, weight) for name in pools),
     )
-    return config
 
 
 def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers, weight: Weight) -> Pool:

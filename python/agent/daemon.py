@@ -178,8 +178,8 @@ class Daemon:
             log.info("reloaded the configuration")
         except ConfigError as error:
             for fault in error.faults:
-                log.error("%s", fault)
-            log.error("the configuration is wrong; the former one stays")
+                log.error("%s", fault)  # noqa: TRY400 - not a crash
+            log.error("the configuration is wrong; the former one stays")  # noqa: TRY400
         except (ListenError, StartError) as error:
             log.error("%s; the former configuration stays", error)  # noqa: TRY400 - not a crash
         self._notify.ready()

@@ -126,4 +126,5 @@ def in_container() -> str | None:
                 return "pid 1's environment"
     except OSError:
         pass
-    return os.environ.get("container") and "the environment variable container"
+    # systemd's name for it is in lower case.
+    return "the environment variable container" if "container" in os.environ else None
