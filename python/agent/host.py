@@ -64,11 +64,12 @@ def selector(workers: Workers) -> _scan.Selector:
     )
 
 
-def _selector_fault(workers: Workers) -> str | None:
-    try:
-        selector(workers)
-    except ValueError as error:
-        return str(error)
+def _selector_fault(workers: Workers) -> tuple[str, str] | None:
+    for key, part in (("comm", Workers(comm=workers.comm)), ("pattern", workers)):
+        try:
+            selector(part)
+        except ValueError as error:
+            return key, str(error)
     return None
 
 
