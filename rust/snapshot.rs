@@ -52,7 +52,8 @@ pub struct Counts {
 /// All that one scan found out.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Pid 1's name could be read: what is not there is really not there.
+    /// Pid 1's name could be read, and nothing went unread for want of a file descriptor: what
+    /// is not there is really not there.
     pub visible: bool,
     /// One per selector, in their order.
     pub pools: Vec<Counts>,

@@ -210,7 +210,7 @@ impl Tracker {
     pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8]) {
         match outcome {
             Outcome::NoFds if self.give_back() => self.queue.push_back(job),
-            Outcome::NoFds => self.settle(job.pid, State::Unread),
+            Outcome::NoFds => self.starved(job.pid),
             Outcome::Title => self.take_title(job.pid, title),
             Outcome::Probed(probed) => {
                 self.next.rechecked += 1;
@@ -407,6 +407,15 @@ impl Tracker {
                 let worker = Worker { file, accepted, readings, ppid, uid, title, read_ms, copies, was_empty: false };
                 self.settle(pid, State::Worker(Box::new(worker)));
             }
+        }
+    }
+
+    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
+    /// has not seen the host; a known worker keeps its last reading.
+    fn starved(&mut self, pid: Pid) {
+        self.next.visible = false;
+        if !self.workers.contains(&pid) {
+            self.settle(pid, State::Unread);
         }
     }
 
