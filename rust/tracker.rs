@@ -212,13 +212,13 @@ impl Tracker {
     pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8]) {
         match outcome {
             Outcome::NoFds if self.give_back() => self.queue.push_back(job),
-            Outcome::NoFds => self.settle(job.pid, State::Unread),
+            Outcome::NoFds => self.starved(job.pid),
             Outcome::Title => self.take_title(job.pid, title),
             Outcome::Probed(probed) => {
                 self.next.rechecked += 1;
                 self.take_probe(job.pid, probed);
             }
-            Outcome::Gone => self.take_gone(job),
+            Outcome::Gone => self.take_gone(&job),
             Outcome::Denied => self.settle(job.pid, State::Denied),
         }
     }
@@ -415,7 +415,16 @@ impl Tracker {
         }
     }
 
-    fn take_gone(&mut self, job: Job) {
+    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
+    /// has not seen the host; a known worker keeps its last reading.
+    fn starved(&mut self, pid: Pid) {
+        self.next.visible = false;
+        if !self.workers.contains(&pid) {
+            self.settle(pid, State::Unread);
+        }
+    }
+
+    fn take_gone(&mut self, job: &Job) {
         self.next.vanished += 1;
         self.discovery.forget(job.pid);
         let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();

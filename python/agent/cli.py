@@ -90,9 +90,9 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
 
 def load(options: argparse.Namespace) -> config.Config:
     """The configuration that the options ask for. Raises ConfigError."""
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from agent import host  # noqa: PLC0415
+    from agent import host
 
     path = options.config or DEFAULT_FILE
     try:
@@ -120,12 +120,12 @@ def _fail(text: object) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
-    from agent import logs  # noqa: PLC0415
-    from agent.daemon import Daemon, StartError  # noqa: PLC0415
+    from agent import logs
+    from agent.daemon import Daemon, StartError
 
     def reload() -> config.Config:
         loaded = load(options)
@@ -147,7 +147,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent import check  # noqa: PLC0415
+    from agent import check
 
     loaded = load(options)
     try:

@@ -118,6 +118,4 @@ class Balancer:
         """What HAProxy has logged since it was started."""
         started = self._machine.show(self.UNIT, "InvocationID")
         self._machine.run("journalctl", "--sync")
-        return self._machine.run(
-            "journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={started}"
-        ).stdout
+        return self._machine.run("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={started}").stdout

@@ -95,8 +95,7 @@ def test_stopped_process_is_killed_by_the_watchdog_and_replaced(units: Machine) 
 def test_service_runs_without_privileges_and_sees_every_process(units: Machine) -> None:
     units.run("systemctl", "start", SERVICE)
     status = dict(
-        line.split(":\t", 1)
-        for line in units.run("cat", f"/proc/{main_pid(units)}/status").stdout.splitlines()
+        line.split(":\t", 1) for line in units.run("cat", f"/proc/{main_pid(units)}/status").stdout.splitlines()
     )
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")

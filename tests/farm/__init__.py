@@ -50,8 +50,8 @@ class Farm:
         Path(self._directory).chmod(0o755)  # members under another user execute themselves through it
         links = f"FARM_LINKS={self._directory}"
         padding = max(environment_bytes - len(links) - len("PADDING=") - 2, 0)
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            ["farm", "x" * max(argv_bytes - 6, 0)],  # noqa: S607 - executable= is the path
+        self._process = subprocess.Popen(
+            ["farm", "x" * max(argv_bytes - 6, 0)],
             executable=program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
