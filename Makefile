@@ -60,7 +60,7 @@ lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.tom
 clean: ## all that was made here
 	rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f python/agent/*.so
-	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 test-parts:
 	@tools/setup.sh test
