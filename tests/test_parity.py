@@ -152,7 +152,7 @@ def test_a_new_worker_in_a_cgroup_counts_in_the_very_next_scan(host: tuple[Host,
 
 
 def test_cgroups_that_come_and_go_are_followed(host: tuple[Host, str]) -> None:
-    churning, below = host
+    _, below = host
     each = scanner("cgroup", below)
     assert seen(each) == {}
     with cgroup(f"{below[1:]}/later") as later:
