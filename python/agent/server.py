@@ -8,7 +8,7 @@ fast path, and lets no connection's fate out.
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from agent._scan import Answerer
 from agent.values import show_address
@@ -57,14 +57,17 @@ def _remedy(error: OSError, port: int) -> str:
     return why
 
 
-def open_listeners(addresses: Iterable[Address], backlog: int) -> dict[Address, socket.socket]:
-    """All of them, or none. Raises ListenError."""
+def open_listeners(
+    addresses: Iterable[Address], backlog: int, *, have: Container[Address] = ()
+) -> dict[Address, socket.socket]:
+    """All of them but those that we have already, or none. Raises ListenError."""
     addresses = list(addresses)
     v4_ports = {port for host, port in addresses if ":" not in host}
     opened: dict[Address, socket.socket] = {}
     try:
         for address in addresses:
-            opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
+            if address not in have:
+                opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
     except ListenError:
         for listener in opened.values():
             listener.close()
