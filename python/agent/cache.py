@@ -79,6 +79,10 @@ class Cache(Generic[Sample]):
         began_s = self._clock() if self._began_s is None else self._began_s
         self._not_before_s = began_s + max(self.pace.min_gap, cost_s / self.pace.max_duty)
 
+    def settled_until(self) -> float:
+        """Before that moment of the clock :meth:`poll` does nothing."""
+        return 0.0 if self._sample is None else self._taken_s + self.pace.fresh_for / 2
+
     def age(self) -> float | None:
         """How old the sample is, in seconds; None if there is none."""
         return None if self._sample is None else max(0.0, self._clock() - self._taken_s)

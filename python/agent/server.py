@@ -75,8 +75,8 @@ def open_listeners(addresses: Iterable[Address], backlog: int) -> dict[Address, 
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
-    ``ask`` is called once per burst of polls, and returns whether waiting could bring a
-    better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
+    ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
     cost nothing, until :meth:`go_on` or ``wait_at_most_s`` later, once per go_on.
     """
 
@@ -130,7 +130,7 @@ class Server:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
 
     def _readable(self, listener: socket.socket) -> None:
-        if self.ask() and not self._waited and self.wait_at_most_s > 0:
+        if not self._answerer.settled() and self.ask() and not self._waited and self.wait_at_most_s > 0:
             for each in self._listeners:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
