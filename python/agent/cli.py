@@ -120,11 +120,7 @@ def _fail(text: object) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    import asyncio  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-
-    from agent import logs  # noqa: PLC0415
+    from agent import logs, loop  # noqa: PLC0415, I001 - the loop comes before all that imports asyncio
     from agent.daemon import Daemon, StartError  # noqa: PLC0415
 
     def reload() -> config.Config:
@@ -138,8 +134,7 @@ def _serve(options: argparse.Namespace) -> int:
         await Daemon(first, reload).run()
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
+        loop.run(serve())
     except StartError as error:
         return _fail(error)
     return WELL
