@@ -104,7 +104,7 @@ pub struct Totals {
 pub struct Poller {
     /// Its polls.
     pub polls: u64,
-    /// Its last poll, in nanoseconds of CLOCK_BOOTTIME.
+    /// Its last poll, in nanoseconds of `CLOCK_BOOTTIME`.
     pub last_ns: u64,
     /// The networks allow it.
     pub allowed: bool,

@@ -2,6 +2,7 @@
 //!
 //! No logic here. The GIL is released around everything that can take time. The manual is
 //! `python/agent/_scan.pyi`.
+#![allow(clippy::needless_pass_by_value, reason = "what pyo3 takes out of Python is owned")]
 
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, RawFd};

@@ -56,7 +56,8 @@ class Counts:
 class Snapshot:
     """All that one scan found out. Immutable."""
 
-    visible: bool  # pid 1's name could be read; else what was not seen may still be there
+    visible: bool  # pid 1's name could be read, and no file descriptor was wanting; else what
+    #                was not seen may still be there
     pools: list[Counts]  # one per selector, in their order
     discovery: str  # sweep, cgroup or ebpf
     processes: int  # processes the discovery knows of

@@ -90,9 +90,9 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
 
 def load(options: argparse.Namespace) -> config.Config:
     """The configuration that the options ask for. Raises ConfigError."""
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from agent import host  # noqa: PLC0415
+    from agent import host
 
     path = options.config or DEFAULT_FILE
     try:
@@ -120,8 +120,9 @@ def _fail(text: object) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    from agent import logs, loop  # noqa: PLC0415, I001 - the loop comes before all that imports asyncio
-    from agent.daemon import Daemon, StartError  # noqa: PLC0415
+    # The loop comes before all that imports asyncio.
+    from agent import logs, loop
+    from agent.daemon import Daemon, StartError
 
     def reload() -> config.Config:
         loaded = load(options)
@@ -142,7 +143,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent import check  # noqa: PLC0415
+    from agent import check
 
     loaded = load(options)
     try:

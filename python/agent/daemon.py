@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from agent import host, values
 from agent._scan import Answerer, Scanner, Snapshot
@@ -48,6 +49,9 @@ class Daemon:
         self._notify = Notifier()
         self._stop = asyncio.Event()
         self._first = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._serving = False
+        self._reload_due = False
         self._frozen = False
         self._states: dict[str, str] = {}
         self._listeners: dict[Address, socket.socket] = {}
@@ -70,7 +74,7 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_signal)
         self._log_start()
         self.cache.poll()
         await self._wait(self._first, self.config.scan.give_up_after)
@@ -81,6 +85,9 @@ class Daemon:
             except ListenError as error:
                 raise StartError(str(error)) from None
             self._notify.ready()
+            self._serving = True
+            if self._reload_due:
+                self._reload()
             await self._stop.wait()
             await self._release()
         self._server.close()
@@ -147,8 +154,15 @@ class Daemon:
 
     def _stop_signal(self) -> None:
         if self._stop.is_set():
-            self._first.set()
+            self._at_once.set()
         self._stop.set()
+
+    def _reload_signal(self) -> None:
+        # A reload opens ports, and none may be open before the first sample.
+        if self._serving:
+            self._reload()
+        else:
+            self._reload_due = True
 
     async def _release(self) -> None:
         """HAProxy keeps the last word for ever, so the last word is that the host is free."""
@@ -159,11 +173,8 @@ class Daemon:
             self._say(self.speaker.everywhere(Verdict(100, "stopping", known=True)))
             self._frozen = True
             self._server.go_on()
-            self._first.clear()
-            try:
-                await asyncio.wait_for(self._first.wait(), reply.release_for)
-            except TimeoutError:
-                pass
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._at_once.wait(), reply.release_for)
 
     def _listen(self, opened: dict[Address, socket.socket]) -> None:
         for address, listener in opened.items():
@@ -179,8 +190,8 @@ class Daemon:
             log.info("reloaded the configuration")
         except ConfigError as error:
             for fault in error.faults:
-                log.error("%s", fault)
-            log.error("the configuration is wrong; the former one stays")
+                log.error("%s", fault)  # noqa: TRY400 - not a crash
+            log.error("the configuration is wrong; the former one stays")  # noqa: TRY400
         except (ListenError, StartError) as error:
             log.error("%s; the former configuration stays", error)  # noqa: TRY400 - not a crash
         self._notify.ready()

@@ -36,9 +36,9 @@ def _import_without_tls() -> None:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs until ``main`` ends. To be imported before anything that imports asyncio."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)

@@ -32,7 +32,7 @@ class Speaker:
 
     def inherit(self, former: "Speaker") -> None:
         """Goes on from what a former speaker said last, so that a reload lets nothing jump."""
-        self._before = dict(former._before)  # noqa: SLF001 - one class
+        self._before = dict(former._before)
 
     def speak(self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, silence: str) -> list[Said]:
         """What all pools say at ``now_s``. Without counts there is only ``silence``: why."""
@@ -43,7 +43,7 @@ class Speaker:
         ]
 
     @staticmethod
-    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:  # noqa: FBT001
+    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:
         if counts is None:
             return policy.unknown(rule, silence)
         return policy.decide(rule, counts, visible=visible)

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 # sd_listen_fds(3): passed sockets begin here.
 LISTEN_FDS_START = 3
@@ -28,10 +29,9 @@ class Notifier:
 
     def _send(self, *lines: str) -> None:
         if self._socket is not None:
-            try:
+            # The manager's ear may be full or gone; nothing here depends on it.
+            with suppress(OSError):
                 self._socket.sendto("\n".join(lines).encode(), self._address)
-            except OSError:
-                pass  # the manager's ear is full or gone; nothing here depends on it
 
     def ready(self) -> None:
         """The service answers, with a sample; also the end of a reload."""
