@@ -27,7 +27,8 @@ def _import_without_tls() -> None:
     sys.modules["ssl"] = _StandIn("ssl")
     try:
         importlib.import_module("uvloop")
-    except Exception:  # noqa: BLE001 - a uvloop that wants more of ssl; it shall have the real one
+    except Exception:
+        # A uvloop that wants more of ssl: it shall have the real one.
         for name in [name for name in sys.modules if name.partition(".")[0] == "uvloop"]:
             del sys.modules[name]
     finally:

@@ -76,8 +76,9 @@ class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
     ``ask`` is called once per burst of polls, unless the answerer was told that its replies
-    are settled for now. It returns whether waiting could bring a better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
-    cost nothing, until :meth:`go_on` or ``wait_at_most_s`` later, once per go_on.
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody is
+    accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
+    or ``wait_at_most_s`` later, once per go_on.
     """
 
     def __init__(
