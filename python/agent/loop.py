@@ -28,8 +28,8 @@ def _import_without_tls() -> None:
     try:
         importlib.import_module("uvloop")
     except Exception:
-        # A uvloop that wants more of ssl: it shall have the real one.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "uvloop"]:
+        # A newer one that wants more of ssl: it shall have the real one.
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("asyncio", "uvloop")]:
             del sys.modules[name]
     finally:
         del sys.modules["ssl"]
