@@ -259,6 +259,14 @@ impl Answerer {
         self.0.set_replies(Replies { default, pools });
     }
 
+    fn settle(&mut self, until_s: f64) {
+        self.0.settle((until_s * 1e9) as u64);
+    }
+
+    fn settled(&self) -> bool {
+        self.0.settled(scanner::now_ns())
+    }
+
     fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
         let mut owing = Vec::new();
         let end = py.detach(|| {

@@ -160,6 +160,12 @@ class Answerer:
     def set_replies(self, default: bytes, pools: list[tuple[str, bytes]]) -> None:
         """Other replies from now on. With pools, pollers are expected to send a line."""
 
+    def settle(self, until_s: float) -> None:
+        """Until then (seconds of CLOCK_BOOTTIME) nobody need be asked what to reply."""
+
+    def settled(self) -> bool:
+        """Whether that time is yet to come. Spares most bursts all but two calls."""
+
     def burst(self, listener: int, most: int) -> tuple[int, list[int]]:
         """Accepts and answers at most ``most`` polls. Returns how it ended (0: nobody waits;
         1: there may be more; -1: the listener cannot accept now, come back later) and the

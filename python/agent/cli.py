@@ -164,11 +164,8 @@ def _fail(text: object) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    import asyncio
-
-    import uvloop
-
-    from agent import logs, paths
+    # The loop comes before all that imports asyncio.
+    from agent import logs, loop, paths
     from agent.daemon import Daemon
     from agent.reload import StartError
 
@@ -190,8 +187,7 @@ def _serve(options: argparse.Namespace) -> int:
         await daemon.run()
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
+        loop.run(serve())
     except StartError as error:
         return _fail(error)
     return WELL

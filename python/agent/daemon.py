@@ -151,6 +151,7 @@ class Daemon:
         waiting = self.cache.poll()
         if self.speaker.rising or (self._speaks_of is not None and self.cache.newest() is None):
             self._speak()
+        self.answerer.settle(0.0 if self.speaker.rising else self.cache.settled_until())
         return waiting
 
     def sampled(self, snapshot: Snapshot | None, why: str) -> None:

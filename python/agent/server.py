@@ -79,9 +79,10 @@ def open_listeners(
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
-    ``ask`` is called once per burst of polls, and returns whether waiting could bring a
-    better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
-    cost nothing, until :meth:`go_on` or ``wait_at_most_s`` later, once per go_on.
+    ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody is
+    accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
+    or ``wait_at_most_s`` later, once per go_on.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Server:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
 
     def _readable(self, listener: socket.socket) -> None:
-        if self.ask() and not self._waited and self.wait_at_most_s > 0:
+        if not self._answerer.settled() and self.ask() and not self._waited and self.wait_at_most_s > 0:
             for each in self._listeners:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
