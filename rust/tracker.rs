@@ -533,3 +533,6 @@ fn next_turn(pid: Pid, now_ms: u64, period_ms: u64) -> u64 {
     let round_ms = now_ms - now_ms % period_ms + turn_ms;
     if round_ms > now_ms { round_ms } else { round_ms + period_ms }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
