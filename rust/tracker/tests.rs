@@ -133,9 +133,12 @@ fn old_processes_are_looked_at_evenly_over_30_s_though_all_were_seen_at_once() {
         host.add(pid, "sh", "sh");
     }
     host.scan(START_MS);
+    // By then all have shown their age.
+    let shown_ms = START_MS + UNKNOWN_PERIOD_MS;
+    host.scan(shown_ms);
     let mut seen = BTreeSet::new();
     for second in 1..=30 {
-        let snapshot = host.scan(START_MS + second * 1_000);
+        let snapshot = host.scan(shown_ms + second * 1_000);
         assert!(snapshot.rechecked < 70, "a thirtieth of them is 33, and second {second} had {}", snapshot.rechecked);
         seen.extend(host.probed.keys().copied());
     }
@@ -166,6 +169,15 @@ fn who_was_there_before_us_is_as_young_as_its_start_tells() {
     assert!(young.len() >= 48, "{young:?}");
     let old = host.probes_of(8, START_MS + 50_000, START_MS + 140_000, 100);
     assert_eq!(gaps(&old), [30_000, 30_000]);
+}
+
+#[test]
+fn who_was_there_before_us_under_another_name_shows_its_age_soon() {
+    let mut host = Host::new().kernels();
+    host.start(7, "sh", "sh", START_MS - 1_000);
+    host.scan(START_MS);
+    let young = host.probes_of(7, START_MS + 100, START_MS + 14_000, 100);
+    assert!(young[0] <= START_MS + UNKNOWN_PERIOD_MS + 100 && young.len() >= 10, "{young:?}");
 }
 
 #[test]
