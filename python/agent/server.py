@@ -108,7 +108,7 @@ class Server:
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        self._answerer.burst(listener.fileno(), BURST * BURST)
+        self._answer(listener, BURST * BURST)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
         if resting := self._resting.pop(listener, None):
@@ -157,13 +157,17 @@ class Server:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
             return
-        end, owing = self._answerer.burst(listener.fileno(), BURST)
+        if self._answer(listener, BURST) < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+
+    def _answer(self, listener: socket.socket, most: int) -> int:
+        """Answers those who wait, and watches those who owe their line. How it ended: see burst."""
+        end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
             self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
-        if end < 0:
-            self._loop.remove_reader(listener.fileno())
-            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+        return end
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.
