@@ -195,7 +195,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(tree: Tree, file:
     tree.workers(busy=3)
     read_end, write_end = os.pipe()
     os.close(read_end)
-    argv = [COMMAND, "check", "--workers", "--config", file, "--procfs", tree.root]
+    argv: list[Path | str] = [COMMAND, "check", "--workers", "--config", file, "--procfs", tree.root]
     done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (1, b"")

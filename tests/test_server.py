@@ -353,7 +353,12 @@ def test_polls_that_cannot_be_accepted_wait_in_the_backlog_until_they_can() -> N
 
 def test_who_waited_is_answered_though_every_poll_wants_a_scan_of_its_own() -> None:
     asked = threading.Event()
-    with Serving(lambda: asked.set() or True, wait_at_most_s=3600) as serving:
+
+    def wait() -> bool:
+        asked.set()
+        return True
+
+    with Serving(wait, wait_at_most_s=3600) as serving:
         [address] = serving.listen()
         waiting = connect(address)
         assert asked.wait(DEADLINE_S)

@@ -139,8 +139,9 @@ class Server:
             self._patience.cancel()
             self._resume()
             for listener in self._listeners:
-                # No more than these: who connects upon an answer asks anew.
-                self._answer(listener, _waiting(listener))
+                if listener not in self._resting:
+                    # No more than these: who connects upon an answer asks anew.
+                    self._answer(listener, _waiting(listener))
 
     def answers(self) -> bool:
         """Whether polls get their turn; to be asked now and then, some seconds apart.
