@@ -55,6 +55,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._notify = Notifier()
         self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
         self._first = asyncio.Event()
         self._states: dict[str, str] = {}
         self.listeners: dict[Address, socket.socket] = {}
@@ -171,7 +172,7 @@ class Daemon:
 
     def _stop_signal(self) -> None:
         if self._stop.is_set():
-            self._first.set()
+            self._at_once.set()
         self._stop.set()
 
     async def _release(self) -> None:
@@ -187,9 +188,8 @@ class Daemon:
         self._speak()
         log.info("stopping: says %r for %s", self.said[0].line.decode(), values.show_duration(release_s))
         self.server.go_on()
-        self._first.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._first.wait(), release_s)
+            await asyncio.wait_for(self._at_once.wait(), release_s)
 
     def listen(self, opened: dict[Address, socket.socket]) -> None:
         """Polls are answered on these, too."""
