@@ -9,9 +9,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
-# benches/scan.py, or benches/scan/__main__.py, is run by `make bench-scan`.
-BENCHES := $(patsubst benches/%,bench-%,$(basename $(wildcard benches/[a-z]*.py)) \
-	$(patsubst %/__main__.py,%,$(wildcard benches/*/__main__.py)))
+# benches/scan/__main__.py is run by `make bench-scan`.
+BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
 .PHONY: help run build test test-parts lint bench $(BENCHES) soak dist lock clean
@@ -36,10 +35,11 @@ lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: $(BENCHES) ## every bench; one alone: bench-scan, bench-polls, bench-fleet
+bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: bench-scan, bench-polls, bench-fleet
+	for bench in $(BENCHES:bench-%=%); do $(BIN)/python -m benches.$$bench --small || exit 1; done
 
-$(BENCHES): bench-%: test-parts build
-	$(BIN)/python benches/$*$(if $(wildcard benches/$*.py),.py)
+$(BENCHES): bench-%: test-parts build $(BIN)/.bench
+	$(BIN)/python -m benches.$*
 
 soak: test-parts build ## the long tests, about half an hour
 	$(BIN)/pytest -m soak
@@ -53,11 +53,14 @@ lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.tom
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--all-extras --group dev --custom-compile-command "make lock" \
 		--output-file requirements-dev.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--group bench --constraint requirements-dev.txt --custom-compile-command "make lock" \
+		--output-file requirements-bench.txt
 
 clean: ## all that was made here
 	rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f python/agent/*.so
-	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 test-parts:
 	@tools/setup.sh test
@@ -68,6 +71,10 @@ $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/.bench: requirements-bench.txt $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@
 
 $(BIN)/busyweight: $(BIN)/.installed $(SOURCES)

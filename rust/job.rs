@@ -138,7 +138,8 @@ impl Job {
         let named = bits(context, |s| s.comm.matches(comm));
         mask.store(named, Ordering::Relaxed);
         if named == 0 {
-            return Ok(Probed { stat: None, found: Match::Foreign });
+            let stat = start.then(|| files.stat(pid).ok()).flatten();
+            return Ok(Probed { stat, found: Match::Foreign });
         }
         let file = files.open(pid, "cmdline")?;
         let title = first_string(read_at_start(&file, buf)?).to_vec();

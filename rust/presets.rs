@@ -3,6 +3,8 @@
 //! A preset exists only for a program that shows in its title whether it is busy. Those that
 //! do not are refused by the configuration, with the name of their own status interface.
 
+use std::fmt::Write;
+
 use regex::bytes::{Regex, RegexSet};
 
 use crate::error::Error;
@@ -128,14 +130,21 @@ fn translate(glob: &str) -> Result<String, Error> {
             '*' => out.push_str(".*"),
             '?' => out.push('.'),
             '[' => {
-                let class: String = rest.by_ref().take_while(|&c| c != ']').collect();
-                let (not, class) = class.strip_prefix('!').map_or(("", class.as_str()), |c| ("^", c));
+                let Some((class, after)) = rest.as_str().split_once(']') else {
+                    return Err(bad("has a [class] without an end"));
+                };
+                rest = after.chars();
+                let (not, class) = class.strip_prefix('!').map_or(("", class), |c| ("^", c));
                 if class.is_empty() || class.contains(['[', '^', '\\', '&', '~']) || !class.is_ascii() {
                     return Err(bad("has a [class] that is empty or not plain"));
                 }
-                out.push_str(&format!("[{not}{class}]"));
+                let _ = write!(out, "[{not}{class}]");
             }
-            c => c.encode_utf8(&mut [0; 4]).bytes().for_each(|b| out.push_str(&format!("\\x{b:02x}"))),
+            c => {
+                for b in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "\\x{b:02x}");
+                }
+            }
         }
     }
     out.push('$');
@@ -165,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_glob_that_can_match_nothing_is_refused() {
-        for bad in ["", "a-name-longer-than-15", "[", "[]", "[z-a]"] {
+        for bad in ["", "a-name-longer-than-15", "[", "[]", "[ab", "[z-a]"] {
             assert!(globs(&[bad]).is_err(), "{bad}");
         }
     }

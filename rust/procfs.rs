@@ -24,7 +24,7 @@ pub const TITLE_LEN_MAX: usize = 4096;
 /// One getdents64 call returns about 10,000 pids with this much room.
 const LISTING_BYTES: usize = 256 * 1024;
 
-/// The unit of `starttime` in /proc/PID/stat; USER_HZ is 100 on every Linux (proc(5)).
+/// The unit of `starttime` in /proc/PID/stat; `USER_HZ` is 100 on every Linux (proc(5)).
 const TICK_MS: u64 = 10;
 
 /// Why one file of one process could not be read. Never an error of the scan.
@@ -53,7 +53,7 @@ impl From<Errno> for Miss {
 pub struct Stat {
     /// The parent's id.
     pub ppid: Pid,
-    /// When the process started, in milliseconds of CLOCK_BOOTTIME.
+    /// When the process started, in milliseconds of `CLOCK_BOOTTIME`.
     pub started_ms: u64,
 }
 

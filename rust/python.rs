@@ -2,6 +2,7 @@
 //!
 //! No logic here. The GIL is released around everything that can take time. The manual is
 //! `python/agent/_scan.pyi`.
+#![allow(clippy::needless_pass_by_value, reason = "what pyo3 takes out of Python is owned")]
 
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -256,6 +257,14 @@ impl Answerer {
     fn set_replies(&mut self, default: Vec<u8>, pools: Vec<(String, Vec<u8>)>) {
         let pools = pools.into_iter().map(|(name, reply)| (name.into_bytes(), reply)).collect();
         self.0.set_replies(Replies { default, pools });
+    }
+
+    fn settle(&mut self, until_s: f64) {
+        self.0.settle((until_s * 1e9) as u64);
+    }
+
+    fn settled(&self) -> bool {
+        self.0.settled(scanner::now_ns())
     }
 
     fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {

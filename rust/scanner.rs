@@ -11,7 +11,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,10 +41,20 @@ const STACK_BYTES: usize = 256 * 1024;
 struct Reading {
     pid: Pid,
     since_ns: u64,
-    mask: Arc<AtomicU32>,
+    progress: Arc<Progress>,
+}
+
+/// What a reader tells of itself to whoever takes over from it.
+#[derive(Debug)]
+struct Progress {
+    /// The selectors whose names the process bears, as far as it was read.
+    mask: AtomicU32,
+    /// It was left behind, and came back.
+    back: AtomicBool,
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent; every combination can occur")]
 struct Flight {
     /// The reader that owns the scan; all others were left behind.
     owner: u64,
@@ -73,7 +83,7 @@ pub struct Scanner {
     shared: Arc<Shared>,
 }
 
-/// Nanoseconds of CLOCK_BOOTTIME: what processes' start times are told in, and what goes on
+/// Nanoseconds of `CLOCK_BOOTTIME`: what processes' start times are told in, and what goes on
 /// while the machine is suspended.
 #[must_use]
 pub fn now_ns() -> u64 {
@@ -138,6 +148,7 @@ impl Scanner {
     ///
     /// # Errors
     /// The text of what broke the scan.
+    #[must_use]
     pub fn take(&self) -> Option<Result<Snapshot, String>> {
         let mut counter = [0; 8];
         let _ = rustix::io::read(&self.shared.event, &mut counter);
@@ -241,7 +252,10 @@ impl Shared {
             let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, begun, taken_over)));
             let done = match done {
                 Ok(None) => {
-                    lock(&self.flight).left_behind -= 1;
+                    let mut flight = lock(&self.flight);
+                    if !flight.closed {
+                        flight.left_behind -= 1;
+                    }
                     return;
                 }
                 Ok(Some(mut snapshot)) => {
@@ -266,26 +280,27 @@ impl Shared {
     fn scan(&self, owner: u64, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
         let mut tracker = lock(&self.tracker);
         if let Some(reading) = taken_over {
-            tracker.hung(reading.pid, reading.mask.load(Ordering::Relaxed));
+            take_over(&mut tracker, &reading);
         }
         if !begun {
             tracker.begin(now_ns());
         }
         let (files, context) = (tracker.files(), tracker.context());
-        let mask = Arc::new(AtomicU32::new(u32::MAX));
+        let progress = Arc::new(Progress { mask: AtomicU32::new(u32::MAX), back: AtomicBool::new(false) });
         let mut buf = [0; TITLE_LEN_MAX];
         while let Some(job) = tracker.next_job() {
             drop(tracker);
-            mask.store(u32::MAX, Ordering::Relaxed);
-            let reading = Reading { pid: job.pid, since_ns: now_ns(), mask: Arc::clone(&mask) };
+            progress.mask.store(u32::MAX, Ordering::Relaxed);
+            let reading = Reading { pid: job.pid, since_ns: now_ns(), progress: Arc::clone(&progress) };
             lock(&self.flight).reading = Some(reading);
-            let (outcome, title) = job.run(&context, &files, &mask, &mut buf);
+            let (outcome, title) = job.run(&context, &files, &progress.mask, &mut buf);
             let mut flight = lock(&self.flight);
             let left_behind = flight.owner != owner;
             if !left_behind {
                 flight.reading = None;
             }
             drop(flight);
+            progress.back.store(left_behind, Ordering::Relaxed);
             tracker = lock(&self.tracker);
             if left_behind {
                 // What it brought is late, and true all the same.
@@ -300,6 +315,16 @@ impl Shared {
         let mut snapshot = tracker.finish();
         snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
         Some(snapshot)
+    }
+}
+
+/// Quarantines the process at which the former reader hangs. That reader may be back before
+/// its successor gets here, and then nobody else would tell that the process can be read.
+/// Both hold the tracker's lock, the former only after it said that it is back.
+fn take_over(tracker: &mut Tracker, from: &Reading) {
+    tracker.hung(from.pid, from.progress.mask.load(Ordering::Relaxed));
+    if from.progress.back.load(Ordering::Relaxed) {
+        tracker.unstuck(from.pid, now_ns());
     }
 }
 
@@ -320,5 +345,32 @@ pub fn reserve_fds(kept_max: usize) {
     if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {
         // The duplicate is closed at once; the table keeps its size.
         drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracker::tests::Host;
+
+    fn is_tried_again(back: bool) -> bool {
+        let mut host = Host::new();
+        host.add(7, "ruby", "ruby");
+        host.tracker.begin(now_ns());
+        while host.tracker.next_job().is_some() {}
+        let progress = Progress { mask: AtomicU32::new(1), back: AtomicBool::new(back) };
+        take_over(&mut host.tracker, &Reading { pid: 7, since_ns: 0, progress: Arc::new(progress) });
+        host.tracker.begin(now_ns() + 10_000_000_000);
+        std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7)
+    }
+
+    #[test]
+    fn a_reader_that_was_back_before_its_successor_began_is_not_waited_for() {
+        assert!(is_tried_again(true));
+    }
+
+    #[test]
+    fn a_process_is_left_alone_while_a_reader_hangs_there() {
+        assert!(!is_tried_again(false));
     }
 }

@@ -52,7 +52,8 @@ pub struct Counts {
 /// All that one scan found out.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Pid 1's name could be read: what is not there is really not there.
+    /// Pid 1's name could be read, and nothing went unread for want of a file descriptor: what
+    /// is not there is really not there.
     pub visible: bool,
     /// One per selector, in their order.
     pub pools: Vec<Counts>,
@@ -66,7 +67,7 @@ pub struct Snapshot {
     pub vanished: u32,
     /// Processes that must not be read.
     pub unreadable: u32,
-    /// When the scan began, in nanoseconds of CLOCK_BOOTTIME.
+    /// When the scan began, in nanoseconds of `CLOCK_BOOTTIME`.
     pub began_ns: u64,
     /// How long it took, in nanoseconds.
     pub took_ns: u64,

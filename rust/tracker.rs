@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::discovery::ebpf::Kernel;
@@ -18,74 +17,25 @@ use crate::quarantine::Quarantine;
 use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
 use crate::title::{Reading, first_string};
 
+mod entry;
+
+pub use entry::WorkerInfo;
+use entry::{Entry, State, Worker};
+
 /// A process that came or was renamed this recently is looked at every second: a booting
 /// `ruby` becomes `sidekiq` up to a minute later.
 const YOUNG_MS: u64 = 120_000;
 const YOUNG_PERIOD_MS: u64 = 1_000;
 /// All others are spread evenly over this time.
 const OLD_PERIOD_MS: u64 = 30_000;
+/// Those that were there before us, and may be either, show their age within this time.
+const UNKNOWN_PERIOD_MS: u64 = 4_000;
 
 /// File descriptors given back when the process has run out of them.
 const GIVE_BACK: usize = 16;
 
 /// What is kept of a title for people to look at.
 const TITLE_SHOWN_MAX: usize = 512;
-
-/// One worker, for people to look at.
-#[derive(Debug, Clone)]
-pub struct WorkerInfo {
-    /// Its id.
-    pub pid: Pid,
-    /// Its effective user, where it was read.
-    pub uid: Option<u32>,
-    /// The beginning of its title.
-    pub title: Vec<u8>,
-    /// What each selector reads from it.
-    pub readings: Vec<Reading>,
-    /// It shows its parent's title, and is not counted.
-    pub copy: bool,
-    /// It hung a reader; the reading is its last.
-    pub quarantined: bool,
-    /// The age of the reading, in milliseconds.
-    pub age_ms: u64,
-}
-
-#[derive(Debug)]
-struct Worker {
-    file: Option<Arc<OwnedFd>>,
-    accepted: u32,
-    readings: Vec<Reading>,
-    ppid: Pid,
-    uid: Option<u32>,
-    title: Vec<u8>,
-    read_ms: u64,
-    copies: u32,
-    was_empty: bool,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Not read yet, or its file could not be read.
-    Unread,
-    /// Reading it is not permitted.
-    Denied,
-    /// Its name is in no filter.
-    Foreign,
-    /// Its name is, its title is not a worker's.
-    Candidate,
-    Worker(Box<Worker>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    ident: u64,
-    state: State,
-    /// When it came or was renamed; not known of those that were there before us.
-    came_ms: Option<u64>,
-    /// When it started, as far as was read; tells a reused pid.
-    started_ms: Option<u64>,
-    due_ms: u64,
-}
 
 /// See the module.
 pub struct Tracker {
@@ -210,13 +160,13 @@ impl Tracker {
     pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8]) {
         match outcome {
             Outcome::NoFds if self.give_back() => self.queue.push_back(job),
-            Outcome::NoFds => self.settle(job.pid, State::Unread),
+            Outcome::NoFds => self.starved(job.pid),
             Outcome::Title => self.take_title(job.pid, title),
             Outcome::Probed(probed) => {
                 self.next.rechecked += 1;
                 self.take_probe(job.pid, probed);
             }
-            Outcome::Gone => self.take_gone(job),
+            Outcome::Gone => self.take_gone(&job),
             Outcome::Denied => self.settle(job.pid, State::Denied),
         }
     }
@@ -387,8 +337,11 @@ impl Tracker {
             entry.started_ms = Some(stat.started_ms);
         }
         let was_foreign = matches!(entry.state, State::Foreign);
+        let seen_before = !matches!(entry.state, State::Unread);
         match probed.found {
-            Match::Foreign if self.discovery.reports_renames(pid) => {
+            // Its second look: at the first, it may have been in the middle of a rename that began
+            // before the kernel's programs were there to report it.
+            Match::Foreign if seen_before && self.discovery.reports_renames(pid) => {
                 self.discovery.forget(pid);
                 self.drop_entry(pid);
             }
@@ -410,7 +363,16 @@ impl Tracker {
         }
     }
 
-    fn take_gone(&mut self, job: Job) {
+    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
+    /// has not seen the host; a known worker keeps its last reading.
+    fn starved(&mut self, pid: Pid) {
+        self.next.visible = false;
+        if !self.workers.contains(&pid) {
+            self.settle(pid, State::Unread);
+        }
+    }
+
+    fn take_gone(&mut self, job: &Job) {
         self.next.vanished += 1;
         self.discovery.forget(job.pid);
         let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
@@ -451,12 +413,13 @@ impl Tracker {
             self.workers.remove(&pid);
         }
         entry.state = state;
-        let young = match (&entry.state, entry.came_ms) {
-            (State::Worker(_), _) | (State::Foreign, None) => false,
-            (_, None) => true,
-            (_, Some(came)) => now_ms.saturating_sub(came) < YOUNG_MS,
+        entry.due_ms = match (&entry.state, entry.came_ms) {
+            (State::Worker(_), _) => next_turn(pid, now_ms, OLD_PERIOD_MS),
+            // Many: their start would double the first scan's cost.
+            (State::Foreign, None) => next_turn(pid, now_ms, UNKNOWN_PERIOD_MS),
+            (_, Some(came_ms)) if now_ms.saturating_sub(came_ms) >= YOUNG_MS => next_turn(pid, now_ms, OLD_PERIOD_MS),
+            _ => now_ms + YOUNG_PERIOD_MS,
         };
-        entry.due_ms = if young { now_ms + YOUNG_PERIOD_MS } else { next_turn(pid, now_ms) };
         self.due.push(Reverse((entry.due_ms, pid)));
     }
 
@@ -511,10 +474,13 @@ impl Tracker {
     }
 }
 
-/// The next turn of a process that is looked at every 30 s. Turns depend on the pid alone, so
-/// they stay spread evenly whatever has made many processes due at once.
-fn next_turn(pid: Pid, now_ms: u64) -> u64 {
-    let turn = u64::from(pid.wrapping_mul(2_654_435_769)) * OLD_PERIOD_MS >> 32;
-    let round = now_ms - now_ms % OLD_PERIOD_MS + turn;
-    if round > now_ms { round } else { round + OLD_PERIOD_MS }
+/// The next turn of a process that is looked at once in a period. Turns depend on the pid
+/// alone, so they stay spread evenly whatever has made many processes due at once.
+fn next_turn(pid: Pid, now_ms: u64, period_ms: u64) -> u64 {
+    let turn_ms = (u64::from(pid.wrapping_mul(2_654_435_769)) * period_ms) >> 32;
+    let round_ms = now_ms - now_ms % period_ms + turn_ms;
+    if round_ms > now_ms { round_ms } else { round_ms + period_ms }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

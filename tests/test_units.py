@@ -64,18 +64,14 @@ def test_readme_explains_each_line_of_a_unit_and_no_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_reason_is_a_sentence(name: str) -> None:
-    assert [
-        line for line, why in explained(name).items() if len(why.split()) < 3 or not why.endswith(".")
-    ] == []
+    assert [line for line, why in explained(name).items() if len(why.split()) < 3 or not why.endswith(".")] == []
 
 
 @pytest.mark.parametrize("drop_in", [False, True])
 def test_systemd_finds_no_fault_in_the_units(installed: Path, drop_in: bool) -> None:
     if drop_in:
         add_ebpf(installed)
-    verified = analyze(
-        "verify", "--man=no", installed / "busyweight.service", installed / "busyweight.socket"
-    )
+    verified = analyze("verify", "--man=no", installed / "busyweight.service", installed / "busyweight.socket")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
@@ -95,9 +91,7 @@ def test_exposure_stays_low(installed: Path, drop_in: bool, at_most: int) -> Non
 
 
 def test_stop_timeout_leaves_time_for_the_default_release() -> None:
-    [timeout] = re.findall(
-        r"^TimeoutStopSec=(\d+)s$", (UNITS / "busyweight.service").read_text(), re.MULTILINE
-    )
+    [timeout] = re.findall(r"^TimeoutStopSec=(\d+)s$", (UNITS / "busyweight.service").read_text(), re.MULTILINE)
     default_release_for_s = 5
     assert int(timeout) >= 2 * default_release_for_s
 

@@ -7,6 +7,7 @@
 # It must never remove or replace a package, change what apt is set to, or leave a daemon running.
 set -eu
 cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/sbin:/sbin" # dpkg wants these; a plain `su` does not give them
 
 # The one list: the step that wants it first (each step wants those above, too), the package, and why.
 needs() {
@@ -20,6 +21,7 @@ test  redis-server      Sidekiq's queue
 test  ruby-sidekiq      real workers
 test  systemd-container boots the unit in systemd-nspawn
 test  iproute2          network namespaces, and wires that lose packets
+test  procps            the unit calls kill
 test  strace            counts system calls
 LIST
 }
@@ -35,20 +37,28 @@ rust_is_new_enough() {
 }
 
 rust_can_lint() {
-    version=$(cargo clippy --version 2>/dev/null) && cargo fmt --version >/dev/null 2>&1 && at_least "0.$msrv" "${version#clippy }"
+    version=$(cargo clippy --version 2>/dev/null) && cargo fmt --version >/dev/null 2>&1 &&
+        at_least "0.$msrv" "${version#clippy }"
 }
 
-missing() { # STEP: the packages it lacks, on one line
+lacking() { # of the packages on standard input those that are not installed
+    packages=$(cat)
+    # shellcheck disable=SC2086,SC2016  # a list of words; a format of dpkg's own
+    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $packages 2>/dev/null | sed -n 's/^installed //p')
+    echo "$packages" | grep -vxF "$installed" || true
+}
+
+missing() { # STEP: the packages it lacks
     if [ "$1" != build ] && ! rust_can_lint; then
         echo rustc-web cargo-web rustfmt-web rust-web-clippy
     elif ! rust_is_new_enough; then
         echo rustc-web cargo-web
     fi
-    wanted=$(needs | sed -n "/^$1 /q;p" && needs | grep "^$1 ")
-    packages=$(echo "$wanted" | awk '{ print $2 }')
-    # shellcheck disable=SC2086,SC2016  # a list of words; a format of dpkg's own
-    installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $packages 2>/dev/null | sed -n 's/^installed //p')
-    echo "$packages" | grep -vxF "$installed" || true
+    { needs | sed -n "/^$1 /q;p" && needs | grep "^$1 "; } | awk '{ print $2 }' | lacking
+}
+
+update() { # one source out of reach need not be the one that matters
+    apt-get update -q -o Acquire::Languages=none || say "apt-get update failed; going on with what apt knows"
 }
 
 # Debian 12's first release has an older Rust than this; its security suite has a newer one (packaged for the
@@ -63,7 +73,7 @@ find_new_rust() { # SCRATCH PACKAGE...
     echo "deb http://deb.debian.org/debian-security $suite main" >"$scratch/sources/security.list"
     printf 'Dir::Etc::SourceParts "%s";\nDir::State::Lists "%s";\n' "$scratch/sources" "$scratch/lists" >"$scratch/apt.conf"
     export APT_CONFIG="$scratch/apt.conf"
-    apt-get update -q -o Acquire::Languages=none
+    update
 }
 
 install() { # PACKAGE...
@@ -79,14 +89,15 @@ install() { # PACKAGE...
         chmod 755 "$policy"
     fi
 
-    apt-get update -q -o Acquire::Languages=none
+    daemons=$(printf '%s\n' "$@" | lacking | grep -xE 'haproxy|redis-server' || true)
+    update
     rust=$(printf '%s\n' "$@" | grep -e -web || true)
     # shellcheck disable=SC2086  # a list of words
     if [ -n "$rust" ]; then find_new_rust "$scratch" $rust; fi
     apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"
 
     # Nobody asked this machine to be a balancer or a Redis: they must not come up at the next boot either.
-    for daemon in $(printf '%s\n' "$@" | grep -xE 'haproxy|redis-server' || true); do
+    for daemon in $daemons; do
         if command -v systemctl >/dev/null; then systemctl --quiet disable "$daemon"; fi
         if [ -d /run/systemd/system ]; then systemctl stop "$daemon"; fi
     done
@@ -110,8 +121,10 @@ prepare() { # STEP
         # shellcheck disable=SC2086  # a list of words
         install $packages
     elif [ -n "$packages" ]; then
-        say "missing: $packages. Type this, then again what you typed:"
-        say "    sudo $PWD/tools/setup.sh install $packages"
+        command="$PWD/tools/setup.sh install $packages"
+        if command -v sudo >/dev/null; then command="sudo $command"; else command="su -c '$command'"; fi
+        say "missing: $packages. Type this, then the same again:"
+        say "    $command"
         exit 1
     fi
     if ! rust_is_new_enough; then

@@ -56,7 +56,8 @@ class Counts:
 class Snapshot:
     """All that one scan found out. Immutable."""
 
-    visible: bool  # pid 1's name could be read; else what was not seen may still be there
+    visible: bool  # pid 1's name could be read, and no file descriptor was wanting; else what
+    #                was not seen may still be there
     pools: list[Counts]  # one per selector, in their order
     discovery: str  # sweep, cgroup or ebpf
     processes: int  # processes the discovery knows of
@@ -158,6 +159,12 @@ class Answerer:
 
     def set_replies(self, default: bytes, pools: list[tuple[str, bytes]]) -> None:
         """Other replies from now on. With pools, pollers are expected to send a line."""
+
+    def settle(self, until_s: float) -> None:
+        """Until then (seconds of CLOCK_BOOTTIME) nobody need be asked what to reply."""
+
+    def settled(self) -> bool:
+        """Whether that time is yet to come. Spares most bursts all but two calls."""
 
     def burst(self, listener: int, most: int) -> tuple[int, list[int]]:
         """Accepts and answers at most ``most`` polls. Returns how it ended (0: nobody waits;

@@ -134,9 +134,9 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
 
 def load(options: argparse.Namespace) -> config.Config:
     """The configuration that the options ask for. Raises ConfigError."""
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from agent import host  # noqa: PLC0415
+    from agent import host
 
     path = options.config or DEFAULT_FILE
     try:
@@ -164,11 +164,8 @@ def _fail(text: object) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    import asyncio  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-
-    from agent import logs, paths
+    # The loop comes before all that imports asyncio.
+    from agent import logs, loop, paths
     from agent.daemon import Daemon
     from agent.reload import StartError
 
@@ -190,8 +187,7 @@ def _serve(options: argparse.Namespace) -> int:
         await daemon.run()
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
+        loop.run(serve())
     except StartError as error:
         return _fail(error)
     return WELL
@@ -199,7 +195,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent import check  # noqa: PLC0415
+    from agent import check
 
     loaded = load(options)
     try:

@@ -158,11 +158,12 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What only the world can tell. Each returns what is wrong, or None."""
+    """What only the world can tell. Each returns what is wrong, or None; ``workers`` with the
+    key that is."""
 
     user: Callable[[str | int], str | None] = lambda _: None
     group: Callable[[str], str | None] = lambda _: None
-    workers: Callable[[Workers], str | None] = lambda _: None
+    workers: Callable[[Workers], tuple[str, str] | None] = lambda _: None
 
 
 _texts = values.list_of(values.text)
@@ -222,9 +223,15 @@ class _Reader:
     def __init__(self, where: str) -> None:
         self._where = where
         self.faults: list[str] = []
+        self._faulty: set[str] = set()
 
     def fault(self, key: str, text: str) -> None:
+        self._faulty.add(key)
         self.faults.append(f"{self._where}: {key}: {text}")
+
+    def good(self, *keys: str) -> bool:
+        """Whether these keys can be judged together: none has a fault of its own."""
+        return self._faulty.isdisjoint(keys)
 
     def table(self, data: Mapping[str, Any], name: str, known: Mapping[str, Kind[Any]]) -> dict[str, Any]:
         """The values of one table's known keys; its sub-tables are left to the caller."""
@@ -233,7 +240,7 @@ class _Reader:
             path = f"{name}.{key}" if name else key
             kind = known.get(key)
             if kind is None:
-                if path not in KINDS and path != "pools":
+                if "." in key or (path not in KINDS and path != "pools"):
                     self.fault(path, f"unknown key; allowed here: {', '.join(self._allowed(name, known))}")
                 continue
             try:
@@ -262,10 +269,15 @@ class _Reader:
     @staticmethod
     def _remedy(key: str, found: object, wrong: Wrong) -> str:
         if key == "preset" and isinstance(found, str):
-            interface = SILENT_PROGRAMS.get(found.lower().replace("-", "_")) or SILENT_PROGRAMS.get(found.lower())
-            if interface:
-                return f"its titles do not show whether it is busy; ask {interface}; allowed: {wrong}"
+            for program, interface in SILENT_PROGRAMS.items():
+                if _plain(program) == _plain(found):
+                    return f"its titles do not show whether it is busy; ask {interface}; allowed: {wrong}"
         return f"allowed: {wrong}"
+
+
+def _plain(name: str) -> str:
+    """A program's name, however people write it."""
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _shown(found: object) -> str:
@@ -274,10 +286,10 @@ def _shown(found: object) -> str:
         shown = json.dumps(found, ensure_ascii=False)
     except TypeError:
         shown = str(found)
-    return shown if len(shown) <= 80 else shown[:77] + "..."  # noqa: PLR2004 - a line's width
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def parse(text: str, where: str, checks: Checks = Checks()) -> Config:  # noqa: B008 - frozen
+def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
     """Reads a configuration file's text. ``where`` names the file in the faults.
 
     Raises ConfigError with every fault.
@@ -288,17 +300,22 @@ def parse(text: str, where: str, checks: Checks = Checks()) -> Config:  # noqa: 
         raise ConfigError([f"{where}: not TOML: {error}"]) from None
     reader = _Reader(where)
     config = _read(reader, data)
-    if config is not None:
-        for path, pool in _pool_paths(config):
-            _check_pool(reader, path, pool, checks)
-        if config.control.group and (why := checks.group(config.control.group)):
-            reader.fault("control.group", why)
-    if reader.faults or config is None:
+    _check_weight(reader, "", config.weight)
+    _check_workers(reader, "", config.workers, checks)
+    for pool in config.pools:
+        # What is inherited as a whole was judged where it stands.
+        if pool.weight != config.weight:
+            _check_weight(reader, pool.name, pool.weight)
+        if pool.workers != config.workers:
+            _check_workers(reader, pool.name, pool.workers, checks)
+    if config.control.group and (why := checks.group(config.control.group)):
+        reader.fault("control.group", why)
+    if reader.faults:
         raise ConfigError(reader.faults)
     return config
 
 
-def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
+def _read(reader: _Reader, data: Mapping[str, Any]) -> Config:
     top = reader.table(data, "", KINDS[""])
     tables = {name: reader.sub(data, name, name) for name in KINDS if name and "." not in name}
     custom = reader.table(
@@ -310,9 +327,13 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
     pools = reader.sub(data, "pools", "pools")
     if len(pools) > MAX_POOLS:
         reader.fault("pools", f"found {len(pools)}; allowed: at most {MAX_POOLS}")
-    if "listen" in top and not top["listen"]:
-        reader.fault("listen", "found []; allowed: at least one address")
-    config = Config(
+    if "listen" in top:
+        listen = top["listen"]
+        if not listen:
+            reader.fault("listen", "found []; allowed: at least one address")
+        for address in sorted({a for a in listen if a[1] and listen.count(a) > 1}):
+            reader.fault("listen", f'found "{values.show_address(address)}" twice; allowed: each address once')
+    return Config(
         **top,
         workers=workers,
         weight=weight,
@@ -324,7 +345,6 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config | None:
         metrics=Metrics(**read["metrics"]),
         pools=tuple(_pool(reader, name, reader.sub(pools, name, f"pools.{name}"), workers, weight) for name in pools),
     )
-    return config
 
 
 def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers, weight: Weight) -> Pool:
@@ -343,30 +363,34 @@ def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers,
     return Pool(name, Workers(**(inherited | own)), Weight(**weights))
 
 
-def _pool_paths(config: Config) -> Iterator[tuple[str, Pool]]:
-    for pool in config.all_pools:
-        yield (f"pools.{pool.name}" if pool.name else ""), pool
+def _at(pool: str, table: str, key: str) -> str:
+    """Where a key stands: pools have flat keys."""
+    return f"pools.{pool}.{key}" if pool else f"{table}.{key}"
 
 
-def _check_pool(reader: _Reader, path: str, pool: Pool, checks: Checks) -> None:
+def _check_weight(reader: _Reader, pool: str, weight: Weight) -> None:
     """What no single key can tell."""
+    judged = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
+    if reader.good(*judged) and weight.capacity == "slots" and weight.count != "threads":
+        reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; it goes with count = "threads" only')
 
-    def at(table: str, key: str) -> str:
-        return f"{path}.{key}" if path else f"{table}.{key}"
 
-    workers, weight = pool.workers, pool.weight
-    custom = workers.preset == "custom"
-    if weight.capacity == "slots" and weight.count != "threads":
-        reader.fault(at("weight", "capacity"), 'found "slots"; it goes with count = "threads" only')
-    if custom and not workers.pattern:
-        reader.fault(at("workers.custom", "pattern"), 'missing; preset = "custom" needs one')
-    elif not custom and (workers.pattern or workers.busy_states):
-        reader.fault(at("workers", "preset"), f'found "{workers.preset}"; a pattern goes with "custom" only')
-    elif why := checks.workers(workers):
-        reader.fault(at("workers", "comm" if "glob" in why or "name" in why else "custom"), why)
+def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks) -> None:
+    """What no single key can tell."""
     for user in workers.users:
         if why := checks.user(user):
-            reader.fault(at("workers", "users"), why)
+            reader.fault(_at(pool, "workers", "users"), why)
+    judged = [(table, key) for table in ("workers", "workers.custom") for key in KINDS[table] if key != "users"]
+    if not reader.good(*(_at(name, *at) for name in {"", pool} for at in judged)):
+        return
+    if workers.preset == "custom" and not workers.pattern:
+        reader.fault(_at(pool, "workers.custom", "pattern"), 'missing; preset = "custom" needs one')
+    elif workers.preset != "custom" and (workers.pattern or workers.busy_states):
+        reader.fault(_at(pool, "workers", "preset"), f'found "{workers.preset}"; a pattern goes with "custom" only')
+    elif wrong := checks.workers(workers):
+        key, why = wrong
+        table = "workers" if key in KINDS["workers"] else "workers.custom"
+        reader.fault(_at(pool, table, key), why)
 
 
 def warnings(config: Config) -> Iterator[str]:
@@ -390,7 +414,7 @@ def warnings(config: Config) -> Iterator[str]:
         )
     if scan.fresh_for == 0 and scan.wait_at_most == 0:
         yield 'scan.fresh_for = "0ms" with scan.wait_at_most = "0ms": every answer is from the scan before'
-    if scan.give_up_after < 2:  # noqa: PLR2004 - HAProxy's default agent-inter, in seconds
+    if scan.give_up_after < 2:
         yield (
             f"scan.give_up_after = {show(scan.give_up_after)} is shorter than HAProxy's default agent-inter (2s): "
             "a first poll after a pause may be unknown"

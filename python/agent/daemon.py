@@ -5,12 +5,12 @@ event loop, except the scan, which has its own thread and tells its end by a des
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from agent import host, values
@@ -26,9 +26,12 @@ from agent.server import Address, ListenError, Server, open_listeners
 from agent.speaker import Said, Speaker
 from agent.state import StateFile
 from agent.status import History
-from agent.systemd import Notifier
+from agent.systemd import Notifier, Watchdog, passed_sockets
 
 log = logging.getLogger("busyweight")
+
+# A scan that runs for longer will not end any more.
+STUCK_FOR_GOOD_S = 60.0
 
 
 def now_s() -> float:
@@ -54,11 +57,14 @@ class Daemon:
         self.state = "starting"
         self._loop = asyncio.get_running_loop()
         self._notify = Notifier()
+        self._watchdog = Watchdog(self._notify, self._well)
         self._stop = asyncio.Event()
-        self._at_once = asyncio.Event()
         self._first = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._reload_due = False
         self._states: dict[str, str] = {}
         self.listeners: dict[Address, socket.socket] = {}
+        self.sockets_passed = False
         self._cores = host.cores()
         self.said: list[Said] = []
         self.history = History(now_s)
@@ -81,7 +87,8 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._restart_signal)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_signal)
         self._log_start()
         try:
             self.cache.poll()
@@ -93,6 +100,7 @@ class Daemon:
                 await self._release()
         finally:
             await self.orders.close()
+            self._watchdog.close()
             self.desk.close()
             self.server.close()
             self.sampler.close()
@@ -100,13 +108,31 @@ class Daemon:
 
     def _open(self) -> None:
         """Polls and operators are answered from now on."""
+        passed = {listener.getsockname()[:2]: listener for listener in passed_sockets()}
+        self.sockets_passed = bool(passed)
+        if passed and set(passed) != set(self.config.listen):
+            log.warning("the sockets that systemd passed replace listen = %s", _show(self.config.listen))
         try:
-            self.listen(open_listeners(self.config.listen, self.config.limits.backlog))
+            self.listen(passed or open_listeners(self.config.listen, self.config.limits.backlog))
         except ListenError as error:
             raise StartError(str(error)) from None
         self.state = "serving"
         self.orders.begin()
         self._notify.ready()
+        self._watchdog.begin()
+        if self._reload_due:
+            self._reload()
+
+    def _well(self) -> bool:
+        """Whether a restart would not make things better: the watchdog's question."""
+        stuck_s = self.cache.running_for()
+        if stuck_s > max(STUCK_FOR_GOOD_S, 2 * self.config.scan.give_up_after):
+            log.error("the scan has been stuck for %.0f s", stuck_s)
+            return False
+        if not self.server.answers():
+            log.error("polls are waiting, and nobody answers them")
+            return False
+        return True
 
     async def _wait(self, event: asyncio.Event, timeout_s: float) -> None:
         """For an event, the stop signal, or the time."""
@@ -125,6 +151,7 @@ class Daemon:
         waiting = self.cache.poll()
         if self.speaker.rising or (self._speaks_of is not None and self.cache.newest() is None):
             self._speak()
+        self.answerer.settle(0.0 if self.speaker.rising else self.cache.settled_until())
         return waiting
 
     def sampled(self, snapshot: Snapshot | None, why: str) -> None:
@@ -175,20 +202,32 @@ class Daemon:
             self._at_once.set()
         self._stop.set()
 
+    def _restart_signal(self) -> None:
+        """systemd's RestartKillSignal: another agent follows at once, so there is no last word."""
+        self._at_once.set()
+        self._stop.set()
+
+    def _reload_signal(self) -> None:
+        # A reload opens ports, and none may be open before the first sample.
+        if self.state == "starting":
+            self._reload_due = True
+        else:
+            self._reload()
+
     async def _release(self) -> None:
         """Says the last word for a while: the operator's if there is one."""
-        self._notify.stopping()
         reply = self.config.reply
         release_s = reply.release_for if reply.on_stop == "release" else 0.0
         if self.orders.owes_ready:
             release_s = max(release_s, self.orders.ready_for_s)
-        if release_s == 0:
+        self._notify.stopping(release_s)
+        if release_s == 0 or self._at_once.is_set():
             return
         self.state = "stopping"
         self._speak()
         log.info("stopping: says %r for %s", self.said[0].line.decode(), values.show_duration(release_s))
         self.server.go_on()
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), release_s)
 
     def listen(self, opened: dict[Address, socket.socket]) -> None:
@@ -248,6 +287,10 @@ class Daemon:
             log.log(level, "%s: %s; says %r", _title(said.pool), state, said.line.decode())
         else:
             log.debug("%s: says %r", _title(said.pool), said.line.decode())
+
+
+def _show(addresses: Iterable[Address]) -> str:
+    return ", ".join(values.show_address(address) for address in addresses)
 
 
 def _title(pool: str) -> str:

@@ -22,7 +22,7 @@ def cores() -> tuple[int, str]:
     The agent's own affinity and CPU quota do not count: a hardened unit must not make a big
     host look small.
     """
-    import psutil  # noqa: PLC0415 - only a configuration that counts cores pays for it
+    import psutil
 
     physical = psutil.cpu_count(logical=False)
     logical = psutil.cpu_count() or 1
@@ -72,11 +72,12 @@ def selector(workers: Workers) -> _scan.Selector:
     )
 
 
-def _selector_fault(workers: Workers) -> str | None:
-    try:
-        selector(workers)
-    except ValueError as error:
-        return str(error)
+def _selector_fault(workers: Workers) -> tuple[str, str] | None:
+    for key, part in (("comm", Workers(comm=workers.comm)), ("pattern", workers)):
+        try:
+            selector(part)
+        except ValueError as error:
+            return key, str(error)
     return None
 
 
@@ -130,4 +131,5 @@ def in_container() -> str | None:
                 return "pid 1's environment"
     except OSError:
         pass
-    return os.environ.get("container") and "the environment variable container"
+    # systemd's name for it is in lower case.
+    return "the environment variable container" if "container" in os.environ else None

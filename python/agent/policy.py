@@ -93,7 +93,8 @@ def decide(rule: Rule, counts: Counts, *, visible: bool) -> Verdict:
     if why_blind:
         return unknown(rule, why_blind)
     busy, capacity = usage(rule, counts)
-    return Verdict(max(rule.floor, formula(busy, capacity)), f"{busy}/{capacity:g} busy", known=True)
+    shown = int(capacity) if capacity == int(capacity) else capacity
+    return Verdict(max(rule.floor, formula(busy, capacity)), f"{busy}/{shown} busy", known=True)
 
 
 def unknown(rule: Rule, why: str) -> Verdict:

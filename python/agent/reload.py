@@ -68,7 +68,9 @@ class Reloader:
 
     def _apply(self, config: Config) -> None:
         daemon, former = self._daemon, self._daemon.config
-        opened = open_listeners(config.listen, config.limits.backlog, have=daemon.listeners)
+        # Sockets that systemd passed are systemd's to add and to remove.
+        wanted = tuple(daemon.listeners) if daemon.sockets_passed else config.listen
+        opened = open_listeners(wanted, config.limits.backlog, have=daemon.listeners)
         workers = [pool.workers for pool in config.all_pools]
         same = workers == [pool.workers for pool in former.all_pools] and (
             (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
@@ -79,7 +81,7 @@ class Reloader:
             for listener in opened.values():
                 listener.close()
             raise
-        for address in [address for address in daemon.listeners if address not in config.listen]:
+        for address in [address for address in daemon.listeners if address not in wanted]:
             daemon.server.remove(daemon.listeners.pop(address))
         daemon.listen(opened)
         for listener in daemon.listeners.values():

@@ -7,6 +7,7 @@ fast path, and lets no connection's fate out.
 
 import asyncio
 import errno
+import select
 import socket
 from collections.abc import Callable, Container, Iterable
 
@@ -78,9 +79,10 @@ def open_listeners(
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
-    ``ask`` is called once per burst of polls, and returns whether waiting could bring a
-    better answer. Then nobody is accepted, so that polls wait in the kernel's backlog and
-    cost nothing, until :meth:`go_on` or ``wait_at_most_s`` later, once per go_on.
+    ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody is
+    accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
+    or ``wait_at_most_s`` later, once per go_on.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Server:
         self._waited = False
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
         self._owing: dict[int, asyncio.TimerHandle] = {}
+        self._left_waiting_at: int | None = None
 
     def add(self, listener: socket.socket) -> None:
         """Serves this socket too."""
@@ -105,7 +108,7 @@ class Server:
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        self._answerer.burst(listener.fileno(), BURST * BURST)
+        self._answer(listener, BURST * BURST)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
         if resting := self._resting.pop(listener, None):
@@ -129,22 +132,42 @@ class Server:
             self._patience.cancel()
             self._resume()
 
+    def answers(self) -> bool:
+        """Whether polls get their turn; to be asked now and then, some seconds apart.
+
+        No, if a listener does not listen any more, or if somebody waits as at the last call
+        and nobody has had a turn since.
+        """
+        if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+            return False
+        waiting = select.poll()
+        for each in self._listeners:
+            waiting.register(each.fileno(), select.POLLIN)
+        totals = self._answerer.totals()
+        turns = totals.answered + totals.refused + totals.lost
+        left_waiting_at, self._left_waiting_at = self._left_waiting_at, turns if waiting.poll(0) else None
+        return self._left_waiting_at is None or self._left_waiting_at != left_waiting_at
+
     def _watch(self, listener: socket.socket) -> None:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
 
     def _readable(self, listener: socket.socket) -> None:
-        if self.ask() and not self._waited and self.wait_at_most_s > 0:
+        if not self._answerer.settled() and self.ask() and not self._waited and self.wait_at_most_s > 0:
             for each in self._listeners:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
             return
-        end, owing = self._answerer.burst(listener.fileno(), BURST)
+        if self._answer(listener, BURST) < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+
+    def _answer(self, listener: socket.socket, most: int) -> int:
+        """Answers those who wait, and watches those who owe their line. How it ended: see burst."""
+        end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
             self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
-        if end < 0:
-            self._loop.remove_reader(listener.fileno())
-            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+        return end
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.

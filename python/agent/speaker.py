@@ -37,7 +37,7 @@ class Speaker:
 
     def inherit(self, former: "Speaker") -> None:
         """Goes on from what a former speaker said last, so that a reload lets nothing jump."""
-        self._before = dict(former._before)  # noqa: SLF001 - one class
+        self._before = dict(former._before)
         self.word = former.word
 
     def speak(self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, silence: str) -> list[Said]:
@@ -49,7 +49,7 @@ class Speaker:
         ]
 
     @staticmethod
-    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:  # noqa: FBT001
+    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:
         if counts is None:
             return policy.unknown(rule, silence)
         return policy.decide(rule, counts, visible=visible)

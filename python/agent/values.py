@@ -33,7 +33,9 @@ class Kind(Generic[T]):
 
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
+_DURATION_MAX_S = 365 * 86400.0  # far beyond any use, and timers can still count it
+_UID_MAX = 2**32 - 2  # the kernel's; the number above it means nobody in particular
 _PERCENT = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)%", re.ASCII)
 
 
@@ -45,19 +47,22 @@ def _text(found: object) -> str:
 
 def _duration_s(found: object) -> float:
     match = _DURATION.fullmatch(_text(found))
-    if not match:
+    # Rounded, so that the same time is the same number whatever unit it was said in.
+    seconds = round(float(match[1]) * _UNITS_S[match[2]], 6) if match else None
+    if seconds is None or seconds > _DURATION_MAX_S:
         raise ValueError
-    return float(match[1]) * _UNITS_S[match[2]]
+    return seconds
 
 
 def show_duration(seconds: float) -> str:
     """``0.5`` -> ``500ms``: the largest unit that shows it without a fraction."""
-    ms = round(seconds * 1000)
+    us = round(seconds * 1_000_000)
     for unit in ("d", "h", "m", "s"):
-        size = round(_UNITS_S[unit] * 1000)
-        if ms and ms % size == 0:
-            return f"{ms // size}{unit}"
-    return f"{ms}ms"
+        size = round(_UNITS_S[unit] * 1_000_000)
+        if us and us % size == 0:
+            return f"{us // size}{unit}"
+    ms, rest = divmod(us, 1000)
+    return f"{ms}.{rest:03}".rstrip("0") + "ms" if rest else f"{ms}ms"
 
 
 def _percent(found: object, low: float, high: float) -> float:
@@ -77,7 +82,7 @@ def _address(found: object) -> tuple[str, int]:
         host = str(ipaddress.IPv6Address(host[1:-1]))
     else:
         host = str(ipaddress.IPv4Address(host))
-    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:  # noqa: PLR2004 - the last port
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
         raise ValueError
     return host, int(port)
 
@@ -93,11 +98,13 @@ def _network(found: object) -> str:
 
 
 def _user(found: object) -> str | int:
-    if isinstance(found, str) and found:
-        return int(found) if found.isascii() and found.isdigit() else found
-    if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
-        return found
-    raise ValueError
+    if isinstance(found, str) and found.isascii() and found.isdigit():
+        found = int(found)
+    if isinstance(found, int) and not isinstance(found, bool):
+        return _integer(0, _UID_MAX)(found)
+    if not found:
+        raise ValueError
+    return _text(found)
 
 
 def _rise(found: object) -> float | None:
@@ -112,7 +119,7 @@ def _rise(found: object) -> float | None:
 def _capacity(found: object) -> str | float:
     if found in ("cores", "slots"):
         return str(found)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= 1_000_000:  # noqa: PLR2004
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= 1_000_000:
         raise ValueError
     return found
 
@@ -196,7 +203,7 @@ def list_of(item: Kind[T]) -> Kind[tuple[T, ...]]:
 
 
 text = Kind("a text", _text, _same)
-duration = Kind('a duration such as "500ms", "2s", "30m", "1h"', _duration_s, show_duration)
+duration = Kind('a duration such as "500ms", "2s", "30m", "1h", up to "365d"', _duration_s, show_duration)
 share = Kind('a share of one core from "0.1%" to "100%"', lambda f: _percent(f, 0.1, 100), _show_percent)
 weight = Kind('a whole percentage from "0%" to "100%"', _whole_percent, _show_percent)
 plain_percent = Kind('a whole percentage from "0%" to "100%", with or without the sign', _plain_percent, _show_percent)

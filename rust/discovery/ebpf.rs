@@ -9,12 +9,14 @@ mod candidates;
 mod filter;
 mod privileges;
 mod sys;
+mod unavailable;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use candidates::{Candidate, Candidates, Counters, Unavailable, probe};
+pub use candidates::{Candidate, Candidates, Counters, probe};
 pub use filter::{CommPrefix, MAX_PATTERNS};
+pub use unavailable::Unavailable;
 
 use super::{Discovery, Found, Look};
 use crate::presets::Selector;

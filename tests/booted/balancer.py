@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .host import wait_until
 from .machine import Machine
-from .software import python_inside
+from .software import PYTHON
 
 HERE = Path(__file__).resolve().parent
 STATS = "/run/balancer.sock"
@@ -48,13 +48,15 @@ class Polls:
         self.runs: list[tuple[int, str]] = []
         machine.copy(HERE / "poller.py", "/run/poller.py")
         self._poller = subprocess.Popen(
-            machine.entered(python_inside(), "-I", "/run/poller.py", str(port)),
+            machine.entered(PYTHON, "/run/poller.py", str(port)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def __enter__(self) -> Polls:
+        assert self._poller.stdout is not None
+        assert self._poller.stdout.readline() == "polling\n"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,6 +120,4 @@ class Balancer:
         """What HAProxy has logged since it was started."""
         started = self._machine.show(self.UNIT, "InvocationID")
         self._machine.run("journalctl", "--sync")
-        return self._machine.run(
-            "journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={started}"
-        ).stdout
+        return self._machine.run("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={started}").stdout

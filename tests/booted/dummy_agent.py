@@ -23,9 +23,7 @@ wake.setblocking(False)
 set_wakeup_fd(wake.fileno())
 for number in (SIGHUP, SIGTERM, SIGUSR1):
     signal(number, lambda *_: None)
-listener = (
-    socket.socket(fileno=3) if "LISTEN_FDS" in os.environ else socket.create_server(("127.0.0.1", 5001))
-)
+listener = socket.socket(fileno=3) if "LISTEN_FDS" in os.environ else socket.create_server(("127.0.0.1", 5001))
 listener.setblocking(False)
 notify("READY=1\nSTATUS=no signal yet")
 while True:

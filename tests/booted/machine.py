@@ -14,8 +14,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from .host import (
@@ -27,12 +27,13 @@ from .host import (
     status,
     wait_until,
 )
-from .software import COMMAND, agent_launcher, shown, with_interpreter
+from .software import COMMAND, PYTHON, agent_launcher, interpreter, shown, with_interpreter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "systemd"
 BOOT_DEADLINE_S = 120
 STOP_DEADLINE_S = 30
+HOST_PROC = "/host-proc"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -46,11 +47,10 @@ _ISOLATED = [
     "--pid",
     "--fork",
     "--kill-child",
-    "--mount-proc",
 ]
 
 # A tmpfs over /run/systemd/nspawn keeps its droppings off the host. Timers would start package updates in the
-# middle of a test.
+# middle of a test. The capabilities and the host's own /proc are for eBPF: its programs see the host's pids.
 _BOOT = """
 set -eu
 for group in $CGROUPS; do echo $$ > "$group/cgroup.procs"; done
@@ -60,8 +60,12 @@ mount -t overlay -o "lowerdir=/,upperdir=$STAGE/upper,workdir=$STAGE/work" overl
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 ln -sf /dev/null "$STAGE/root/etc/systemd/system/timers.target"
+mkdir "$STAGE/proc"
+mount --bind /proc "$STAGE/proc"
+mount -t proc proc /proc
 exec systemd-nspawn --quiet --directory="$STAGE/root" --machine=busyweight --boot --register=no --keep-unit \
-    --private-network --link-journal=no --resolv-conf=off --timezone=off --console=pipe "$@"
+    --private-network --link-journal=no --resolv-conf=off --timezone=off --console=pipe \
+    --capability=CAP_BPF,CAP_PERFMON --system-call-filter=bpf --bind-ro="$STAGE/proc:$HOST_PROC" "$@"
 """
 
 
@@ -116,6 +120,7 @@ class Machine:
                 env={
                     "PATH": SYSTEM_PATH,
                     "STAGE": str(self._stage),
+                    "HOST_PROC": HOST_PROC,
                     "CGROUPS": " ".join(map(str, self._cgroups)),
                 },
             )
@@ -124,6 +129,7 @@ class Machine:
             wait_until(self._is_up, "the machine is up", BOOT_DEADLINE_S)
         except NotInTimeError as late:
             raise BootError(late, self._console) from None
+        self.write(PYTHON, interpreter(), 0o755)
 
     def poweroff(self) -> None:
         """Shut the machine down in order, as an administrator would; TimeoutExpired where it hangs."""
@@ -211,10 +217,17 @@ class Machine:
             self.copy(UNITS / unit, f"/etc/systemd/system/{unit}")
         self.run("systemctl", "daemon-reload")
 
-    def drop_in(self, unit: str, name: str, text: str) -> None:
-        """Add a drop-in to a unit, and have systemd read it."""
-        self.write(f"/etc/systemd/system/{unit}.d/{name}", textwrap.dedent(text))
+    @contextmanager
+    def drop_in(self, unit: str, text: str) -> Iterator[None]:
+        """Have a drop-in of a unit in force for the time of a `with` block."""
+        name = f"/etc/systemd/system/{unit}.d/test.conf"
+        self.write(name, text)
         self.run("systemctl", "daemon-reload")
+        try:
+            yield
+        finally:
+            self.path(name).unlink()
+            self.run("systemctl", "daemon-reload")
 
     def install_agent(self) -> None:
         """Install the agent that this interpreter has as the command the unit starts."""

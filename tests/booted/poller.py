@@ -1,6 +1,7 @@
-"""Polls the agent as a balancer does, until its standard input says a line; prints each run of equal answers.
+"""Polls the agent as a balancer does, until its standard input says a line; prints what it heard.
 
-A line is a count and an answer: what the agent said, or in round brackets what went wrong instead.
+The first line says that it begins. Each other one is a run of equal answers: a count, and what the agent said, or
+in round brackets what went wrong instead.
 """
 
 import itertools
@@ -23,7 +24,9 @@ def poll(port: int) -> str:
 def answers(port: int) -> Iterator[str]:
     while not select.select([sys.stdin], [], [], 0.002)[0]:
         yield poll(port)
+    yield poll(port)  # so that it has heard whatever held when it was told to end
 
 
+print("polling", flush=True)
 for answer, run in itertools.groupby(answers(int(sys.argv[1]))):
     print(sum(1 for _ in run), answer, flush=True)

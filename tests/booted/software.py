@@ -13,6 +13,7 @@ from pathlib import Path
 # The interpreter is shown to the machine at a place that ProtectHome= and PrivateTmp= do not hide.
 PYTHON_PREFIX = Path("/opt/busyweight-python")
 LIBRARY = Path("/usr/lib/busyweight")
+PYTHON = LIBRARY / "python"
 COMMAND = Path("/usr/bin/busyweight")
 
 
@@ -24,12 +25,15 @@ def missing_for_agent() -> str | None:
     return None
 
 
-def python_inside() -> Path:
-    """The path, inside the machine, of the interpreter that runs the tests."""
-    if Path(sys.base_prefix) == Path("/usr"):
-        return Path(sys.executable).resolve()
+def interpreter() -> str:
+    """The text of the command PYTHON: the tests' own interpreter, shown at a place of its own.
+
+    Its shared library is named by a path that may be hidden inside; Debian's of the same name must not step in.
+    """
+    prefix = Path(sys.base_prefix)
+    place = prefix if prefix == Path("/usr") else PYTHON_PREFIX
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return PYTHON_PREFIX / "bin" / version
+    return f'#!/bin/sh\nLD_LIBRARY_PATH={place}/lib exec {place}/bin/{version} -I "$@"\n'
 
 
 def shown() -> list[str]:
@@ -47,7 +51,7 @@ def shown() -> list[str]:
 def agent_launcher() -> str:
     """The text of the command the units start: the agent and its libraries as this interpreter has them."""
     return f"""\
-#!{python_inside()} -I
+#!{PYTHON}
 import sys
 sys.path[:0] = ["{LIBRARY}", "{LIBRARY}/site-packages"]
 from agent.cli import main
@@ -57,4 +61,4 @@ sys.exit(main())
 
 def with_interpreter(script: Path) -> str:
     """The text of a script of the tests as a command."""
-    return f"#!{python_inside()} -I\n{script.read_text()}"
+    return f"#!{PYTHON}\n{script.read_text()}"

@@ -32,9 +32,7 @@ def test_what_is_written_inside_stays_inside(booted: Machine) -> None:
 
 
 def test_network_is_the_machine_s_own(booted: Machine) -> None:
-    assert booted.run("readlink", "/proc/self/ns/net").stdout.strip() != str(
-        Path("/proc/self/ns/net").readlink()
-    )
+    assert booted.run("readlink", "/proc/self/ns/net").stdout.strip() != str(Path("/proc/self/ns/net").readlink())
     assert "127.0.0.1" in booted.run("ip", "address", "show", "lo").stdout
 
 

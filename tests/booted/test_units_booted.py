@@ -42,10 +42,10 @@ def test_restart_and_stop_are_told_apart_by_their_signal(units: Machine) -> None
 
 def test_shutdown_is_a_stop() -> None:
     with Machine() as short_lived:
+        record = "[Service]\nStandardError=append:/root/said\n"
+        short_lived.write(f"/etc/systemd/system/{SERVICE}.d/record.conf", record)
         short_lived.install_units()
         short_lived.install_script(HERE / "dummy_agent.py", COMMAND)
-        record = "[Service]\nStandardError=append:/root/said\n"
-        short_lived.drop_in(SERVICE, "record.conf", record)
         short_lived.run("systemctl", "start", SOCKET, SERVICE)
         said = short_lived.path("/root/said").open()
         short_lived.poweroff()
@@ -72,31 +72,27 @@ def test_agent_that_cannot_start_takes_neither_the_service_nor_the_socket_down_f
     units: Machine,
 ) -> None:
     units.write(COMMAND, "#!/bin/sh\nexit 2\n", 0o755)
-    units.drop_in(SERVICE, "often.conf", "[Service]\nRestartSec=10ms\n")
-    with Polls(units) as polls:
+    with units.drop_in(SERVICE, "[Service]\nRestartSec=10ms\n"), Polls(units) as polls:
         # Far more than systemd's own limits allow: 5 starts, and 20 triggers by the socket.
         wait_until(lambda: int(units.show(SERVICE, "NRestarts")) > 30, "30 restarts")
         units.install_script(HERE / "dummy_agent.py", COMMAND)
         units.wait_for_state(SERVICE, "active")
-    units.drop_in(SERVICE, "often.conf", "")
     assert polls.heard == {"up 40% #dummy"}
 
 
 def test_stopped_process_is_killed_by_the_watchdog_and_replaced(units: Machine) -> None:
-    units.drop_in(SERVICE, "watchdog.conf", "[Service]\nWatchdogSec=500ms\n")
-    units.run("systemctl", "start", SERVICE)
-    stuck = main_pid(units)
-    units.run("kill", "-STOP", str(stuck))
-    wait_until(lambda: main_pid(units) not in (0, stuck), "another process has taken over")
-    units.drop_in(SERVICE, "watchdog.conf", "")
+    with units.drop_in(SERVICE, "[Service]\nWatchdogSec=500ms\n"):
+        units.run("systemctl", "start", SERVICE)
+        stuck = main_pid(units)
+        units.run("kill", "-STOP", str(stuck))
+        wait_until(lambda: main_pid(units) not in (0, stuck), "another process has taken over")
     assert "Watchdog timeout" in units.journal(SERVICE)
 
 
 def test_service_runs_without_privileges_and_sees_every_process(units: Machine) -> None:
     units.run("systemctl", "start", SERVICE)
     status = dict(
-        line.split(":\t", 1)
-        for line in units.run("cat", f"/proc/{main_pid(units)}/status").stdout.splitlines()
+        line.split(":\t", 1) for line in units.run("cat", f"/proc/{main_pid(units)}/status").stdout.splitlines()
     )
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")

@@ -40,8 +40,8 @@ class Farm:
     """Starts processes and changes them; a context manager that ends them all.
 
     `argv_bytes` and `environment_bytes` are the areas every spawned process has for its title: up to the
-    first it fits and is padded, up to their sum it overflows, beyond it is cut. A process after `exec` has the
-    area of its own argv instead. Every method returns only when the kernel shows what was asked for.
+    first it fits and is padded, up to their sum it overflows, beyond it is cut. A process after `exec` has
+    the area of its own argv instead. Every method returns only when the kernel shows what was asked for.
     """
 
     def __init__(self, *, argv_bytes: int = 128, environment_bytes: int = 8192) -> None:
@@ -50,8 +50,8 @@ class Farm:
         Path(self._directory).chmod(0o755)  # members under another user execute themselves through it
         links = f"FARM_LINKS={self._directory}"
         padding = max(environment_bytes - len(links) - len("PADDING=") - 2, 0)
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            ["farm", "x" * max(argv_bytes - 6, 0)],  # noqa: S607 - executable= is the path
+        self._process = subprocess.Popen(
+            ["farm", "x" * max(argv_bytes - 6, 0)],
             executable=program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-use std::{error, fmt, fs, io};
+use std::{fs, io};
 
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
 use aya::programs::{BtfTracePoint, ProgramType};
@@ -22,15 +22,14 @@ use aya::sys::is_program_supported;
 use aya::{Btf, Ebpf, EbpfLoader};
 use rustix::thread::{name, set_name};
 
+use super::filter::{CommPrefix, Filter};
+use super::unavailable::{Unavailable, chain, refused};
 use super::{privileges, sys};
-
-pub use super::filter::CommPrefix;
-use super::filter::Filter;
 
 /// The programs of `candidates.bpf.c`; each is named after its tracepoint.
 const HOOKS: [&str; 3] = ["task_rename", "sched_process_fork", "sched_process_exit"];
 
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The initial pid namespace's inode number, fixed in the kernel (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -42,46 +41,6 @@ const BATCH: usize = 1024;
 const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/candidates.bpf.o")));
 #[cfg(not(busyweight_ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
-
-/// Why there are no candidates from the kernel. Its text names the remedy.
-#[derive(Debug)]
-pub enum Unavailable {
-    /// The crate was built without clang.
-    NotBuilt,
-    /// The kernel's type information cannot be read.
-    NoBtf(String),
-    /// A capability is missing, or something forbids bpf(2) all the same.
-    NotPermitted(String),
-    /// The procfs shows another pid namespace's numbers than the kernel programs see.
-    OtherPidNamespace,
-    /// The patterns name nothing to look for: the map would hold every process.
-    TooBroad,
-    /// Anything else that the kernel or the loader said.
-    Refused(String),
-}
-
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBuilt => write!(f, "built without clang: build again with clang installed"),
-            Self::NoBtf(why) => {
-                write!(f, "{KERNEL_BTF}: {why}: use a kernel with CONFIG_DEBUG_INFO_BTF=y")
-            }
-            Self::NotPermitted(why) => {
-                write!(f, "{why}: grant CAP_BPF and CAP_PERFMON, and allow bpf(2)")
-            }
-            Self::OtherPidNamespace => {
-                write!(f, "the procfs is not the initial pid namespace's: give the host's with --procfs")
-            }
-            Self::TooBroad => {
-                write!(f, "a comm pattern that begins with a wildcard holds every process: name the workers")
-            }
-            Self::Refused(why) => write!(f, "not supported here: {why}"),
-        }
-    }
-}
-
-impl error::Error for Unavailable {}
 
 /// `struct candidate` of `candidates.h`.
 #[repr(C)]
@@ -144,8 +103,8 @@ pub struct Candidates {
 
 impl Candidates {
     /// Loads and attaches the programs; from its return on, nothing that comes or is renamed
-    /// within `prefixes` goes unnoticed. (A rename that was already past its hook then may show
-    /// its new name an instant later.)
+    /// within `prefixes` goes unnoticed. (A rename that was just past its hook then shows in
+    /// /proc an instant later: let a second sweep follow the first, after a second or so.)
     ///
     /// To be called on the main thread before there are others: capabilities belong to threads.
     /// With `drop_privileges` the thread gives up `CAP_BPF` and `CAP_PERFMON` for good, whether
@@ -318,9 +277,10 @@ fn may_load(procfs_root: &Path) -> Result<&'static [u8], Unavailable> {
 }
 
 fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
+    // The loader parses the kernel's types for itself. It is gone before they are parsed again for
+    // the hooks, so that they are in memory once only.
+    let mut programs = EbpfLoader::new().map_max_entries("candidates", max_entries).load(object).map_err(refused)?;
     let btf = Btf::from_sys_fs().map_err(|error| Unavailable::NoBtf(chain(&error)))?;
-    let mut programs =
-        EbpfLoader::new().btf(Some(&btf)).map_max_entries("candidates", max_entries).load(object).map_err(refused)?;
     for name in HOOKS {
         let program = programs.program_mut(name).ok_or_else(|| Unavailable::Refused(format!("no program {name}")))?;
         let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
@@ -353,40 +313,4 @@ fn io_error(error: MapError) -> io::Error {
         MapError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),
     }
-}
-
-/// Tells a lack of permission, which can be granted, from all else.
-#[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
-fn refused(error: impl error::Error + 'static) -> Unavailable {
-    let mut cause: Option<&(dyn error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if errno == Some(libc::EPERM) {
-            return Unavailable::NotPermitted(format!(
-                "{} (seccomp, lockdown, a user namespace, or before Linux 5.11 LimitMEMLOCK)",
-                chain(error)
-            ));
-        }
-        cause = error.source();
-    }
-    Unavailable::Refused(chain(&error))
-}
-
-/// The error and its causes, one short line: a verifier's log has thousands.
-fn chain(error: &dyn error::Error) -> String {
-    let mut text = first_line(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let line = first_line(error);
-        if !text.contains(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn first_line(error: &dyn error::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().chars().take(160).collect()
 }

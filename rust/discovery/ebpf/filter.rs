@@ -1,6 +1,6 @@
 //! The comm filter, in the form the kernel programs compare: bytes under a mask. Pure.
 
-use super::candidates::Unavailable;
+use super::unavailable::Unavailable;
 
 /// How many patterns one filter holds (`MAX_PATTERNS` of `candidates.h`).
 pub const MAX_PATTERNS: usize = 64;

@@ -1,0 +1,19 @@
+"""The scan that busyweight replaces: psutil, every process, name and command line.
+
+It must stay as naive as it is: it is what all ratios are ratios to.
+"""
+
+import psutil
+
+
+def original_scan() -> int:
+    """How many Sidekiq processes are not at `[0 of `: the busy ones, if every title fits its argv.
+
+    psutil splits a title that outgrew its argv on blanks, so such a worker counts as busy whatever it says.
+    """
+    busy = 0
+    for process in psutil.process_iter(["name", "cmdline"]):
+        cmdline = process.info["cmdline"]
+        if cmdline and cmdline[0].startswith("sidekiq") and "[0 of " not in cmdline[0]:
+            busy += 1
+    return busy

@@ -1,0 +1,25 @@
+"""The pinned Python packages. It must never reach the network: it compares two files."""
+
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        asked += extra
+    lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    pins = dict(line.split()[0].split("==") for line in lines if line[:1].isalpha())
+
+    faults = [
+        f"{wanted} (pinned: {pins.get(wanted.name)})"
+        for wanted in map(Requirement, asked)
+        if wanted.name != "busyweight" and not wanted.specifier.contains(pins.get(wanted.name, "0"))
+    ]
+
+    assert not faults, "type `make lock`"

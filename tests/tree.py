@@ -1,0 +1,123 @@
+"""A directory that looks like /proc to the agent, for tests that decide what processes there are.
+
+Titles are rewritten in place, as a kept-open file of the real /proc would show them. A FIFO for a `cmdline`
+stands for a process whose memory lock is held: who opens it hangs until `feed`. Nothing here runs or reads
+any process.
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from agent._scan import Scanner, Selector
+from tests.farm import sidekiq_title
+from tests.real.parts import Agent, until
+
+HANG_DEADLINE_S = 10.0
+
+
+class Tree:
+    """The tree; pid 1 is there from the start, so that it is visible."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.add(1, b"/sbin/init", comm="systemd", ppid=0)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def add(self, pid: int, title: bytes, *, comm: str = "ruby", ppid: int = 1, uid: int = 0, cgroup: str = "/") -> int:
+        """One more process."""
+        home = self.root / str(pid)
+        home.mkdir(parents=True)
+        (home / "cmdline").write_bytes(title)
+        (home / "stat").write_text(f"{pid} ({comm}) S {ppid} {' 0' * 17} 0\n")
+        (home / "status").write_text(f"Name:\t{comm}\nPPid:\t{ppid}\nUid:\t0\t{uid}\t0\t0\n")
+        (home / "cgroup").write_text(f"0::{cgroup}\n")
+        # Last, so that a scan that comes meanwhile sees a whole process or one that is gone.
+        (home / "comm").write_text(f"{comm}\n")
+        return pid
+
+    def workers(self, busy: int, idle: int = 0, *, first: int = 100) -> list[int]:
+        """So many Sidekiqs, with one job or none; pids from `first` on."""
+        counts = [1] * busy + [0] * idle
+        return [self.add(first + i, sidekiq_title(n)) for i, n in enumerate(counts)]
+
+    def retitle(self, pid: int, title: bytes) -> None:
+        """In place; a reader sees the old title or the new one, whole."""
+        with (self.root / str(pid) / "cmdline").open("r+b", buffering=0) as cmdline:
+            cmdline.write(title + b"\0")
+            cmdline.truncate()
+
+    def rename(self, pid: int, comm: str) -> None:
+        (self.root / str(pid) / "comm").write_text(f"{comm}\n")
+
+    def remove(self, *pids: int) -> None:
+        for pid in pids:
+            shutil.rmtree(self.root / str(pid))
+
+    def hide(self) -> None:
+        """As under hidepid: pid 1 cannot be read."""
+        (self.root / "1/comm").unlink()
+
+    def show(self) -> None:
+        (self.root / "1/comm").write_text("systemd\n")
+
+    def forbid(self, pid: int, name: str = "cmdline") -> None:
+        """Makes a file that must not be read, even by root."""
+        (self.root / str(pid) / name).unlink()
+        (self.root / str(pid) / name).mkdir()
+
+    def add_hanging(self, pid: int, **more: str) -> int:
+        """A process whose memory lock is held: whoever reads its title hangs."""
+        os.mkfifo(self.root / f"{pid}.fifo")
+        self.add(pid, b"", **more)
+        (self.root / f"{pid}.fifo").rename(self.root / str(pid) / "cmdline")
+        return pid
+
+    def feed(self, pid: int, title: bytes) -> None:
+        """The reader that hangs there gets this title; the next one hangs again."""
+        until(lambda: _write(self.root / str(pid) / "cmdline", title), f"a reader hangs at {pid}", HANG_DEADLINE_S)
+
+    def heal(self, pid: int, title: bytes) -> None:
+        """The lock is free: the reader that hangs there, and all later ones, get this title."""
+        cmdline = self.root / str(pid) / "cmdline"
+        healed = cmdline.with_name("healed")
+        healed.write_bytes(title)
+        fifo = cmdline.rename(cmdline.with_name("fifo"))
+        healed.rename(cmdline)
+        _write(fifo, title)
+
+
+def _write(fifo: Path, title: bytes) -> bool:
+    """Writes it for the reader that hangs there; False if nobody does."""
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    os.write(fd, title)
+    os.close(fd)
+    return True
+
+
+def scanner(tree: Tree | str, *selectors: Selector, kept_max: int = 1000, detail: bool = False) -> Scanner:
+    """A scanner of the tree, for all Sidekiqs if nothing else is said."""
+    return Scanner(str(tree), "sweep", list(selectors) or [Selector("sidekiq")], kept_max=kept_max, detail=detail)
+
+
+class TreeAgent(Agent):
+    """`busyweight serve` in a tree; `environ` comes on top of the test's own environment."""
+
+    def __init__(self, home: Path, tree: Tree, config: str = "", **environ: str) -> None:
+        super().__init__(home, config)
+        self.tree = tree
+        self.environ = environ
+
+    def argv(self) -> list[str]:
+        return [*super().argv(), "--procfs", str(self.tree)]
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | self.environ
