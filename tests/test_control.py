@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from agent import client, control
-from agent.control import CLIENTS_MAX, LINE_LEN_MAX, Control, ControlError, Peer, Request, open_socket
+from agent import client, conversation
+from agent.control import CLIENTS_MAX, Control, ControlError, open_socket
+from agent.conversation import LINE_LEN_MAX, Peer, Request
 from tests.real.part import until
 
 # Python 3.12 warns of forks beside threads; the child of ask_as makes a few system calls and is gone.
@@ -166,7 +167,7 @@ def test_a_client_that_never_reads_is_read_no_more_and_holds_up_nobody(served: C
 
 
 def test_a_client_that_never_reads_is_left(served: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ANSWER_S", 0.05)
+    monkeypatch.setattr(conversation, "ANSWER_S", 0.05)
     with connect(served.path) as deaf:
         deaf.sendall(b'{"command": "large"}\n')
         until(lambda: not served.clients, "the client is left", DEADLINE_S)
@@ -176,7 +177,7 @@ def test_a_client_that_never_reads_is_left(served: Control, monkeypatch: pytest.
 def test_a_client_that_says_nothing_more_is_left(
     path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, told: list[str]
 ) -> None:
-    monkeypatch.setattr(control, "IDLE_S", 0.05)
+    monkeypatch.setattr(conversation, "IDLE_S", 0.05)
     with serving(path):
         assert [answer["error"] for answer in exchange(path, sent, end=False)] == told
 
