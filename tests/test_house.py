@@ -14,7 +14,7 @@ TESTS = sorted((HERE / "tests").rglob("*.py"))
 LINES_MAX = 500
 
 # What a file that can be tested with plain values may import.
-PURE_PYTHON = {"policy", "reply", "config", "values"}
+PURE_PYTHON = {"config", "override", "policy", "reply", "values"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
 PURE_RUST = {"title", "presets", "snapshot", "quarantine"}
 
@@ -82,6 +82,12 @@ def test_the_server_knows_neither_policy_nor_cache() -> None:
     assert {name for name in known if name.startswith("agent.")} <= {
         "agent._scan", "agent._scan.Answerer", "agent.values", "agent.values.show_address",
     }  # fmt: skip
+
+
+def test_the_control_socket_knows_no_command() -> None:
+    known = imports(HERE / "python/agent/control.py") | imports(HERE / "python/agent/conversation.py")
+    ours = {name.split(".")[1] for name in known if name.startswith("agent.")}
+    assert ours <= {"conversation", "values"}
 
 
 def test_the_cache_knows_no_clock_no_scan_and_no_socket() -> None:

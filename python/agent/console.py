@@ -13,7 +13,7 @@ def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reaso
     """Gives an order. Returns what became of it, and what to warn of. Raises ClientError."""
     words = {"weight": weight, "for": lasts, "reason": reason, "sudo_user": client.sudo_user()}
     done = client.ask(path, kind, **words)
-    trouble = done["state"]["trouble"]
+    trouble = done["state_file"]["trouble"]
     warnings = [f"{trouble}: this is in memory only, and a restart of the agent will not know it"] if trouble else []
     lines = []
     if done["ended"]:
@@ -59,7 +59,7 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
         left_s = status["ready_left_s"]
         when = "as soon as polls are answered" if left_s is None else f"for another {_span(left_s)}"
         yield "", f"says ready to every poll {when}, since a drain or maint has ended"
-    state = status["state"]
+    state = status["state_file"]
     if state["trouble"]:
         yield "WARNING", f"{state['trouble']}: overrides are in memory only, and a restart will not know them"
     if state["remark"]:

@@ -189,7 +189,7 @@ class Daemon:
         if said == self.said:
             return
         self.said = said
-        self.history.note(said)
+        self.history.note(said[0].verdict.weight, [(s.pool, s.line) for s in said])
         self.answerer.set_replies(said[0].line, [(s.pool, s.line) for s in said[1:]])
         self._notify.status(said[0].line.decode().strip() or f"unknown: {said[0].verdict.reason}")
         for each in said:

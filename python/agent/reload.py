@@ -56,7 +56,7 @@ class Reloader:
         for fault in faults:
             log.error("%s", fault)
         if faults:
-            log.error("the configuration is wrong; the former one stays")
+            log.error("the configuration is not taken; the former one stays")
         else:
             log.info("reloaded the configuration")
 

@@ -16,7 +16,6 @@ from agent._scan import Counts, Scanner, Snapshot
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon
-    from agent.speaker import Said
 
 # The weights of the last ten minutes, at most one a second.
 HISTORY_S = 600.0
@@ -38,16 +37,12 @@ class History:
         self._since: dict[str, tuple[bytes, float]] = {}
         self._weights: deque[tuple[float, int | None]] = deque(maxlen=round(HISTORY_S / HISTORY_STEP_S))
 
-    def note(self, said: "Iterable[Said]") -> None:
-        """This is said from now on; the default pool comes first."""
+    def note(self, weight: int | None, lines: Iterable[tuple[str, bytes]]) -> None:
+        """From now on the default pool has this weight, and the pools say these lines."""
         now_s = self._clock()
-        for i, each in enumerate(said):
-            if self._since.get(each.pool, (b"", 0.0))[0] != each.line:
-                self._since[each.pool] = (each.line, now_s)
-            if i == 0:
-                self._weigh(each.verdict.weight, now_s)
-
-    def _weigh(self, weight: int | None, now_s: float) -> None:
+        for pool, line in lines:
+            if self._since.get(pool, (b"", 0.0))[0] != line:
+                self._since[pool] = (line, now_s)
         if not self._weights or now_s - self._weights[-1][0] >= HISTORY_STEP_S:
             if not self._weights or self._weights[-1][1] != weight:
                 self._weights.append((now_s, weight))
