@@ -157,7 +157,7 @@ impl Answerer {
         self.replies = replies;
     }
 
-    /// Until then nobody need be asked what to reply. Nanoseconds of CLOCK_BOOTTIME.
+    /// Until then nobody need be asked what to reply. Nanoseconds of `CLOCK_BOOTTIME`.
     pub fn settle(&mut self, until_ns: u64) {
         self.settled_until_ns = until_ns;
     }
