@@ -347,3 +347,30 @@ pub fn reserve_fds(kept_max: usize) {
         drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracker::tests::Host;
+
+    fn is_tried_again(back: bool) -> bool {
+        let mut host = Host::new();
+        host.add(7, "ruby", "ruby");
+        host.tracker.begin(now_ns());
+        while host.tracker.next_job().is_some() {}
+        let progress = Progress { mask: AtomicU32::new(1), back: AtomicBool::new(back) };
+        take_over(&mut host.tracker, &Reading { pid: 7, since_ns: 0, progress: Arc::new(progress) });
+        host.tracker.begin(now_ns() + 10_000_000_000);
+        std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7)
+    }
+
+    #[test]
+    fn a_reader_that_was_back_before_its_successor_began_is_not_waited_for() {
+        assert!(is_tried_again(true));
+    }
+
+    #[test]
+    fn a_process_is_left_alone_while_a_reader_hangs_there() {
+        assert!(!is_tried_again(false));
+    }
+}

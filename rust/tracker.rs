@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::discovery::ebpf::Kernel;
@@ -17,6 +16,11 @@ use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
 use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
 use crate::title::{Reading, first_string};
+
+mod entry;
+
+pub use entry::WorkerInfo;
+use entry::{Entry, State, Worker};
 
 /// A process that came or was renamed this recently is looked at every second: a booting
 /// `ruby` becomes `sidekiq` up to a minute later.
@@ -32,62 +36,6 @@ const GIVE_BACK: usize = 16;
 
 /// What is kept of a title for people to look at.
 const TITLE_SHOWN_MAX: usize = 512;
-
-/// One worker, for people to look at.
-#[derive(Debug, Clone)]
-pub struct WorkerInfo {
-    /// Its id.
-    pub pid: Pid,
-    /// Its effective user, where it was read.
-    pub uid: Option<u32>,
-    /// The beginning of its title.
-    pub title: Vec<u8>,
-    /// What each selector reads from it.
-    pub readings: Vec<Reading>,
-    /// It shows its parent's title, and is not counted.
-    pub copy: bool,
-    /// It hung a reader; the reading is its last.
-    pub quarantined: bool,
-    /// The age of the reading, in milliseconds.
-    pub age_ms: u64,
-}
-
-#[derive(Debug)]
-struct Worker {
-    file: Option<Arc<OwnedFd>>,
-    accepted: u32,
-    readings: Vec<Reading>,
-    ppid: Pid,
-    uid: Option<u32>,
-    title: Vec<u8>,
-    read_ms: u64,
-    copies: u32,
-    was_empty: bool,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Not read yet, or its file could not be read.
-    Unread,
-    /// Reading it is not permitted.
-    Denied,
-    /// Its name is in no filter.
-    Foreign,
-    /// Its name is, its title is not a worker's.
-    Candidate,
-    Worker(Box<Worker>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    ident: u64,
-    state: State,
-    /// When it came or was renamed; not known of those that were there before us.
-    came_ms: Option<u64>,
-    /// When it started, as far as was read; tells a reused pid.
-    started_ms: Option<u64>,
-    due_ms: u64,
-}
 
 /// See the module.
 pub struct Tracker {
@@ -533,3 +481,6 @@ fn next_turn(pid: Pid, now_ms: u64, period_ms: u64) -> u64 {
     let round_ms = now_ms - now_ms % period_ms + turn_ms;
     if round_ms > now_ms { round_ms } else { round_ms + period_ms }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -21,6 +21,7 @@ test  redis-server      Sidekiq's queue
 test  ruby-sidekiq      real workers
 test  systemd-container boots the unit in systemd-nspawn
 test  iproute2          network namespaces, and wires that lose packets
+test  procps            the unit calls kill
 test  strace            counts system calls
 LIST
 }

@@ -79,6 +79,10 @@ class Cache(Generic[Sample]):
         began_s = self._clock() if self._began_s is None else self._began_s
         self._not_before_s = began_s + max(self.pace.min_gap, cost_s / self.pace.max_duty)
 
+    def running_for(self) -> float:
+        """Seconds since the running scan began; 0 when none runs."""
+        return self._clock() - self._began_s if self.scanning and self._began_s is not None else 0.0
+
     def settled_until(self) -> float:
         """Before that moment of the clock :meth:`poll` does nothing."""
         return 0.0 if self._sample is None else self._taken_s + self.pace.fresh_for / 2

@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent import host
-from agent._scan import Counts, Snapshot, Worker
+from agent import host, status
+from agent._scan import Snapshot, Worker
 from agent.config import Config
 from agent.speaker import Said, Speaker
 
@@ -71,14 +71,6 @@ def table(found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-COUNTS = tuple(name for name in Counts.__dict__ if not name.startswith("_"))
-
-
-def counts(of: Counts) -> dict[str, int]:
-    """Counts as plain values."""
-    return {name: getattr(of, name) for name in COUNTS}
-
-
 def as_json(found: Found) -> bytes:
     """All of it, as one JSON object."""
     snapshot = found.snapshot
@@ -88,7 +80,7 @@ def as_json(found: Found) -> bytes:
             "weight": said.verdict.weight,
             "reason": said.verdict.reason,
             "known": said.verdict.known,
-            **counts(of),
+            **status.counts(of),
         }
         for said, of in zip(found.said, snapshot.pools or [], strict=False)
     }

@@ -51,8 +51,12 @@ def parser() -> argparse.ArgumentParser:
         help="listen here instead of where the configuration says; may be given several times",
     )
     _procfs_option(serve)
-    serve.add_argument("--state", metavar="DIR", help="where overrides are kept (default: $STATE_DIRECTORY)")
-    serve.add_argument("--control", metavar="PATH", help="the operators' socket")
+    serve.add_argument(
+        "--state",
+        metavar="DIR",
+        help="where overrides are kept (default: $STATE_DIRECTORY, else /var/lib/busyweight)",
+    )
+    _control_option(serve)
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="scan once and print the reply", description=_check.__doc__)
@@ -65,11 +69,51 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("config", help="show the effective configuration", description=_config.__doc__)
     _config_option(show)
     show.set_defaults(run=_config)
+    _add_operators(commands)
     return top
+
+
+def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What is asked of the running agent."""
+    status = commands.add_parser(
+        "status", help="show what the running agent says, and why", description=_status.__doc__
+    )
+    status.add_argument("--json", action="store_true", help="print all of it, as JSON")
+    _control_option(status)
+    status.set_defaults(run=_status)
+
+    for kind, does in (
+        ("drain", "take this host out of the pool: no new clients, the present ones stay"),
+        ("maint", "put this host into maintenance: no clients"),
+        ("weight", "say this weight instead of the measured one"),
+        ("ready", "end drain, maint or weight"),
+    ):
+        command = commands.add_parser(kind, help=does, description=f"Tells the running agent to {does}.")
+        if kind == "weight":
+            command.add_argument(
+                "weight", metavar="PERCENT", type=_option(values.plain_percent), help='"40" or "40%%", from 0 to 100'
+            )
+        lasts = "for so long, such as 30m; then the agent is ready again (default: until it is ordered)"
+        if kind == "ready":
+            lasts = "for how long balancers are told (default: release_for in the configuration)"
+        command.add_argument("--for", dest="lasts", metavar="30m", type=_option(values.lasting), help=lasts)
+        command.add_argument(
+            "--reason", metavar="TEXT", type=_option(values.reason), help="why; shown in status, log and HAProxy"
+        )
+        _control_option(command)
+        command.set_defaults(run=_order, kind=kind)
 
 
 def _config_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="FILE", type=Path, help=f"configuration file (default: {DEFAULT_FILE})")
+
+
+def _control_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--control",
+        metavar="PATH",
+        help="the operators' socket (default: in $RUNTIME_DIRECTORY, else /run/busyweight/control.sock)",
+    )
 
 
 def _procfs_option(command: argparse.ArgumentParser) -> None:
@@ -121,8 +165,9 @@ def _fail(text: object) -> int:
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     # The loop comes before all that imports asyncio.
-    from agent import logs, loop
-    from agent.daemon import Daemon, StartError
+    from agent import logs, loop, paths
+    from agent.daemon import Daemon
+    from agent.reload import StartError
 
     def reload() -> config.Config:
         loaded = load(options)
@@ -132,7 +177,14 @@ def _serve(options: argparse.Namespace) -> int:
     first = reload()
 
     async def serve() -> None:
-        await Daemon(first, reload).run()
+        daemon = Daemon(
+            first,
+            reload,
+            file=options.config or DEFAULT_FILE,
+            state=paths.state_directory(options.state),
+            control=paths.control_socket(options.control),
+        )
+        await daemon.run()
 
     try:
         loop.run(serve())
@@ -166,5 +218,38 @@ def _config(options: argparse.Namespace) -> int:
     loaded = load(options)
     print(config.to_toml(loaded), end="")
     for warning in config.warnings(loaded):
+        print(f"warning: {warning}", file=sys.stderr)
+    return WELL
+
+
+def _status(options: argparse.Namespace) -> int:
+    """Shows what the running agent says now, since when, and what it rests on."""
+    import time
+
+    from agent import client, console, paths
+
+    try:
+        told = console.status(paths.control_socket(options.control))
+    except client.ClientError as error:
+        return _fail(error)
+    print(console.as_json(told) if options.json else console.show(told, time.time()).rstrip("\n"))
+    return WELL
+
+
+def _order(options: argparse.Namespace) -> int:
+    from agent import client, console, paths
+
+    try:
+        done, warnings = console.order(
+            paths.control_socket(options.control),
+            options.kind,
+            weight=None if options.kind != "weight" else f"{options.weight}%",
+            lasts=None if options.lasts is None else values.show_duration(options.lasts),
+            reason=options.reason,
+        )
+    except client.ClientError as error:
+        return _fail(error)
+    print(done)
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return WELL

@@ -9,24 +9,29 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from agent import host, values
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.cache import Cache, Pace
-from agent.config import Config, ConfigError, warnings
+from agent.config import Config, warnings
+from agent.desk import Desk
+from agent.orders import Orders
 from agent.policy import Verdict
+from agent.reload import Reloader, StartError, open_scanner
 from agent.sampler import Sampler
-from agent.server import Address, ListenError, Server, open_listener, open_listeners
+from agent.server import Address, ListenError, Server, open_listeners
 from agent.speaker import Said, Speaker
-from agent.systemd import Notifier
+from agent.state import StateFile
+from agent.status import History
+from agent.systemd import Notifier, Watchdog, passed_sockets
 
 log = logging.getLogger("busyweight")
 
-
-class StartError(RuntimeError):
-    """The agent cannot start. The text says why, on one line."""
+# A scan that runs for longer will not end any more.
+STUCK_FOR_GOOD_S = 60.0
 
 
 def now_s() -> float:
@@ -40,30 +45,38 @@ def _pace(config: Config) -> Pace:
 
 
 class Daemon:
-    """The running agent. ``load`` reads the configuration anew, or raises ConfigError."""
+    """The running agent. ``load`` reads the configuration anew, or raises ConfigError;
+    ``file`` is where from, for people. ``state`` and ``control`` are the state directory and
+    the operators' socket."""
 
-    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], *, file: Path, state: Path, control: Path) -> None:
         self.config = config
-        self._load = load
+        self.file = str(file)
+        self.clock = now_s
+        self.began_s = now_s()
+        self.state = "starting"
         self._loop = asyncio.get_running_loop()
         self._notify = Notifier()
+        self._watchdog = Watchdog(self._notify, self._well)
         self._stop = asyncio.Event()
         self._first = asyncio.Event()
         self._at_once = asyncio.Event()
-        self._serving = False
         self._reload_due = False
-        self._frozen = False
         self._states: dict[str, str] = {}
-        self._listeners: dict[Address, socket.socket] = {}
+        self.listeners: dict[Address, socket.socket] = {}
+        self.sockets_passed = False
         self._cores = host.cores()
         self.said: list[Said] = []
+        self.history = History(now_s)
         self._speaks_of: Snapshot | None = None
         self.speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
         self.answerer = Answerer(list(config.allow), config.limits.max_connections)
-        self._sampler = Sampler(_open_scanner(config), self._sampled)
-        self._successor: Sampler | None = None
-        self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self._sampler.start)
-        self._server = Server(
+        self.sampler = Sampler(open_scanner(config), self.sampled)
+        self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
+        self.reloader = Reloader(self, load)
+        self.orders = Orders(StateFile(state), now_s, self._speak, config.reply.release_for)
+        self.desk = Desk(self, control)
+        self.server = Server(
             self.answerer, self._ask, wait_at_most_s=config.scan.wait_at_most, deadline_s=config.limits.deadline
         )
 
@@ -74,25 +87,52 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_signal)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._restart_signal)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_signal)
         self._log_start()
-        self.cache.poll()
-        await self._wait(self._first, self.config.scan.give_up_after)
-        self._speak()
-        if not self._stop.is_set():
-            try:
-                self._listen(open_listeners(self.config.listen, self.config.limits.backlog))
-            except ListenError as error:
-                raise StartError(str(error)) from None
-            self._notify.ready()
-            self._serving = True
-            if self._reload_due:
-                self._reload()
-            await self._stop.wait()
-            await self._release()
-        self._server.close()
-        self._sampler.close()
+        try:
+            self.cache.poll()
+            await self._wait(self._first, self.config.scan.give_up_after)
+            self._speak()
+            if not self._stop.is_set():
+                self._open()
+                await self._stop.wait()
+                await self._release()
+        finally:
+            await self.orders.close()
+            self._watchdog.close()
+            self.desk.close()
+            self.server.close()
+            self.sampler.close()
         log.info("stopped")
+
+    def _open(self) -> None:
+        """Polls and operators are answered from now on."""
+        passed = {listener.getsockname()[:2]: listener for listener in passed_sockets()}
+        self.sockets_passed = bool(passed)
+        if passed and set(passed) != set(self.config.listen):
+            log.warning("the sockets that systemd passed replace listen = %s", _show(self.config.listen))
+        try:
+            self.listen(passed or open_listeners(self.config.listen, self.config.limits.backlog))
+        except ListenError as error:
+            raise StartError(str(error)) from None
+        self.state = "serving"
+        self.orders.begin()
+        self._notify.ready()
+        self._watchdog.begin()
+        if self._reload_due:
+            self._reload()
+
+    def _well(self) -> bool:
+        """Whether a restart would not make things better: the watchdog's question."""
+        stuck_s = self.cache.running_for()
+        if stuck_s > max(STUCK_FOR_GOOD_S, 2 * self.config.scan.give_up_after):
+            log.error("the scan has been stuck for %.0f s", stuck_s)
+            return False
+        if not self.server.answers():
+            log.error("polls are waiting, and nobody answers them")
+            return False
+        return True
 
     async def _wait(self, event: asyncio.Event, timeout_s: float) -> None:
         """For an event, the stop signal, or the time."""
@@ -105,7 +145,8 @@ class Daemon:
 
     def _ask(self) -> bool:
         """Somebody polls: the server's question whether to wait."""
-        if self._frozen:
+        self.orders.look()
+        if self.state == "stopping":
             return False
         waiting = self.cache.poll()
         if self.speaker.rising or (self._speaks_of is not None and self.cache.newest() is None):
@@ -113,7 +154,7 @@ class Daemon:
         self.answerer.settle(0.0 if self.speaker.rising else self.cache.settled_until())
         return waiting
 
-    def _sampled(self, snapshot: Snapshot | None, why: str) -> None:
+    def sampled(self, snapshot: Snapshot | None, why: str) -> None:
         """A scan ended."""
         if snapshot is None:
             self.cache.failed(why, 0.0)
@@ -121,11 +162,14 @@ class Daemon:
             self.cache.done(snapshot, snapshot.began_ns / 1e9, snapshot.cost_ns / 1e9)
         self._first.set()
         self._speak()
-        self._server.go_on()
+        self.server.go_on()
 
     def _speak(self) -> None:
         """Says what there is to say now, if it is something else than before."""
-        if self._frozen:
+        self.speaker.word = self.orders.word
+        if self.state == "stopping":
+            # HAProxy keeps the last word for ever, so the last word is that the host is free.
+            self._say(self.speaker.everywhere(Verdict(100, "stopping", known=True)))
             return
         sample = self.cache.newest()
         self._speaks_of = sample
@@ -145,6 +189,7 @@ class Daemon:
         if said == self.said:
             return
         self.said = said
+        self.history.note(said)
         self.answerer.set_replies(said[0].line, [(s.pool, s.line) for s in said[1:]])
         self._notify.status(said[0].line.decode().strip() or f"unknown: {said[0].verdict.reason}")
         for each in said:
@@ -157,105 +202,69 @@ class Daemon:
             self._at_once.set()
         self._stop.set()
 
+    def _restart_signal(self) -> None:
+        """systemd's RestartKillSignal: another agent follows at once, so there is no last word."""
+        self._at_once.set()
+        self._stop.set()
+
     def _reload_signal(self) -> None:
         # A reload opens ports, and none may be open before the first sample.
-        if self._serving:
-            self._reload()
-        else:
+        if self.state == "starting":
             self._reload_due = True
+        else:
+            self._reload()
 
     async def _release(self) -> None:
-        """HAProxy keeps the last word for ever, so the last word is that the host is free."""
-        self._notify.stopping()
+        """Says the last word for a while: the operator's if there is one."""
         reply = self.config.reply
-        if reply.on_stop == "release" and reply.release_for > 0:
-            log.info("stopping: says 100%% for %s", values.show_duration(reply.release_for))
-            self._say(self.speaker.everywhere(Verdict(100, "stopping", known=True)))
-            self._frozen = True
-            self._server.go_on()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._at_once.wait(), reply.release_for)
+        release_s = reply.release_for if reply.on_stop == "release" else 0.0
+        if self.orders.owes_ready:
+            release_s = max(release_s, self.orders.ready_for_s)
+        self._notify.stopping(release_s)
+        if release_s == 0 or self._at_once.is_set():
+            return
+        self.state = "stopping"
+        self._speak()
+        log.info("stopping: says %r for %s", self.said[0].line.decode(), values.show_duration(release_s))
+        self.server.go_on()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._at_once.wait(), release_s)
 
-    def _listen(self, opened: dict[Address, socket.socket]) -> None:
+    def listen(self, opened: dict[Address, socket.socket]) -> None:
+        """Polls are answered on these, too."""
         for address, listener in opened.items():
-            self._listeners[address] = listener
-            self._server.add(listener)
+            self.listeners[address] = listener
+            self.server.add(listener)
             log.info("listening on %s", values.show_address(listener.getsockname()[:2]))
 
+    def addresses(self) -> list[Address]:
+        """Where polls are answered."""
+        return [listener.getsockname()[:2] for listener in self.listeners.values()]
+
     def _reload(self) -> None:
-        """Takes a new configuration, whole or not at all."""
         self._notify.reloading()
-        try:
-            self._apply(self._load())
-            log.info("reloaded the configuration")
-        except ConfigError as error:
-            for fault in error.faults:
-                log.error("%s", fault)  # noqa: TRY400 - not a crash
-            log.error("the configuration is wrong; the former one stays")  # noqa: TRY400
-        except (ListenError, StartError) as error:
-            log.error("%s; the former configuration stays", error)  # noqa: TRY400 - not a crash
+        self.reloader.reload()
         self._notify.ready()
 
-    def _apply(self, config: Config) -> None:
-        former = self.config
-        # What can fail comes first, and undoes nothing when it does.
-        added = [a for a in config.listen if a not in self._listeners]
-        v4_ports = {port for host_, port in config.listen if ":" not in host_}
-        opened: dict[Address, socket.socket] = {}
-        try:
-            for address in added:
-                opened[address] = open_listener(address, config.limits.backlog, v6only=address[1] in v4_ports)
-            workers = [pool.workers for pool in config.all_pools]
-            same = workers == [pool.workers for pool in former.all_pools] and (
-                (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
-            )
-            scanner = None if same else _open_scanner(config, self._sampler.scanner)
-        except (ListenError, StartError):
-            for listener in opened.values():
-                listener.close()
-            raise
-        for address in [a for a in self._listeners if a not in config.listen]:
-            self._server.remove(self._listeners.pop(address))
-        self._listen(opened)
-        for listener in self._listeners.values():
-            listener.listen(config.limits.backlog)
-        self.answerer.configure(list(config.allow), config.limits.max_connections)
-        self._server.wait_at_most_s = config.scan.wait_at_most
-        self._server.deadline_s = config.limits.deadline
-        for warning in warnings(config):
-            log.warning("%s", warning)
-        if self._successor:
-            self._successor.close()
-            self._successor = None
-        if scanner is None:
-            self._adopt(config)
-        else:
-            # The former scanner serves until the new one has its first sample.
-            self._successor = Sampler(scanner, lambda snapshot, why: self._succeed(config, snapshot, why))
-            self._successor.start()
-
-    def _succeed(self, config: Config, snapshot: Snapshot | None, why: str) -> None:
-        """The new scanner's first scan ended: it takes over."""
-        if self._successor is None:
-            return
-        self._sampler.close()
-        self._sampler, self._successor = Sampler(self._successor.scanner, self._sampled), None
-        self.cache = Cache(_pace(config), now_s, self._sampler.start)
-        self._adopt(config)
-        self._sampled(snapshot, why)
-
-    def _adopt(self, config: Config) -> None:
+    def adopt(self, config: Config, scanner: Scanner | None = None) -> None:
+        """Goes on with another configuration, and with another scanner if there is one."""
         self.config = config
+        if scanner is not None:
+            self.sampler.close()
+            self.sampler = Sampler(scanner, self.sampled)
+            self.cache = Cache(_pace(config), self.clock, self.sampler.start)
         self.cache.pace = _pace(config)
         speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
         speaker.inherit(self.speaker)
         self.speaker = speaker
+        self.orders.configure(config.reply.release_for)
+        self.desk.configure()
         self._speak()
 
     # What it tells people.
 
     def _log_start(self) -> None:
-        scanner = self._sampler.scanner
+        scanner = self.sampler.scanner
         for warning in warnings(self.config):
             log.warning("%s", warning)
         for refused in scanner.refused:
@@ -266,8 +275,11 @@ class Daemon:
             log.info("%s: capacity %s%s, counting %s", _title(name), capacity, source, rule.count)
 
     def _log_state(self, said: Said) -> None:
-        """A line when a pool's state changes: known or not, full or not. Never one per poll."""
+        """A line when a pool's state changes: known or not, full or not. Never one per poll,
+        and none of what is ordered, which has lines of its own."""
         verdict = said.verdict
+        if said.ordered:
+            return
         state = "unknown: " + verdict.reason if not verdict.known else "full" if verdict.weight == 0 else "free"
         if self._states.get(said.pool) != state:
             self._states[said.pool] = state
@@ -277,12 +289,9 @@ class Daemon:
             log.debug("%s: says %r", _title(said.pool), said.line.decode())
 
 
+def _show(addresses: Iterable[Address]) -> str:
+    return ", ".join(values.show_address(address) for address in addresses)
+
+
 def _title(pool: str) -> str:
     return f"pool {pool}" if pool else "default pool"
-
-
-def _open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
-    try:
-        return host.open_scanner(config, former=former)
-    except (OSError, ValueError) as error:
-        raise StartError(str(error)) from None

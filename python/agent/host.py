@@ -51,6 +51,14 @@ def user_name(uid: int | None) -> str:
         return str(uid)
 
 
+def group_id(group: str) -> int | None:
+    """A group's number, or None if there is no such group."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
 def selector(workers: Workers) -> _scan.Selector:
     """The scanner's selector for a pool's workers. Raises ValueError."""
     uids = [uid for user in workers.users if (uid := user_id(user)) is not None]
@@ -74,11 +82,7 @@ def _selector_fault(workers: Workers) -> tuple[str, str] | None:
 
 
 def _group_fault(group: str) -> str | None:
-    try:
-        grp.getgrnam(group)
-    except KeyError:
-        return f'found "{group}"; no such group on this host'
-    return None
+    return None if group_id(group) is not None else f'found "{group}"; no such group on this host'
 
 
 CHECKS = Checks(

@@ -16,14 +16,19 @@ def describe(text: str) -> str:
     return safe[:DESCRIPTION_LEN_MAX]
 
 
-def render(verdict: Verdict, *, health: str) -> bytes:
+def render(verdict: Verdict, *, health: str, admin: str = "") -> bytes:
     """The reply for a verdict.
 
     With health ``up``: ``up 75% #6/24 busy\\n``, and without a weight ``up #REASON\\n``, which
     leaves HAProxy's weight as it is and shows why. With health ``none``: ``75%\\r\\n``, byte for
     byte the original script's, and without a weight an empty line: no news.
+
+    ``admin`` is ``drain``, ``maint`` or ``ready``, and comes first. A drain goes without a
+    weight: beside one, HAProxy 2.6 logs "remains in forced drain mode" at every check.
     """
+    weight = "" if verdict.weight is None else f"{verdict.weight}%"
     if health == "none":
-        return b"\n" if verdict.weight is None else b"%d%%\r\n" % verdict.weight
-    weight = "" if verdict.weight is None else f"{verdict.weight}% "
-    return f"up {weight}#{describe(verdict.reason)}\n".encode("ascii")
+        words, end = [admin, weight], "\r\n" if weight else "\n"
+    else:
+        words, end = [admin, "up", weight, f"#{describe(verdict.reason)}"], "\n"
+    return (" ".join(word for word in words if word) + end).encode("ascii")

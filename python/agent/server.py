@@ -7,8 +7,9 @@ fast path, and lets no connection's fate out.
 
 import asyncio
 import errno
+import select
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from agent._scan import Answerer
 from agent.values import show_address
@@ -57,14 +58,17 @@ def _remedy(error: OSError, port: int) -> str:
     return why
 
 
-def open_listeners(addresses: Iterable[Address], backlog: int) -> dict[Address, socket.socket]:
-    """All of them, or none. Raises ListenError."""
+def open_listeners(
+    addresses: Iterable[Address], backlog: int, *, have: Container[Address] = ()
+) -> dict[Address, socket.socket]:
+    """All of them but those that we have already, or none. Raises ListenError."""
     addresses = list(addresses)
     v4_ports = {port for host, port in addresses if ":" not in host}
     opened: dict[Address, socket.socket] = {}
     try:
         for address in addresses:
-            opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
+            if address not in have:
+                opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
     except ListenError:
         for listener in opened.values():
             listener.close()
@@ -94,6 +98,7 @@ class Server:
         self._waited = False
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
         self._owing: dict[int, asyncio.TimerHandle] = {}
+        self._left_waiting_at: int | None = None
 
     def add(self, listener: socket.socket) -> None:
         """Serves this socket too."""
@@ -103,7 +108,7 @@ class Server:
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        self._answerer.burst(listener.fileno(), BURST * BURST)
+        self._answer(listener, BURST * BURST)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
         if resting := self._resting.pop(listener, None):
@@ -127,6 +132,22 @@ class Server:
             self._patience.cancel()
             self._resume()
 
+    def answers(self) -> bool:
+        """Whether polls get their turn; to be asked now and then, some seconds apart.
+
+        No, if a listener does not listen any more, or if somebody waits as at the last call
+        and nobody has had a turn since.
+        """
+        if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+            return False
+        waiting = select.poll()
+        for each in self._listeners:
+            waiting.register(each.fileno(), select.POLLIN)
+        totals = self._answerer.totals()
+        turns = totals.answered + totals.refused + totals.lost
+        left_waiting_at, self._left_waiting_at = self._left_waiting_at, turns if waiting.poll(0) else None
+        return self._left_waiting_at is None or self._left_waiting_at != left_waiting_at
+
     def _watch(self, listener: socket.socket) -> None:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
 
@@ -136,13 +157,17 @@ class Server:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
             return
-        end, owing = self._answerer.burst(listener.fileno(), BURST)
+        if self._answer(listener, BURST) < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+
+    def _answer(self, listener: socket.socket, most: int) -> int:
+        """Answers those who wait, and watches those who owe their line. How it ended: see burst."""
+        end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
             self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
-        if end < 0:
-            self._loop.remove_reader(listener.fileno())
-            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+        return end
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.

@@ -4,11 +4,15 @@ sd_notify(3) and sd_listen_fds(3) are a datagram and two environment variables; 
 needed. Without systemd every call does nothing.
 """
 
+import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+
+# What an end takes beside what is waited for on purpose.
+STOP_SLACK_S = 10.0
 
 # sd_listen_fds(3): passed sockets begin here.
 LISTEN_FDS_START = 3
@@ -41,9 +45,9 @@ class Notifier:
         """A reload begins. The time stamp is what Type=notify-reload asks for."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self) -> None:
-        """The end begins."""
-        self._send("STOPPING=1")
+    def stopping(self, for_s: float) -> None:
+        """The end begins, and takes so long."""
+        self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((for_s + STOP_SLACK_S) * 1_000_000)}")
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``; sent only when it changed."""
@@ -54,6 +58,31 @@ class Notifier:
     def pet(self) -> None:
         """Keeps the watchdog quiet."""
         self._send("WATCHDOG=1")
+
+
+class Watchdog:
+    """Keeps systemd's watchdog quiet while ``well`` says so; without one it does nothing."""
+
+    def __init__(self, notifier: Notifier, well: Callable[[], bool]) -> None:
+        self._notifier = notifier
+        self._well = well
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Pets from now on, if the service manager wants it."""
+        period_s = watchdog_s()
+        if period_s is not None:
+            self._pet(period_s)
+
+    def _pet(self, period_s: float) -> None:
+        if self._well():
+            self._notifier.pet()
+        self._timer = asyncio.get_running_loop().call_later(period_s, self._pet, period_s)
+
+    def close(self) -> None:
+        """Pets no more."""
+        if self._timer:
+            self._timer.cancel()
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:

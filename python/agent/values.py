@@ -140,6 +140,31 @@ def _whole_percent(found: object) -> int:
     return int(percent)
 
 
+def _plain_percent(found: object) -> int:
+    # At a prompt the sign may be left out: what else could it be?
+    return _whole_percent(found if _text(found).endswith("%") else f"{found}%")
+
+
+LASTING_MAX_S = 365 * 86400.0
+
+
+def _lasting_s(found: object) -> float:
+    seconds = _duration_s(found)
+    if not 1 <= seconds <= LASTING_MAX_S:
+        raise ValueError
+    return seconds
+
+
+REASON_LEN_MAX = 200
+
+
+def _reason(found: object) -> str:
+    line = _text(found).strip()
+    if len(line) > REASON_LEN_MAX or not line.isprintable():
+        raise ValueError
+    return line
+
+
 def _same(value: object) -> object:
     return value
 
@@ -181,6 +206,9 @@ text = Kind("a text", _text, _same)
 duration = Kind('a duration such as "500ms", "2s", "30m", "1h", up to "365d"', _duration_s, show_duration)
 share = Kind('a share of one core from "0.1%" to "100%"', lambda f: _percent(f, 0.1, 100), _show_percent)
 weight = Kind('a whole percentage from "0%" to "100%"', _whole_percent, _show_percent)
+plain_percent = Kind('a whole percentage from "0%" to "100%", with or without the sign', _plain_percent, _show_percent)
+lasting = Kind('a duration from "1s" to "365d", such as "30m"', _lasting_s, show_duration)
+reason = Kind(f"one line of at most {REASON_LEN_MAX} printable characters", _reason, _same)
 rise = Kind('"off" or a rate such as "5%/s"', _rise, lambda r: "off" if r is None else f"{r:g}%/s")
 unknown = Kind(
     '"hold" or a whole percentage such as "50%"',

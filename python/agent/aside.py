@@ -1,0 +1,39 @@
+"""Work that may take long, on a thread of its own, so that polls do not wait for it.
+
+Each piece of work has its own short-lived thread: the agent has none of them in quiet times,
+and one that hangs (a dead disk) keeps nothing from ending.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
+    """Starts the work. Its result, or its exception, comes to the event loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # None is a T where work returns None
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:  # handed on
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile; nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

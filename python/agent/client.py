@@ -1,0 +1,78 @@
+"""WORLD. Asks the running agent over its control socket, see docs/control.md."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+
+# A disk may take its time before an order is acknowledged.
+TIMEOUT_S = 10.0
+
+ANSWER_LEN_MAX = 64 * 1024 * 1024
+
+
+class ClientError(Exception):
+    """There is no answer, or the answer is no. The text says why, on one line."""
+
+
+def ask(path: Path, command: str, **words: object) -> dict[str, Any]:
+    """The answer to one command; words that are None are left out. Raises ClientError."""
+    request = {"version": VERSION, "command": command} | {k: v for k, v in words.items() if v is not None}
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(path))
+            # Refused before it was read: then the reason is there to be read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(json.dumps(request).encode() + b"\n")
+            line = _line(connection)
+    except OSError as error:
+        raise ClientError(_remedy(path, error)) from None
+    return _checked(path, line)
+
+
+def _line(connection: socket.socket) -> bytes:
+    line = bytearray()
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not line.endswith(b"\n") and len(line) < ANSWER_LEN_MAX:
+        connection.settimeout(max(0.001, deadline_s - time.monotonic()))
+        data = connection.recv(65536)
+        if not data:
+            break
+        line += data
+    return bytes(line)
+
+
+def _checked(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+        version, ok = answer["version"], answer["ok"]
+    except (ValueError, TypeError, KeyError):
+        what = "nothing" if not line else "something else than the control protocol"
+        raise ClientError(f"{path}: answered {what}; is it the control socket of busyweight?") from None
+    if version != VERSION:
+        raise ClientError(f"{path}: the agent speaks version {version} of the protocol, this command {VERSION}")
+    if not ok:
+        raise ClientError(str(answer.get("error", "refused without a reason")))
+    return dict(answer)
+
+
+def _remedy(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"no agent at {path}: it does not run, or with another --control; see systemctl status busyweight"
+    if isinstance(error, ConnectionRefusedError):
+        return f"no agent at {path}: the one that made this socket is dead; see systemctl status busyweight"
+    if isinstance(error, TimeoutError):
+        return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or stuck"
+    why = error.strerror or str(error)
+    return f"cannot reach the agent at {path}: {why[:1].lower()}{why[1:]}"
+
+
+def sudo_user() -> str | None:
+    """On whose behalf root acts, as sudo(8) tells."""
+    return os.environ.get("SUDO_USER") if os.geteuid() == 0 else None

@@ -1,0 +1,94 @@
+"""What the control socket's commands do: the operator's desk in the running agent."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent import host, override, status, values
+from agent.aside import aside
+from agent.control import Command, Control, ControlError, Peer, Request
+
+if TYPE_CHECKING:
+    from agent.daemon import Daemon
+
+log = logging.getLogger("busyweight")
+
+# More are in nobody's interest at once, and would make the answer large.
+WORKERS_MAX = 1000
+WORKERS_USUAL = 200
+
+
+class Desk:
+    """Opens the socket at ``path``; without one the agent serves all the same."""
+
+    def __init__(self, daemon: "Daemon", path: Path) -> None:
+        self.path = path
+        self._daemon = daemon
+        self._control: Control | None = None
+        commands = {
+            "status": self._status,
+            "workers": self._workers,
+            **{kind: self._orderer(kind) for kind in (*override.KINDS, "ready")},
+        }
+        try:
+            self._control = Control(path, commands, self._gid())
+        except ControlError as error:
+            log.warning("%s; serves without", error)
+        else:
+            log.info("takes orders at %s", path)
+
+    def _gid(self) -> int | None:
+        group = self._daemon.config.control.group
+        return host.group_id(group) if group else None
+
+    def configure(self) -> None:
+        """Who may command may have changed."""
+        if self._control:
+            self._control.gid = self._gid()
+
+    def close(self) -> None:
+        """Ends the socket."""
+        if self._control:
+            self._control.close()
+
+    async def _status(self, request: Request, _: Peer) -> dict[str, Any]:
+        _only(request)
+        return {"status": status.report(self._daemon)}
+
+    async def _workers(self, request: Request, _: Peer) -> dict[str, Any]:
+        _only(request, "most")
+        try:
+            most = values.integer(1, WORKERS_MAX)(request.get("most", WORKERS_USUAL))
+        except values.Wrong as wrong:
+            raise values.Wrong(f"most: allowed: {wrong}") from None
+        scanner = self._daemon.sampler.scanner
+        pools = [name for name, _ in self._daemon.speaker.rules]
+        return await aside(lambda: status.workers(scanner, pools, most))
+
+    def _orderer(self, kind: str) -> Command:
+        async def order(request: Request, peer: Peer) -> dict[str, Any]:
+            words = dict(request)
+            who = _who(peer, words.pop("sudo_user", None))
+            done = await self._daemon.orders.order(override.read_order(kind, words), who)
+            return done | {"reply": self._daemon.said[0].line.decode() if self._daemon.said else None}
+
+        return order
+
+
+def _only(request: Mapping[str, Any], *allowed: str) -> None:
+    for key in request:
+        if key not in allowed:
+            raise values.Wrong(f"unknown key {key[:80]!r}; allowed: {', '.join(allowed) or 'none'}")
+
+
+def _who(peer: Peer, sudo_user: object) -> str:
+    """Who commands. Root may say on whose behalf, as sudo(8) does."""
+    if sudo_user is not None and peer.uid == 0:
+        try:
+            name = str(values.reason(sudo_user))[:32]
+        except values.Wrong:
+            name = ""
+        if name and name != peer.name:
+            return f"{name} ({peer.name})"
+    return peer.name[:32]

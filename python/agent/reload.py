@@ -1,0 +1,109 @@
+"""Takes a new configuration into the running agent: whole or not at all.
+
+What can fail comes first, and undoes nothing when it does. No listener that stays is touched,
+so no poll is lost; a new scanner takes over when it has its first sample.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from agent import host
+from agent._scan import Scanner, Snapshot
+from agent.config import Config, ConfigError, warnings
+from agent.sampler import Sampler
+from agent.server import ListenError, open_listeners
+
+if TYPE_CHECKING:
+    from agent.daemon import Daemon
+
+log = logging.getLogger("busyweight")
+
+
+class StartError(RuntimeError):
+    """The agent cannot start, or not so. The text says why, on one line."""
+
+
+def open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
+    """The scanner that a configuration asks for. Raises StartError."""
+    try:
+        return host.open_scanner(config, former=former)
+    except (OSError, ValueError) as error:
+        raise StartError(str(error)) from None
+
+
+class Reloader:
+    """``load`` reads the configuration anew, or raises ConfigError. ``outcome`` tells how the
+    last reload went: ``at`` (of the wall clock), ``ok`` and ``faults``."""
+
+    def __init__(self, daemon: "Daemon", load: Callable[[], Config]) -> None:
+        self._daemon = daemon
+        self._load = load
+        self._successor: Sampler | None = None
+        self.outcome: dict[str, Any] | None = None
+
+    def reload(self) -> None:
+        """Takes the configuration as it is now."""
+        faults: list[str] = []
+        try:
+            self._apply(self._load())
+        except ConfigError as error:
+            faults = error.faults
+        except (ListenError, StartError) as error:
+            faults = [str(error)]
+        self.outcome = {"at": time.time(), "ok": not faults, "faults": faults}
+        for fault in faults:
+            log.error("%s", fault)
+        if faults:
+            log.error("the configuration is wrong; the former one stays")
+        else:
+            log.info("reloaded the configuration")
+
+    def close(self) -> None:
+        """Ends what has not taken over yet."""
+        if self._successor:
+            self._successor.close()
+            self._successor = None
+
+    def _apply(self, config: Config) -> None:
+        daemon, former = self._daemon, self._daemon.config
+        # Sockets that systemd passed are systemd's to add and to remove.
+        wanted = tuple(daemon.listeners) if daemon.sockets_passed else config.listen
+        opened = open_listeners(wanted, config.limits.backlog, have=daemon.listeners)
+        workers = [pool.workers for pool in config.all_pools]
+        same = workers == [pool.workers for pool in former.all_pools] and (
+            (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
+        )
+        try:
+            scanner = None if same else open_scanner(config, daemon.sampler.scanner)
+        except StartError:
+            for listener in opened.values():
+                listener.close()
+            raise
+        for address in [address for address in daemon.listeners if address not in wanted]:
+            daemon.server.remove(daemon.listeners.pop(address))
+        daemon.listen(opened)
+        for listener in daemon.listeners.values():
+            listener.listen(config.limits.backlog)
+        daemon.answerer.configure(list(config.allow), config.limits.max_connections)
+        daemon.server.wait_at_most_s = config.scan.wait_at_most
+        daemon.server.deadline_s = config.limits.deadline
+        for warning in warnings(config):
+            log.warning("%s", warning)
+        self.close()
+        if scanner is None:
+            daemon.adopt(config)
+        else:
+            # The former scanner serves until the new one has its first sample.
+            self._successor = Sampler(scanner, lambda snapshot, why: self._succeed(config, snapshot, why))
+            self._successor.start()
+
+    def _succeed(self, config: Config, snapshot: Snapshot | None, why: str) -> None:
+        """The new scanner's first scan ended: it takes over."""
+        if self._successor is None:
+            return
+        scanner = self._successor.scanner
+        self._successor = None
+        self._daemon.adopt(config, scanner)
+        self._daemon.sampled(snapshot, why)
