@@ -78,7 +78,7 @@ def _dress(figure: Any, axes: Any, sizes: list[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", bottom=False)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g} ms"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,g} ms"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", colors=_INK, length=0)
     axes.grid(visible=True, which="major", color=_FAINT, linewidth=0.8)
