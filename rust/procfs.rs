@@ -69,7 +69,8 @@ pub struct Files {
 pub struct Procfs {
     path: PathBuf,
     files: Files,
-    first_comm: Option<OwnedFd>,
+    /// Pid 1's name was read through this root.
+    seen: bool,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -81,7 +82,7 @@ impl Procfs {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let root =
             open_root(path).map_err(|e| Error::Root(format!("procfs root {}: {}", path.display(), describe(e))))?;
-        Ok(Self { path: path.into(), files: Files { root: Arc::new(root) }, first_comm: None, listing: Vec::new() })
+        Ok(Self { path: path.into(), files: Files { root: Arc::new(root) }, seen: false, listing: Vec::new() })
     }
 
     /// The path it was opened by.
@@ -112,20 +113,17 @@ impl Procfs {
     }
 
     /// Whether pid 1's name can be read now. Where it cannot, processes are hidden, and a
-    /// process that is not seen may still be there. Needs no free file descriptor.
+    /// process that is not seen may still be there. One system call, and no file descriptor,
+    /// once it has been seen: the path is checked anew, as a remount may hide it.
     pub fn visible(&mut self) -> bool {
-        let mut buf = [0; 32];
         for attempt in 0..2 {
-            if fs::accessat(&self.files.root, c"1/comm", Access::READ_OK, AtFlags::empty()).is_ok() {
-                if self.first_comm.is_none() {
-                    self.first_comm = self.files.open(1, "comm").ok();
-                }
-                if self.first_comm.as_ref().is_some_and(|fd| rustix::io::pread(fd, &mut buf, 0).is_ok_and(|n| n > 0)) {
-                    return true;
-                }
+            let may_read = fs::accessat(&self.files.root, c"1/comm", Access::READ_OK, AtFlags::empty()).is_ok();
+            if may_read && (self.seen || self.files.comm(1, &mut [0; 32]).is_ok_and(|comm| !comm.is_empty())) {
+                self.seen = true;
+                return true;
             }
             // The tree may have been replaced under the same path.
-            self.first_comm = None;
+            self.seen = false;
             match open_root(&self.path) {
                 Ok(root) if attempt == 0 => self.files.root = Arc::new(root),
                 _ => break,
@@ -317,7 +315,7 @@ mod tests {
     #[test]
     fn visible_needs_no_free_file_descriptor_once_seen() {
         let mut proc = Procfs::open(Path::new("/proc")).unwrap();
-        assert!(proc.visible() && proc.first_comm.is_some());
+        assert!(proc.visible() && proc.seen);
         assert!(proc.is_ours());
     }
 }

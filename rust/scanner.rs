@@ -65,6 +65,9 @@ struct Flight {
     begun: bool,
     reading: Option<Reading>,
     left_behind: u32,
+    /// Callers of [`Scanner::scan`], who wait for `changed` rather than for the event.
+    waiting: u32,
+    /// The scanner is gone, and nobody counts who is left behind.
     closed: bool,
     done: Option<Result<Snapshot, String>>,
 }
@@ -167,23 +170,26 @@ impl Scanner {
     /// # Errors
     /// The text of what broke the scan.
     pub fn scan(&self, give_up: Duration) -> Result<Snapshot, String> {
-        self.start();
         let until_ns = now_ns() + give_up.as_nanos() as u64;
-        loop {
-            let flight = lock(&self.shared.flight);
+        lock(&self.shared.flight).waiting += 1;
+        self.start();
+        let done = loop {
+            let mut flight = lock(&self.shared.flight);
             if flight.running {
-                drop(self.shared.changed.wait_timeout(flight, READ_DEADLINE));
-            } else {
-                drop(flight);
+                let waited = self.shared.changed.wait_timeout(flight, READ_DEADLINE);
+                flight = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if let Some(done) = self.take() {
-                return done;
+            if let Some(done) = flight.done.take() {
+                break done;
             }
+            drop(flight);
             if now_ns() > until_ns {
-                return Err("the readers hang".into());
+                break Err("the readers hang".into());
             }
             self.nudge();
-        }
+        };
+        lock(&self.shared.flight).waiting -= 1;
+        done
     }
 
     /// Readers that hang now.
@@ -272,8 +278,12 @@ impl Shared {
         flight.running = false;
         flight.reading = None;
         flight.done = Some(done);
-        self.changed.notify_all();
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        // Each of these is a system call, so only who waits is told.
+        if flight.waiting > 0 {
+            self.changed.notify_all();
+        } else {
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
     }
 
     /// One scan, or the rest of one. `None` when this reader was left behind.

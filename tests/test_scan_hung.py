@@ -144,6 +144,11 @@ def test_no_call_but_scan_waits_for_a_reader_that_hangs(hung: Hung) -> None:
     hung.add(READERS_MAX + 1)
     scan = scanner(hung.tree, detail=True)
     scan.start()
-    until(lambda: scan.nudge() or scan.left_behind() == READERS_MAX, "the scan hangs", RECOVERY_DEADLINE_S)
+
+    def hangs() -> bool:
+        scan.nudge()
+        return scan.left_behind() == READERS_MAX
+
+    until(hangs, "all readers hang", RECOVERY_DEADLINE_S)
     scan.start()
     assert (scan.take(), scan.workers(), scan.fallback()) == (None, [], None)

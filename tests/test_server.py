@@ -349,3 +349,19 @@ def test_polls_that_cannot_be_accepted_wait_in_the_backlog_until_they_can() -> N
             poll.sendall(b"shop\n")
             assert said(poll) == b"up 40%\n"
         polls[0].close()
+
+
+def test_who_waited_is_answered_though_every_poll_wants_a_scan_of_its_own() -> None:
+    asked = threading.Event()
+
+    def wait() -> bool:
+        asked.set()
+        return True
+
+    with Serving(wait, wait_at_most_s=3600) as serving:
+        [address] = serving.listen()
+        waiting = connect(address)
+        assert asked.wait(DEADLINE_S)
+        serving.say(b"up 10%\n")
+        serving.do(serving.server.go_on)
+        assert said(waiting) == b"up 10%\n"

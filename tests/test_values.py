@@ -1,6 +1,7 @@
 """How operators write durations, shares and addresses, and how they are shown again."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from agent import values
 from agent.values import Kind, Wrong
 
-GOOD: list[tuple[Kind[object], object, object]] = [
+GOOD: list[tuple[Kind[Any], object, object]] = [
     (values.duration, "0ms", 0),
     (values.duration, "500ms", 0.5),
     (values.duration, "1.5s", 1.5),
@@ -41,7 +42,7 @@ GOOD: list[tuple[Kind[object], object, object]] = [
     (values.list_of(values.text), ["a", "b"], ("a", "b")),
 ]
 
-BAD: list[tuple[Kind[object], list[object]]] = [
+BAD: list[tuple[Kind[Any], list[object]]] = [
     (values.duration, ["", "5", "5 s", "-5s", "s", "1e3s", "5S", "\u0663s", "1.s", 5, 5.0, True, None, ["5s"],
                        "366d"]),
     (values.share, ["0%", "0.05%", "101%", "5", "5 %", 5, 0.05]),
@@ -61,19 +62,19 @@ BAD: list[tuple[Kind[object], list[object]]] = [
 
 
 @pytest.mark.parametrize(("kind", "found", "expected"), GOOD)
-def test_what_is_allowed_is_read(kind: Kind[object], found: object, expected: object) -> None:
+def test_what_is_allowed_is_read(kind: Kind[Any], found: object, expected: object) -> None:
     assert kind(found) == expected
 
 
 @pytest.mark.parametrize(("kind", "found"), [(kind, found) for kind, all_found in BAD for found in all_found])
-def test_what_is_not_allowed_is_refused_with_what_is(kind: Kind[object], found: object) -> None:
+def test_what_is_not_allowed_is_refused_with_what_is(kind: Kind[Any], found: object) -> None:
     with pytest.raises(Wrong) as wrong:
         kind(found)
     assert str(wrong.value)
 
 
 @pytest.mark.parametrize(("kind", "found", "expected"), GOOD)
-def test_what_is_shown_is_read_back_to_the_same(kind: Kind[object], found: object, expected: object) -> None:
+def test_what_is_shown_is_read_back_to_the_same(kind: Kind[Any], found: object, expected: object) -> None:
     shown = kind.show(expected)
     assert kind(shown) == expected
     assert kind.show(kind(shown)) == shown

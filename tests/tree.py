@@ -69,10 +69,10 @@ class Tree:
         (self.root / str(pid) / name).unlink()
         (self.root / str(pid) / name).mkdir()
 
-    def add_hanging(self, pid: int, **more: str) -> int:
+    def add_hanging(self, pid: int) -> int:
         """A process whose memory lock is held: whoever reads its title hangs."""
         os.mkfifo(self.root / f"{pid}.fifo")
-        self.add(pid, b"", **more)
+        self.add(pid, b"")
         (self.root / f"{pid}.fifo").rename(self.root / str(pid) / "cmdline")
         return pid
 

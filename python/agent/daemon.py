@@ -269,9 +269,9 @@ class Daemon:
             log.warning("%s", warning)
         for refused in scanner.refused:
             log.info("not to be had: %s", refused)
-        for name, rule in self.speaker.rules:
+        for pool, (name, rule) in zip(self.config.all_pools, self.speaker.rules, strict=True):
             capacity = "the sum of all threads" if rule.capacity is None else f"{rule.capacity:g}"
-            source = f" ({self._cores[1]})" if "cores" in [p.weight.capacity for p in self.config.all_pools] else ""
+            source = f" ({self._cores[1]})" if pool.weight.capacity == "cores" else ""
             log.info("%s: capacity %s%s, counting %s", _title(name), capacity, source, rule.count)
 
     def _log_state(self, said: Said) -> None:

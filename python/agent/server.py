@@ -9,6 +9,7 @@ import asyncio
 import errno
 import select
 import socket
+import sys
 from collections.abc import Callable, Container, Iterable
 
 from agent._scan import Answerer
@@ -76,6 +77,12 @@ def open_listeners(
     return opened
 
 
+def _waiting(listener: socket.socket) -> int:
+    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:28], sys.byteorder)
+
+
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
@@ -126,11 +133,15 @@ class Server:
             self._patience.cancel()
 
     def go_on(self) -> None:
-        """There is a new answer: whoever waits gets it."""
+        """There is a new answer: whoever waits gets it, and is not asked to wait for the next."""
         self._waited = False
         if self._patience is not None:
             self._patience.cancel()
             self._resume()
+            for listener in self._listeners:
+                if listener not in self._resting:
+                    # No more than these: who connects upon an answer asks anew.
+                    self._answer(listener, _waiting(listener))
 
     def answers(self) -> bool:
         """Whether polls get their turn; to be asked now and then, some seconds apart.
@@ -157,17 +168,17 @@ class Server:
                 self._loop.remove_reader(each.fileno())
             self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
             return
-        if self._answer(listener, BURST) < 0:
-            self._loop.remove_reader(listener.fileno())
-            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+        self._answer(listener, BURST)
 
-    def _answer(self, listener: socket.socket, most: int) -> int:
-        """Answers those who wait, and watches those who owe their line. How it ended: see burst."""
+    def _answer(self, listener: socket.socket, most: int) -> None:
+        """Answers those in the backlog, and watches those who owe their line."""
         end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
             self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
-        return end
+        if end < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.

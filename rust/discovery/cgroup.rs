@@ -5,7 +5,7 @@
 //! tells by inotify when cgroups come and go below the configured ones.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
@@ -28,8 +28,6 @@ pub struct Cgroup {
     roots: Vec<PathBuf>,
     changes: OwnedFd,
     procs: Vec<OwnedFd>,
-    /// Roots that were not there at the last walk. Nothing tells when they come.
-    absent: Vec<PathBuf>,
     /// Something could not be opened or watched: walk again.
     incomplete: bool,
     pids: Vec<Pid>,
@@ -56,7 +54,7 @@ impl Cgroup {
         let roots = mounts.iter().flat_map(|m| cgroups.iter().map(|c| m.join(c.trim_start_matches('/')))).collect();
         let changes = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)
             .map_err(|e| format!("inotify: {e}"))?;
-        Ok(Self { roots, changes, procs: Vec::new(), absent: Vec::new(), incomplete: true, pids: Vec::new() })
+        Ok(Self { roots, changes, procs: Vec::new(), incomplete: true, pids: Vec::new() })
     }
 
     /// Opens every `cgroup.procs` below the roots anew. Watches come first, so that a cgroup
@@ -65,13 +63,20 @@ impl Cgroup {
         self.procs.clear();
         self.incomplete = false;
         let (mut stack, absent): (Vec<_>, Vec<_>) = self.roots.iter().cloned().partition(|root| root.is_dir());
-        self.absent = absent;
+        for root in absent {
+            // Its nearest ancestor tells when it, or what leads to it, comes.
+            let there = root.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+            let events = inotify::WatchFlags::CREATE | inotify::WatchFlags::MASK_ADD;
+            let watched = inotify::add_watch(&self.changes, there, events).is_ok();
+            self.incomplete |= !watched || root.is_dir();
+        }
         while let Some(dir) = stack.pop() {
             let events = inotify::WatchFlags::CREATE
                 | inotify::WatchFlags::DELETE
                 | inotify::WatchFlags::MOVE
                 | inotify::WatchFlags::DELETE_SELF
-                | inotify::WatchFlags::ONLYDIR;
+                | inotify::WatchFlags::ONLYDIR
+                | inotify::WatchFlags::MASK_ADD;
             let watched = inotify::add_watch(&self.changes, &dir, events).is_ok();
             match rustix::fs::open(dir.join("cgroup.procs"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(fd) if watched => self.procs.push(fd),
@@ -90,7 +95,7 @@ impl Cgroup {
         while rustix::io::read(&self.changes, &mut buf).is_ok_and(|n| n > 0) {
             any = true;
         }
-        any || self.incomplete || self.absent.iter().any(|root| root.is_dir())
+        any || self.incomplete
     }
 
     fn read_all(&mut self) -> Result<(), Errno> {

@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PR_SET_NAME = 15
@@ -15,22 +16,22 @@ SYS_CLONE3 = 435
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def name(comm):
+def name(comm: str) -> None:
     """Renames the calling thread."""
     libc.prctl(PR_SET_NAME, comm.encode(), 0, 0, 0)
 
 
-def name_leader(comm):
+def name_leader(comm: str) -> None:
     """Renames the leader, from whichever thread."""
     Path(f"/proc/self/task/{os.getpid()}/comm").write_text(comm)
 
 
-def in_thread(*steps):
+def in_thread(*steps: Callable[[], object]) -> object:
     """Takes the steps in a new thread, which then stays; returns what the last one gave."""
     done = threading.Event()
-    values = []
+    values: list[object] = []
 
-    def run():
+    def run() -> None:
         values.extend(step() for step in steps)
         done.set()
         threading.Event().wait()
@@ -40,7 +41,7 @@ def in_thread(*steps):
     return values[-1]
 
 
-def fork():
+def fork() -> int:
     """A child that does nothing until it is ended."""
     pid = os.fork()
     if pid == 0:
@@ -48,7 +49,7 @@ def fork():
     return pid
 
 
-def clone3(set_tid=0):
+def clone3(set_tid: int = 0) -> int:
     """Like fork(), through clone3(2), with a number of one's choice."""
     number = ctypes.c_int(set_tid)
     arguments = (ctypes.c_uint64 * 11)()
@@ -56,7 +57,7 @@ def clone3(set_tid=0):
     if set_tid:
         arguments[8] = ctypes.addressof(number)
         arguments[9] = 1
-    pid = libc.syscall(SYS_CLONE3, arguments, ctypes.sizeof(arguments))
+    pid: int = libc.syscall(SYS_CLONE3, arguments, ctypes.sizeof(arguments))
     if pid == 0:
         signal.pause()
     if pid < 0:
@@ -64,7 +65,7 @@ def clone3(set_tid=0):
     return pid
 
 
-def vfork(path):
+def vfork(path: str) -> int:
     """A child through vfork(2) and exec."""
     # Imported here because it is slow and only one test wants it.
     import subprocess
@@ -72,22 +73,22 @@ def vfork(path):
     return subprocess.Popen(["cat"], executable=path, stdin=os.pipe()[0]).pid
 
 
-def spawn(path):
+def spawn(path: str) -> int:
     """A child through posix_spawn(3)."""
     quiet = [(os.POSIX_SPAWN_DUP2, os.pipe()[0], 0)]
     return os.posix_spawn(path, ["cat"], os.environ, file_actions=quiet)
 
 
-def end(pid):
+def end(pid: int) -> None:
     """Ends and reaps a child."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
-def leave_threads():
+def leave_threads() -> None:
     """The leader exits alone; another thread goes on taking orders."""
 
-    def go_on():
+    def go_on() -> None:
         stat = Path(f"/proc/self/task/{os.getpid()}/stat")
         while not stat.read_text().rpartition(")")[2].startswith(" Z"):
             time.sleep(0.001)
@@ -98,7 +99,7 @@ def leave_threads():
     libc.syscall(SYS_EXIT, 0)
 
 
-def churn(rounds, inside, outside):
+def churn(rounds: int, inside: str, outside: str) -> int:
     """Forks, renames, forks again, and ends most of what it made; some stay."""
     stay = []
     for _ in range(rounds):
@@ -126,7 +127,7 @@ def churn(rounds, inside, outside):
     return len(stay)
 
 
-def take_orders():
+def take_orders() -> None:
     """Until standard input ends; then the whole process group does."""
     # Unbuffered: what follows an exec is for the program exec'ed.
     with open(0, "rb", buffering=0, closefd=False) as orders:

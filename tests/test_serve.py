@@ -1,0 +1,460 @@
+"""`busyweight serve` as operators run it, in trees of its own: answers, signals, reloads, faults, quiet."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.farm import sidekiq_title
+from tests.real.original import answer
+from tests.real.parts import free_port, until
+
+from .tree import Tree, TreeAgent
+
+DEADLINE_S = 10.0
+# Every poll gets a scan of its own.
+EAGER = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'
+AT_ONCE = '[reply]\non_stop = "keep"\n'
+CAPACITY = "[weight]\ncapacity = 24\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "proc")
+
+
+@pytest.fixture
+def agent(tmp_path: Path, tree: Tree) -> Iterator[TreeAgent]:
+    """With 6 of 24 busy; a test may write another configuration before it starts it."""
+    tree.workers(busy=6, idle=18)
+    agent = TreeAgent(tmp_path, tree, CAPACITY + AT_ONCE)
+    yield agent
+    agent.stop()
+    assert "Traceback" not in agent.log_text(), agent.evidence()
+
+
+def log_lines(agent: TreeAgent) -> list[str]:
+    """Without the time stamps."""
+    return [line.partition(" ")[2] for line in agent.log_text().splitlines()]
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("health", ["none", "up"])
+def test_the_answer_is_the_formula_byte_for_byte_for_every_busy_count(tmp_path: Path, tree: Tree, health: str) -> None:
+    pids = tree.workers(busy=0, idle=30)
+    config = f'{EAGER}{CAPACITY}[reply]\non_stop = "keep"\nhealth = "{health}"\n'
+    with TreeAgent(tmp_path, tree, config) as agent:
+        for busy in range(31):
+            if busy:
+                tree.retitle(pids[busy - 1], sidekiq_title(1 + busy % 10))
+            share = answer(busy, 24)
+            expected = share if health == "none" else b"up %s #%d/24 busy\n" % (share.strip(), busy)
+            assert agent.ask() == expected
+
+
+def test_a_change_is_seen_and_so_is_a_worker_that_comes_or_goes(tree: Tree, agent: TreeAgent) -> None:
+    agent.write_config(CAPACITY + AT_ONCE + EAGER)
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        tree.add(900, sidekiq_title(1))
+        assert agent.ask() == b"up 71% #7/24 busy\n"
+        tree.remove(100, 101)
+        agent.wait_answer(b"up 79% #5/24 busy\n")
+
+
+@pytest.mark.parametrize(
+    ("unknown", "health", "expected"),
+    [
+        ("hold", "up", b"up #cannot see processes\n"),
+        ("hold", "none", b"\n"),
+        ("50%", "up", b"up 50% #cannot see processes\n"),
+        ("50%", "none", b"50%\r\n"),
+    ],
+)
+def test_a_hidden_proc_is_unknown_and_never_idle(
+    tree: Tree, agent: TreeAgent, unknown: str, health: str, expected: bytes
+) -> None:
+    agent.write_config(
+        f'{EAGER}[weight]\ncapacity = 24\nunknown = "{unknown}"\n[reply]\nhealth = "{health}"\non_stop = "keep"\n'
+    )
+    tree.hide()
+    with agent:
+        assert agent.ask() == expected
+        tree.show()
+        assert agent.ask() in (b"up 75% #6/24 busy\n", b"75%\r\n")
+        tree.hide()
+        assert agent.ask() == expected
+
+
+def test_polls_are_answered_while_a_scan_hangs_and_the_sample_is_given_up_in_the_end(
+    tree: Tree, agent: TreeAgent
+) -> None:
+    agent.write_config(f'{EAGER}give_up_after = "2s"\n{CAPACITY}{AT_ONCE}'.replace("900ms", "50ms"))
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+        agent.wait_answer(b"up #no sample of late\n", DEADLINE_S)
+        for pid in hung:
+            tree.heal(pid, b"irb")
+        agent.wait_answer(b"up 75% #6/24 busy\n", DEADLINE_S)
+
+
+def test_pools_are_chosen_by_the_line_that_haproxy_sends(tree: Tree, agent: TreeAgent) -> None:
+    tree.add(800, b"rq:worker:a: Processing f from q since 1", comm="rq:worker:a")
+    agent.write_config(f'{EAGER}{CAPACITY}{AT_ONCE}[pools.mail]\npreset = "rq"\ncapacity = 2\n')
+    with agent:
+        assert agent.ask(b"mail\n") == b"up 50% #1/2 busy\n"
+        assert agent.ask(b"\n") == agent.ask(b"other\n") == b"up 75% #6/24 busy\n"
+
+
+def test_a_host_that_is_free_again_is_trusted_slowly_where_so_configured(tree: Tree, agent: TreeAgent) -> None:
+    agent.write_config(f'{EAGER}[weight]\ncapacity = 24\nrise = "0.001%/s"\n{AT_ONCE}')
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        tree.retitle(100, sidekiq_title(0))
+        assert agent.ask() == b"up 75% #5/24 busy, rising\n"
+        tree.retitle(101, sidekiq_title(0))
+        tree.workers(busy=20, first=500)
+        assert agent.ask() == b"up 0% #24/24 busy\n"
+
+
+# Its life.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(agent: TreeAgent, number: signal.Signals) -> None:
+    with agent:
+        agent.send(number)
+        assert agent.wait_exit(DEADLINE_S) == 0
+        assert log_lines(agent)[-1] == "info: stopped"
+        assert refused(agent.port)
+
+
+def test_a_stopping_agent_says_that_the_host_is_free_and_a_second_signal_ends_it_at_once(agent: TreeAgent) -> None:
+    agent.write_config(CAPACITY + '[reply]\nrelease_for = "1h"\n[pools.mail]\n')
+    with agent:
+        assert agent.ask(b"\n") == b"up 75% #6/24 busy\n"
+        agent.send(signal.SIGTERM)
+        agent.until(lambda: agent.ask(b"\n") == b"up 100% #stopping\n", "released", DEADLINE_S)
+        assert agent.ask(b"mail\n") == b"up 100% #stopping\n"
+        agent.send(signal.SIGTERM)
+        assert agent.wait_exit(DEADLINE_S) == 0
+
+
+def test_a_release_lasts_though_a_scan_ends_meanwhile(tree: Tree, agent: TreeAgent) -> None:
+    agent.write_config(f'{EAGER}{CAPACITY}[reply]\nrelease_for = "1h"\n'.replace("900ms", "50ms"))
+    with agent:
+        hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+        assert agent.ask() == b"up 75% #6/24 busy\n", "the scan hangs"
+        agent.send(signal.SIGTERM)
+        agent.until(lambda: agent.ask() == b"up 100% #stopping\n", "released", DEADLINE_S)
+        for pid in hung:
+            tree.heal(pid, sidekiq_title(1))
+        agent.until(lambda: thread_names(agent.pid).count("reader") == 1, "done with the scan", DEADLINE_S)
+        assert agent.ask() == b"up 100% #stopping\n"
+
+
+def test_a_release_ends_by_itself(agent: TreeAgent) -> None:
+    agent.write_config('[reply]\nrelease_for = "100ms"\n')
+    with agent:
+        agent.send(signal.SIGTERM)
+        assert agent.wait_exit(DEADLINE_S) == 0
+        assert "info: stopping: says 100% for 100ms" in log_lines(agent)
+
+
+class Notified:
+    """A NOTIFY_SOCKET of the test's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(DEADLINE_S)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def next(self) -> str:
+        return self._socket.recv(4096).decode()
+
+    def until(self, message: str) -> None:
+        while self.next() != message:
+            pass
+
+
+@pytest.fixture
+def notified(tmp_path: Path, agent: TreeAgent) -> Iterator[Notified]:
+    notified = Notified(tmp_path)
+    agent.environ["NOTIFY_SOCKET"] = str(notified.path)
+    yield notified
+    notified.close()
+
+
+def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_there(
+    agent: TreeAgent, notified: Notified
+) -> None:
+    agent.start()
+    assert notified.next() == "STATUS=up 75% #6/24 busy"
+    assert notified.next() == "READY=1"
+    assert agent.ask() == b"up 75% #6/24 busy\n"
+    agent.send(signal.SIGTERM)
+    assert notified.next() == "STOPPING=1"
+
+
+def test_no_port_is_open_and_nothing_is_ready_before_the_first_scan_whatever_signals_come(
+    tree: Tree, agent: TreeAgent, notified: Notified
+) -> None:
+    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    agent.start()
+    agent.until(lambda: thread_names(agent.pid).count("reader") == 17, "scanning", DEADLINE_S)
+    agent.send(signal.SIGHUP)
+    assert refused(agent.port)
+    for pid in hung:
+        tree.heal(pid, b"irb")
+    assert notified.next() == "STATUS=up 75% #6/24 busy"
+    assert notified.next() == "READY=1"
+    assert notified.next().startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert notified.next() == "READY=1"
+    assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_first_scan_that_hangs_can_be_ended(tree: Tree, agent: TreeAgent) -> None:
+    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    agent.start()
+    agent.until(lambda: thread_names(agent.pid).count("reader") == 17, "scanning", DEADLINE_S)
+    agent.send(signal.SIGTERM)
+    assert agent.wait_exit(DEADLINE_S) == 0
+    for pid in hung:
+        tree.heal(pid, b"irb")
+
+
+def thread_names(pid: int) -> list[str]:
+    names = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            names.append((task / "comm").read_text().strip())
+        except OSError:
+            continue
+    return names
+
+
+def test_a_reload_takes_all_that_is_new_and_moves_the_ports(agent: TreeAgent, notified: Notified) -> None:
+    other = free_port()
+    with agent:
+        notified.until("READY=1")
+        former, agent.port = agent.port, other
+        agent.write_config(AT_ONCE + '[weight]\ncapacity = 12\n[workers]\ncomm = ["ruby"]\n')
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+        assert refused(former)
+        assert "info: reloaded the configuration" in log_lines(agent)
+
+
+def test_a_reload_adds_a_port_and_leaves_the_one_it_keeps_alone(agent: TreeAgent) -> None:
+    other = free_port()
+    with agent:
+        agent.config_file.write_text(
+            f'listen = ["127.0.0.1:{agent.port}", "127.0.0.1:{other}"]\n{AT_ONCE}[weight]\ncapacity = 12\n'
+        )
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: not refused(other), "listening there, too", DEADLINE_S)
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("weight = 3\n[scan]\nspeed = 1\n", ["{file}: weight: ", "{file}: scan.speed: ", "the former one stays"]),
+        ("[scan]\nprocfs = '/none'\n", ["procfs root /none: no such file or directory; the former configuration"]),
+        ("not toml", ["{file}: not TOML: "]),
+    ],
+)
+def test_a_reload_of_what_is_wrong_changes_nothing_and_names_every_fault(
+    agent: TreeAgent, notified: Notified, config: str, said: list[str]
+) -> None:
+    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
+    agent.argv = lambda: plain  # type: ignore[method-assign]
+    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
+    with agent:
+        notified.until("READY=1")
+        before = len(log_lines(agent))
+        agent.write_config(config)
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        new = "\n".join(log_lines(agent)[before:])
+        for words in said:
+            assert words.format(file=agent.config_file) in new
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified: Notified) -> None:
+    with agent, socket.create_server(("127.0.0.1", 0)) as taken:
+        notified.until("READY=1")
+        port = taken.getsockname()[1]
+        agent.config_file.write_text(f'listen = ["127.0.0.1:{free_port()}", "127.0.0.1:{port}"]\n')
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        assert f"cannot listen on 127.0.0.1:{port}: address already in use" in log_lines(agent)[-1]
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sample(
+    tmp_path: Path, agent: TreeAgent
+) -> None:
+    other = Tree(tmp_path / "other")
+    other.workers(busy=12)
+    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
+    agent.argv = lambda: plain  # type: ignore[method-assign]
+    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
+    with agent:
+        agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{other}'\n")
+        agent.send(signal.SIGHUP)
+        answers: list[bytes] = []
+
+        def moved() -> bool:
+            answers.append(agent.ask())
+            return answers[-1] != b"up 75% #6/24 busy\n"
+
+        agent.until(moved, "in the other tree", DEADLINE_S)
+        assert answers[-1] == b"up 50% #12/24 busy\n"
+
+
+# What it says, and what it does not do.
+
+
+def test_it_logs_what_it_begins_with_and_then_changes_only(tree: Tree, agent: TreeAgent) -> None:
+    agent.write_config(CAPACITY + AT_ONCE + EAGER)
+    with agent:
+        for _ in range(50):
+            agent.ask()
+        tree.retitle(105, sidekiq_title(0))
+        for _ in range(50):
+            agent.ask()
+        tree.hide()
+        for _ in range(50):
+            agent.ask()
+        tree.show()
+        assert agent.ask() == b"up 79% #5/24 busy\n"
+    told = [line for line in log_lines(agent) if "not to be had" not in line]
+    assert told == [
+        "info: default pool: capacity 24, counting processes",
+        "info: default pool: free; says 'up 75% #6/24 busy\\n'",
+        f"info: listening on 127.0.0.1:{agent.port}",
+        "warning: default pool: unknown: cannot see processes; says 'up #cannot see processes\\n'",
+        "info: default pool: free; says 'up 79% #5/24 busy\\n'",
+        "info: stopped",
+    ]
+
+
+def test_it_says_which_cores_it_counts_and_only_where_it_does(agent: TreeAgent) -> None:
+    agent.write_config(AT_ONCE + "[pools.mail]\ncapacity = 3\n[pools.shop]\ncount = 'threads'\ncapacity = 'slots'\n")
+    with agent:
+        told = [line for line in log_lines(agent) if "capacity" in line]
+    assert told[0].endswith("counting processes") and "logical" in told[0]
+    assert told[1:] == [
+        "info: pool mail: capacity 3, counting processes",
+        "info: pool shop: capacity the sum of all threads, counting threads",
+    ]
+
+
+def counters(pid: int) -> dict[str, int]:
+    """What a process has done so far, and what it has: switches, CPU ticks, memory, threads, files."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    switches = sum(
+        int(line.split()[1])
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for line in (task / "status").read_text().splitlines()
+        if line.startswith("voluntary_ctxt_switches")
+    )
+    return {
+        "switches": switches,
+        "ticks": int(stat[11]) + int(stat[12]),
+        "rss_kib": int(status["VmRSS"].split()[0]),
+        "threads": int(status["Threads"]),
+        "files": len(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208 - names are all that is wanted
+    }
+
+
+def test_an_agent_that_nobody_polls_does_nothing_at_all(agent: TreeAgent) -> None:
+    with agent:
+        agent.ask()
+        quiet: list[int] = []
+
+        def asleep() -> bool:
+            quiet.append(counters(agent.pid)["switches"])
+            # Three seconds of looks that all see the same.
+            return len(quiet) > 150 and len(set(quiet[-150:])) == 1
+
+        agent.until(asleep, "asleep", 30.0)
+
+
+def test_many_polls_leave_memory_files_and_threads_where_they_were(agent: TreeAgent) -> None:
+    agent.write_config(CAPACITY + AT_ONCE)
+    with agent:
+        poll_many(agent.port, 5_000)
+        before = counters(agent.pid)
+        poll_many(agent.port, 100_000)
+        after = counters(agent.pid)
+    assert (after["files"], after["threads"]) == (before["files"], before["threads"])
+    assert after["rss_kib"] - before["rss_kib"] < 512
+
+
+def poll_many(port: int, count: int, at_once: int = 50) -> None:
+    """So many whole polls, some of them side by side."""
+    for _ in range(count // at_once):
+        polls = [socket.create_connection(("127.0.0.1", port)) for _ in range(at_once)]
+        for poll in polls:
+            assert poll.recv(64).startswith(b"up ")
+            poll.close()
+
+
+# What can be wrong before it begins.
+
+
+def fails(agent: TreeAgent, *more: str) -> tuple[int, str]:
+    """Exit code, and what it said: one line, no time stamp."""
+    process = agent.spawn(*more)
+    code = process.wait(DEADLINE_S)
+    lines = [line for line in agent.log_text().splitlines() if not line[:1].isdigit()]
+    assert len(lines) == 1, agent.log_text()
+    return code, lines[0]
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_code_1(agent: TreeAgent) -> None:
+    with socket.create_server(("127.0.0.1", agent.port)):
+        assert fails(agent) == (
+            1,
+            f"busyweight: cannot listen on 127.0.0.1:{agent.port}: address already in use; "
+            f"see who has it: ss -ltnp 'sport = :{agent.port}'",
+        )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can show what others may not")
+def test_a_port_that_is_not_permitted_is_one_line_with_the_remedy(agent: TreeAgent) -> None:
+    agent.config_file.write_text('listen = ["127.0.0.1:81"]\n')
+    limited = ["setpriv", "--bounding-set=-net_bind_service", *agent.argv()]
+    agent.argv = lambda: limited  # type: ignore[method-assign]
+    code, line = fails(agent)
+    assert code == 1
+    assert "CAP_NET_BIND_SERVICE" in line
+
+
+def test_a_procfs_root_that_is_not_there_is_one_line_and_exit_code_1(agent: TreeAgent) -> None:
+    assert fails(agent, "--procfs", "/none") == (1, "busyweight: procfs root /none: no such file or directory")
+
+
+def test_options_outrank_the_configuration_file(agent: TreeAgent) -> None:
+    former, agent.port = agent.port, free_port()
+    agent.process = agent.spawn("--listen", f"127.0.0.1:{agent.port}")
+    agent.wait_ready()
+    assert refused(former)
+    until(lambda: agent.ask() == b"up 75% #6/24 busy\n", "answering there", DEADLINE_S)
