@@ -188,8 +188,8 @@ impl Scanner {
         py.detach(|| self.scanner.start());
     }
 
-    fn nudge(&self, py: Python<'_>) {
-        py.detach(|| self.scanner.nudge());
+    fn nudge(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.scanner.nudge())
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Option<Snapshot>> {

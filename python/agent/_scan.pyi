@@ -115,8 +115,9 @@ class Scanner:
     def start(self) -> None:
         """Starts a scan unless one is running."""
 
-    def nudge(self) -> None:
-        """While a scan runs: leaves a read behind that hangs, so that the rest goes on."""
+    def nudge(self) -> bool:
+        """While a scan runs: leaves a read behind that hangs, so that the rest goes on.
+        Whether it is worth asking again soon."""
 
     def take(self) -> Snapshot | None:
         """The finished scan's snapshot, once. Raises RuntimeError if the scan broke."""

@@ -65,7 +65,11 @@ class Agent(Listener):
     """`busyweight serve` with its files in the part's directory; `config` is TOML without `listen`."""
 
     # A stopping agent may go on answering for a while; a second signal ends it at once.
-    STOP: ClassVar[tuple[tuple[signal.Signals, float], ...]] = ((signal.SIGTERM, 0.5), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+    STOP: ClassVar[tuple[tuple[signal.Signals, float], ...]] = (
+        (signal.SIGTERM, 0.5),
+        (signal.SIGTERM, 5.0),
+        (signal.SIGKILL, 5.0),
+    )
 
     def __init__(self, home: Path, config: str = "", *, name: str = "agent", port: int | None = None) -> None:
         super().__init__(name, home, port)
