@@ -259,6 +259,7 @@ class Daemon:
         self.speaker = speaker
         self.orders.configure(config.reply.release_for)
         self.desk.configure()
+        self.answerer.settle(0.0)
         self._speak()
 
     # What it tells people.
