@@ -10,23 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from agent.control import CLIENTS_MAX
-from tests.real.parts import Agent, until
+from tests.real.parts import Agent, Mortal, until
 
 DEADLINE_S = 10.0
 SAMPLE = b"up 75% #1/4 busy\n"
 RELEASE_FOR = 'release_for = "500ms"'
 SHORTER = f"[reply]\n{RELEASE_FOR}\n"
-
-
-class Mortal(Agent):
-    """Ended at once after its test, without the last words."""
-
-    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
 
 
 @pytest.fixture

@@ -98,3 +98,9 @@ class Agent(Listener):
         done = self.run(*words, "--control", str(self.control))
         assert done.returncode == 0, f"{words} exits {done.returncode}: {done.stderr}\n{self.evidence()}"
         return done.stdout
+
+
+class Mortal(Agent):
+    """Ended at once after its test, without the last words."""
+
+    STOP: ClassVar = ((signal.SIGKILL, 5.0),)

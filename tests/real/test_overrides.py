@@ -6,21 +6,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from .parts import DEFAULTS, Agent, HAProxy, free_port, until
+from .parts import DEFAULTS, HAProxy, Mortal, free_port, until
 
 BACKENDS = ("web", "api", "mail")
 DEADLINE_S = 10.0
 POLLS = 5  # so many more of every server are time enough for a wrong word to show
-
-
-class Mortal(Agent):
-    """Ended at once after its test, without the last words."""
-
-    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
 
 
 class Stage:
