@@ -134,6 +134,7 @@ impl Scanner {
     /// Leaves a reader behind that has been at one process for too long. Returns at once; to
     /// be called now and then while a scan runs. Whether it is worth asking again soon: not when
     /// as many have been left behind as may be.
+    #[must_use]
     pub fn nudge(&self) -> bool {
         let mut flight = lock(&self.shared.flight);
         let overdue = flight
@@ -188,7 +189,7 @@ impl Scanner {
             if now_ns() > until_ns {
                 break Err("the readers hang".into());
             }
-            self.nudge();
+            let _ = self.nudge();
         };
         lock(&self.shared.flight).waiting -= 1;
         done
