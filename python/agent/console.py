@@ -84,7 +84,7 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for pool in status["pools"]:
         if pool["counts"]:
             title = f"workers of pool {pool['pool']}" if pool["pool"] else "workers"
-            yield title, _counts(pool["counts"])
+            yield title, show_counts(pool["counts"])
     found = "" if sample is None else f"{sample['discovery']}, knows {sample['processes']} processes"
     if sample is not None and sample["unreadable"]:
         found += f", {sample['unreadable']} unreadable"
@@ -97,7 +97,7 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "WARNING", f"{scanner['left_behind']} readers hang in processes that cannot be read"
 
 
-def _counts(counts: dict[str, int]) -> str:
+def show_counts(counts: dict[str, int]) -> str:
     parts = [
         f"{counts['workers']}: {counts['busy_processes']} busy, "
         f"{counts['busy_threads']} of {counts['total_threads']} threads"

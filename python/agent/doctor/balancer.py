@@ -115,7 +115,7 @@ class Balancer:
             except (OSError, ValueError, KeyError, IndexError) as error:
                 yield _unreached(path, error)
                 return
-            self.lines = len(found)
+            self.lines = sum(server.enabled for server in found)
             if not found:
                 what = f"no server of this HAProxy asks an agent of this host on port {listed(sorted(ports))}"
                 yield Finding("warn", "haproxy", what, "look at its configuration: busyweight haproxy lint FILE")

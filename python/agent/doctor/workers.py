@@ -28,10 +28,17 @@ def workers(patient: Patient) -> Iterator[Finding]:
         counts, title = patient.found.snapshot.pools[i], pool_title(pool.name)
         if counts.workers or counts.unparsable:
             what = f"{counts.workers} of {pool.workers.preset}, {counts.busy_processes} with a job, "
-            what += f"{counts.busy_threads} of {counts.total_threads} threads busy; found by {by}"
+            what += (
+                f"{counts.busy_threads} of {counts.total_threads} threads busy; found by {by}{_by_agent(patient, i)}"
+            )
             yield Finding("ok", "workers", title + what)
         else:
-            yield Finding("warn", "workers", f"{title}none of {pool.workers.preset} found by {by}", _where_else(pool))
+            yield Finding(
+                "warn",
+                "workers",
+                f"{title}none of {pool.workers.preset} found by {by}{_by_agent(patient, i)}",
+                _where_else(pool),
+            )
         if counts.unparsable:
             pids = [w.pid for w in patient.found.workers if w.readings[i] == "unparsable"]
             yield Finding(
@@ -47,6 +54,16 @@ def workers(patient: Patient) -> Iterator[Finding]:
             f"{patient.found.snapshot.unreadable} processes with a worker's name must not be read by this user",
             "run doctor as root to see whether they are workers, and see to it that the agent may read them",
         )
+
+
+def _by_agent(patient: Patient, pool: int) -> str:
+    """What the agent's newest sample says of the same."""
+    sample = patient.status and patient.status["sample"]
+    if not patient.status or not sample or pool >= len(patient.status["pools"]):
+        return ""
+    counts = patient.status["pools"][pool]["counts"]
+    age = console.span(sample["age_s"])
+    return f"; the agent counted {counts['workers']} by {sample['discovery']}, {age} ago" if counts else ""
 
 
 def _where_else(pool: Pool) -> str:
