@@ -19,6 +19,8 @@ lint  libpython3-dev    `cargo test` links with libpython (the extension itself 
 test  haproxy           the balancer whose weights the tests read
 test  redis-server      Sidekiq's queue
 test  ruby-sidekiq      real workers
+test  postgresql        workers of another kind
+test  prometheus        scrapes the metrics, checks the alert rules
 test  systemd-container boots the unit in systemd-nspawn
 test  iproute2          network namespaces, and wires that lose packets
 test  procps            the unit calls kill
@@ -89,14 +91,14 @@ install() { # PACKAGE...
         chmod 755 "$policy"
     fi
 
-    daemons=$(printf '%s\n' "$@" | lacking | grep -xE 'haproxy|redis-server' || true)
+    daemons=$(printf '%s\n' "$@" | lacking | grep -xE 'haproxy|redis-server|postgresql|prometheus' || true)
     update
     rust=$(printf '%s\n' "$@" | grep -e -web || true)
     # shellcheck disable=SC2086  # a list of words
     if [ -n "$rust" ]; then find_new_rust "$scratch" $rust; fi
     apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"
 
-    # Nobody asked this machine to be a balancer or a Redis: they must not come up at the next boot either.
+    # Nobody asked this machine to be a balancer or a database: they must not come up at the next boot either.
     for daemon in $daemons; do
         if command -v systemctl >/dev/null; then systemctl --quiet disable "$daemon"; fi
         if [ -d /run/systemd/system ]; then systemctl stop "$daemon"; fi

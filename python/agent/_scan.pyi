@@ -184,5 +184,9 @@ class Answerer:
         """A connection's time is over: default reply, then close."""
 
     def totals(self) -> Totals: ...
+    def answered_by_pool(self) -> dict[str, int]:
+        """Replies sent since the start, for each named pool that got any; the rest of
+        ``totals().answered`` was the default pool's."""
+
     def pollers(self) -> list[tuple[str, int, int, bool]]:
         """At most 64 pollers of late: address, polls, last_ns, allowed."""
