@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="busyweight", description="Tells HAProxy's agent-check how much of this host is free."
     )
     top.add_argument("--version", action="version", version=f"busyweight {_scan.__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=_serve.__doc__)
     _config_option(serve)
