@@ -132,8 +132,10 @@ impl Scanner {
     }
 
     /// Leaves a reader behind that has been at one process for too long. Returns at once; to
-    /// be called now and then while a scan runs.
-    pub fn nudge(&self) {
+    /// be called now and then while a scan runs. Whether it is worth asking again soon: not when
+    /// as many have been left behind as may be.
+    #[must_use]
+    pub fn nudge(&self) -> bool {
         let mut flight = lock(&self.shared.flight);
         let overdue = flight
             .reading
@@ -145,6 +147,7 @@ impl Scanner {
             flight.manned = false;
             Shared::man(&self.shared, &mut flight);
         }
+        flight.left_behind < LEFT_BEHIND_MAX
     }
 
     /// The finished scan's snapshot, once. `None` while it runs.
@@ -186,7 +189,7 @@ impl Scanner {
             if now_ns() > until_ns {
                 break Err("the readers hang".into());
             }
-            self.nudge();
+            let _ = self.nudge();
         };
         lock(&self.shared.flight).waiting -= 1;
         done

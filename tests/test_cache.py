@@ -160,6 +160,13 @@ def test_a_sample_older_than_give_up_after_is_none() -> None:
     assert world.cache.newest() is None
 
 
+def test_a_sample_settles_what_is_said_until_a_scan_may_be_due_or_it_is_given_up() -> None:
+    assert World().cache.settled_until() == 0
+    assert World().scanned().cache.settled_until() == 1000.25
+    assert World(Pace(60, 0.25, 1, give_up_after=3)).scanned().cache.settled_until() == 1003
+    assert World(Pace(0, 0, 1, give_up_after=3)).scanned().cache.settled_until() == 1000
+
+
 def test_a_failing_scan_leaves_the_sample_to_grow_old_and_says_why() -> None:
     world = World().scanned()
     world.at(1)

@@ -60,16 +60,18 @@ class Balancer:
     @contextmanager
     def running(self) -> Iterator["Balancer"]:
         assert HAPROXY, "haproxy is missing"
-        process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
+        log = self.socket.with_name("haproxy.log")
+        with log.open("w") as stderr:
+            process = subprocess.Popen(self.command, stderr=stderr)
         try:
             eventually(lambda: process.poll() is not None or self.socket.exists())
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, log.read_text()
             # It answers only once all its other sockets are there, too.
             self.ask("show info")
             yield self
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
 
     def ask(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as client:

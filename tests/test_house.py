@@ -14,7 +14,7 @@ TESTS = sorted((HERE / "tests").rglob("*.py"))
 LINES_MAX = 500
 
 # What a file that can be tested with plain values may import.
-PURE_PYTHON = {"policy", "reply", "config", "values"}
+PURE_PYTHON = {"config", "override", "policy", "reply", "values"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
 PURE_RUST = {"title", "presets", "snapshot", "quarantine"}
 
@@ -84,13 +84,19 @@ def test_the_server_knows_neither_policy_nor_cache() -> None:
     }  # fmt: skip
 
 
+def test_the_control_socket_knows_no_command() -> None:
+    known = imports(HERE / "python/agent/control.py") | imports(HERE / "python/agent/conversation.py")
+    ours = {name.split(".")[1] for name in known if name.startswith("agent.")}
+    assert ours <= {"conversation", "values"}
+
+
 def test_the_cache_knows_no_clock_no_scan_and_no_socket() -> None:
     known = {name.split(".")[0] for name in imports(HERE / "python/agent/cache.py")}
     assert known <= {"collections", "dataclasses", "typing"}
 
 
 def test_only_the_daemon_and_the_one_off_commands_wire_scanner_and_speaker() -> None:
-    wiring = {path.stem for path in PYTHON if {"agent.speaker.Speaker", "agent.speaker"} & imports(path)}
+    wiring = {path.stem for path in PYTHON if "agent.speaker.Speaker" in imports(path)}
     assert wiring <= {"daemon", "check", "doctor", "top"}
 
 

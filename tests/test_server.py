@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self, TypeVar
@@ -302,6 +303,23 @@ def test_who_has_waited_in_vain_is_not_made_to_wait_again_until_something_came()
         serving.do(serving.server.go_on)
         waiting.settimeout(DEADLINE_S)
         assert said(waiting) == b"up 10%\n"
+
+
+def test_while_the_answer_is_settled_nobody_is_asked_for_it() -> None:
+    asked: list[bool] = []
+
+    def never_wait() -> bool:
+        asked.append(True)
+        return False
+
+    with Serving(never_wait) as serving:
+        [address] = serving.listen()
+        serving.do(serving.answerer.settle, time.clock_gettime(time.CLOCK_BOOTTIME) + 3600)
+        assert ask(address) == b"up 75%\n"
+        assert asked == []
+        serving.do(serving.answerer.settle, 0.0)
+        assert ask(address) == b"up 75%\n"
+        assert asked == [True]
 
 
 def test_waiting_at_most_0_is_never_waiting() -> None:

@@ -84,8 +84,8 @@ class Cache(Generic[Sample]):
         return self._clock() - self._began_s if self.scanning and self._began_s is not None else 0.0
 
     def settled_until(self) -> float:
-        """Before that moment of the clock :meth:`poll` does nothing."""
-        return 0.0 if self._sample is None else self._taken_s + self.pace.fresh_for / 2
+        """Before that moment of the clock :meth:`poll` does nothing, and the sample is believed."""
+        return 0.0 if self._sample is None else self._taken_s + min(self.pace.fresh_for / 2, self.pace.give_up_after)
 
     def age(self) -> float | None:
         """How old the sample is, in seconds; None if there is none."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent import host, override, status, values
 from agent.aside import aside
-from agent.control import Command, Control, ControlError, Peer, Request
+from agent.control import Control, ControlError
+from agent.conversation import Command, Peer, Request
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon

@@ -127,7 +127,7 @@ class Orders:
             "override": switch.override and override.as_value(switch.override) | {"left_s": left_s},
             "ready_owed": switch.ready_owed,
             "ready_left_s": ready_s,
-            "state": {"file": str(self.file.path), "trouble": self.file.trouble, "remark": self.file.remark},
+            "state_file": {"path": str(self.file.path), "trouble": self.file.trouble, "remark": self.file.remark},
         }
 
     async def close(self) -> None:

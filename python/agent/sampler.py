@@ -10,6 +10,8 @@ from agent._scan import Scanner, Snapshot
 
 # How often a running scan is looked after; a read that hangs is left behind then.
 NUDGE_S = 0.03
+# Of a scan that goes on without anything to leave behind.
+NUDGE_S_MAX = 1.0
 
 
 class Sampler:
@@ -25,11 +27,12 @@ class Sampler:
     def start(self) -> None:
         """Starts a scan."""
         self.scanner.start()
-        self._nudge = self._loop.call_later(NUDGE_S, self._look_after)
+        self._nudge = self._loop.call_later(NUDGE_S, self._look_after, NUDGE_S)
 
-    def _look_after(self) -> None:
-        self.scanner.nudge()
-        self._nudge = self._loop.call_later(NUDGE_S, self._look_after)
+    def _look_after(self, period_s: float) -> None:
+        # When no reader may be left behind any more, there is nothing to hurry for.
+        period_s = NUDGE_S if self.scanner.nudge() else min(2 * period_s, NUDGE_S_MAX)
+        self._nudge = self._loop.call_later(period_s, self._look_after, period_s)
 
     def _take(self) -> None:
         try:

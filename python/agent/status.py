@@ -9,6 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent import _scan, values
@@ -16,7 +17,6 @@ from agent._scan import Counts, Scanner, Snapshot
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon
-    from agent.speaker import Said
 
 # The weights of the last ten minutes, at most one a second.
 HISTORY_S = 600.0
@@ -38,16 +38,12 @@ class History:
         self._since: dict[str, tuple[bytes, float]] = {}
         self._weights: deque[tuple[float, int | None]] = deque(maxlen=round(HISTORY_S / HISTORY_STEP_S))
 
-    def note(self, said: "Iterable[Said]") -> None:
-        """This is said from now on; the default pool comes first."""
+    def note(self, weight: int | None, lines: Iterable[tuple[str, bytes]]) -> None:
+        """From now on the default pool has this weight, and the pools say these lines."""
         now_s = self._clock()
-        for i, each in enumerate(said):
-            if self._since.get(each.pool, (b"", 0.0))[0] != each.line:
-                self._since[each.pool] = (each.line, now_s)
-            if i == 0:
-                self._weigh(each.verdict.weight, now_s)
-
-    def _weigh(self, weight: int | None, now_s: float) -> None:
+        for pool, line in lines:
+            if self._since.get(pool, (b"", 0.0))[0] != line:
+                self._since[pool] = (line, now_s)
         if not self._weights or now_s - self._weights[-1][0] >= HISTORY_STEP_S:
             if not self._weights or self._weights[-1][1] != weight:
                 self._weights.append((now_s, weight))
@@ -86,7 +82,12 @@ def report(daemon: "Daemon") -> dict[str, Any]:
         "sample": _sample(daemon),
         "scanner": _scanner(daemon),
         **daemon.orders.report(),
-        "config": {"file": daemon.file, "reload": daemon.reloader.outcome, "health": daemon.config.reply.health},
+        "config": {
+            "file": daemon.file,
+            "reload": daemon.reloader.outcome,
+            "reloads": daemon.reloader.totals,
+            "health": daemon.config.reply.health,
+        },
         "control": {"path": str(daemon.desk.path), "group": daemon.config.control.group},
         "polls": _polls(daemon),
         "history": daemon.history.weights(),
@@ -138,6 +139,9 @@ def _scanner(daemon: "Daemon") -> dict[str, Any]:
     return {
         "scans": daemon.cache.scans,
         "scanning": daemon.cache.scanning,
+        "for_s": round(daemon.cache.running_for(), 3),
+        "age_s": daemon.cache.age(),
+        "ended": asdict(daemon.scans),
         "failure": daemon.cache.failure,
         "refused": scanner.refused,
         "fallback": scanner.fallback(),
@@ -152,6 +156,10 @@ def _polls(daemon: "Daemon") -> dict[str, Any]:
     return {
         "listening": [values.show_address(address) for address in daemon.addresses()],
         **{name: getattr(totals, name) for name in ("answered", "refused", "lost", "timed_out", "crowded", "no_fds")},
+        "replies": [
+            {"pool": pool, "outcome": outcome, "replies": replies}
+            for (pool, outcome), replies in daemon.replies.sums().items()
+        ],
         "pollers": [
             {"address": address, "polls": polls, "last_s": round(now_s - last_ns / 1e9, 1), "allowed": allowed}
             for address, polls, last_ns, allowed in pollers

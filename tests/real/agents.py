@@ -65,7 +65,11 @@ class Agent(Listener):
     """`busyweight serve` with its files in the part's directory; `config` is TOML without `listen`."""
 
     # A stopping agent may go on answering for a while; a second signal ends it at once.
-    STOP: ClassVar = ((signal.SIGTERM, 0.5), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+    STOP: ClassVar[tuple[tuple[signal.Signals, float], ...]] = (
+        (signal.SIGTERM, 0.5),
+        (signal.SIGTERM, 5.0),
+        (signal.SIGKILL, 5.0),
+    )
 
     def __init__(self, home: Path, config: str = "", *, name: str = "agent", port: int | None = None) -> None:
         super().__init__(name, home, port)
@@ -94,3 +98,9 @@ class Agent(Listener):
         done = self.run(*words, "--control", str(self.control))
         assert done.returncode == 0, f"{words} exits {done.returncode}: {done.stderr}\n{self.evidence()}"
         return done.stdout
+
+
+class Mortal(Agent):
+    """Ended at once after its test, without the last words."""
+
+    STOP: ClassVar = ((signal.SIGKILL, 5.0),)

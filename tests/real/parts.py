@@ -1,6 +1,6 @@
 """Every part in one place, for the tests to import from."""
 
-from .agents import Agent, Listener, Script
+from .agents import Agent, Listener, Mortal, Script
 from .haproxy import DEFAULTS, HAProxy, Response, get
 from .part import Part, free_port, need, until
 from .workers import Redis, Sidekiq, Title, cmdline, sidekiqs_here, title
@@ -10,6 +10,7 @@ __all__ = [
     "Agent",
     "HAProxy",
     "Listener",
+    "Mortal",
     "Part",
     "Redis",
     "Response",
