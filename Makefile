@@ -45,14 +45,14 @@ soak: test-parts build ## the long tests, about half an hour
 	$(BIN)/pytest -m soak
 
 # zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
-dist: build $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
+dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*
 	PATH="$(CURDIR)/$(BIN):$(PATH)" BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist \
 		--zig --compatibility manylinux2014 --out dist
 	tools/deb.sh dist/*.whl dist
 
-test-dist: dist ## installs the packages in fresh Debians, as root
+test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist
 

@@ -4,7 +4,7 @@
 #   tools/deb.sh WHEEL DIRECTORY [REVISION]   writes DIRECTORY/busyweight_VERSION-REVISION_ARCHITECTURE.deb
 #
 # VERSION is the wheel's; REVISION, 1 unless told, is the packaging's own. The manual page comes from the command
-# line's parser and the configuration file from the agent's own table of keys, in the environment in .venv.
+# line's parser and the configuration file from the agent's own table of keys, both as the wheel has them.
 # It must never compile anything, nor leave anything but the package outside target/.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -36,12 +36,14 @@ busyweight ($version-${3:-1}) stable; urgency=medium
 CHANGELOG
 
 .venv/bin/python -m zipfile -e "$wheel" "$tree/wheel"
+export PYTHONPATH="$tree/wheel" PYTHONDONTWRITEBYTECODE=1
 .venv/bin/python tools/conffile.py >"$tree/busyweight.toml"
 COLUMNS=80 .venv/bin/argparse-manpage --module agent.cli --function parser --format single-commands-section \
     --prog busyweight --project-name busyweight --version "$version" --manual-title "User Commands" \
     --description "tell HAProxy how much of this host is free" --include tools/manpage.inc \
     --output "$tree/busyweight.1"
 
+unset PYTHONPATH # Debian's tools are in Python, too
 cd "$tree"
 dpkg-buildpackage --build=binary --no-sign --post-clean
 cp ../*.deb "$out"
