@@ -1,4 +1,4 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --pages] [--seeds N]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --pages] [--seeds N]`.
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed: the first takes
 about half an hour, each other about twenty minutes. `--small` takes five minutes and writes fleet-small.json alone.
@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def spreads(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: spreads(value) for key, value in tree.items()}
     if isinstance(tree, list) and tree:
-        return Spread.of(tree)
+        return asdict(Spread.of(tree))
     return tree
 
 
@@ -56,7 +57,7 @@ def summary(suite: Suite, about: Results) -> Results:
             "runs_sent_late": suite.late_runs,
             "late_means_p99_over_s": LATE_S,
         },
-        "capacity": {a.name: capacity[a.name].median for a in MAIN if a.name in capacity},
+        "capacity": {a.name: capacity[a.name]["median"] for a in MAIN if a.name in capacity},
         "capacity_spread": capacity,
         "latency_by_load": {name: sorted(rows, key=lambda row: row["load"]) for name, rows in suite.ladder.items()},
         "scenarios": spreads(suite.measured),
@@ -76,7 +77,7 @@ def at(results: Results, *path: str) -> Any:
 def median(results: Results, scenario: str, arrangement: str, window: str, metric: str) -> float | None:
     """Of all seeds."""
     found = at(results, "scenarios", scenario, arrangement, window)
-    return found[metric].median if found else None
+    return found[metric]["median"] if found else None
 
 
 def ratio(over: float | None, under: float | None) -> float | None:
@@ -96,9 +97,10 @@ def worse_than_static(results: Results) -> list[str]:
             continue
         for window, ours in arrangements["busyweight"].items():
             theirs = arrangements["static"][window]
-            slower = ours["p95_s"].median > 1.1 * theirs["p95_s"].median and ours["p95_s"].low > theirs["p95_s"].high
-            less = ours["goodput"].median < 0.98 * theirs["goodput"].median
-            if slower or less or ours["job_slowdown"].median > theirs["job_slowdown"].median + 0.02:
+            mine, other = ours["p95_s"], theirs["p95_s"]
+            slower = mine["median"] > 1.1 * other["median"] and mine["low"] > other["high"]
+            less = ours["goodput"]["median"] < 0.98 * theirs["goodput"]["median"]
+            if slower or less or ours["job_slowdown"]["median"] > theirs["job_slowdown"]["median"] + 0.02:
                 worse.append(f"{scenario}: {window}")
     return worse
 
@@ -120,14 +122,13 @@ def targets(results: Results) -> list[Target]:
     ]
     for name, scale in results["scale"].items():
         judged.append(
-            Target(f"{name}: seconds until the last weight has followed", scale["follow_s"].high, at_most=FOLLOW_S)
+            Target(f"{name}: seconds until the last weight has followed", scale["follow_s"]["high"], at_most=FOLLOW_S)
         )
     return judged
 
 
-def save(suite: Suite, about: Results, name: str) -> list[Target]:
-    """Writes the results; those of a full run also as page and plots."""
-    results = summary(suite, about)
+def save(results: Results, name: str) -> list[Target]:
+    """Judges and writes the results; those of a full run also as page and plots."""
     results["worse_than_static"] = worse_than_static(results)
     judged = targets(results)
     path = write_result(name, results, judged)
@@ -148,6 +149,7 @@ def main() -> int:
     """Exit status 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
+    parser.add_argument("--restarts", action="store_true", help="only the rolling restart, into the results there are")
     parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
     options = parser.parse_args()
@@ -157,6 +159,13 @@ def main() -> int:
     about = machine()
     with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
         suite = Suite(Path(directory))
+        if options.restarts:
+            for seed in range(1, options.seeds + 1):
+                suite.restarts(seed)
+            results = json.loads((RESULTS / "fleet.json").read_text())
+            results["scenarios"] |= spreads(suite.measured)
+            save(results, "fleet")
+            return 0
         with fleet(Path(directory) / "seven", 3, 4, COMPRESSION) as hosts:
             suite.calibrate(hosts)
             if options.small:
@@ -164,15 +173,16 @@ def main() -> int:
             else:
                 for seed in range(1, options.seeds + 1):
                     suite.one_seed(hosts, seed)
+                    suite.restarts(seed)
                     if seed == 1:
                         for arrangement in MAIN:
                             suite.climb(hosts, arrangement, seed)
                         suite.grow(100)
                         suite.grow(100, polled_only=900)
-                    judged = save(suite, about, "fleet")
+                    judged = save(summary(suite, about), "fleet")
         if options.small:
             suite.grow(14, polled_only=20)
-            judged = save(suite, about, "fleet-small")
+            judged = save(summary(suite, about), "fleet-small")
     for target in judged:
         tell(target.line())
     return int(any(target.met is False for target in judged))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benches.fleet.scenarios import all_scenarios
+from benches.fleet.scenarios import all_scenarios, restarts
 
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 _TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -71,7 +71,7 @@ def _windows(arrangements: Results) -> str:
 
 
 def scenarios(results: Results) -> str:
-    titles = {scenario.name: scenario.title for scenario in all_scenarios()}
+    titles = {scenario.name: scenario.title for scenario in (*all_scenarios(), restarts())}
     parts = [
         f"**{titles[name]}** (`{name}`)\n\n{_windows(arrangements)}"
         for name, arrangements in results["scenarios"].items()
@@ -93,10 +93,12 @@ def candidates(results: Results) -> str:
     known += [(name, results["candidates"]) for name in results["candidates"]["night"]]
     rows = []
     for name, place in known:
-        calm, spike = place["night"][name]["night"], place["night spike"][name]["night"]
+        onset, calm = place["night"][name]["onset"], place["night"][name]["night"]
+        spike = place["night spike"][name]["night"]
         rows.append(
             [
                 name,
+                _percent(onset["job_slowdown"]),
                 _seconds(calm["p95_s"]),
                 _percent(calm["job_slowdown"]),
                 _seconds(spike["p95_s"]),
@@ -104,7 +106,7 @@ def candidates(results: Results) -> str:
                 _percent(spike["job_slowdown"]),
             ]
         )
-    head = ["rule", "night: p95 s", "jobs lose", "spike: p95 s", "goodput /s", "jobs lose"]
+    head = ["rule", "onset: jobs lose", "night: p95 s", "jobs lose", "spike: p95 s", "goodput /s", "jobs lose"]
     return _rows(head, rows)
 
 

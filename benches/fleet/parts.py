@@ -4,8 +4,10 @@ Every host has a loopback address of its own. Time may be compressed: every dura
 is divided by the compression on its way into a configuration. It must end all that it started.
 """
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,16 +20,17 @@ CORES = 24
 HEARTBEAT_S = 10.0
 AGENT_INTER_S = 2.0
 FRESH_FOR_S = 0.5
-PROXY = ("127.77.0.1", 28_000)
-WEB_PORT, AGENT_PORT = 28_080, 25_001
+RELEASE_FOR_S = 5.0
+PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001
 WORKERS = 24
 
-# Other settings of the real agent's [weight]; a rate is per model second.
-SETTINGS: dict[str, tuple[str, str | float]] = {
-    "real": ("floor", "0%"),
-    "floor10": ("floor", "10%"),
-    "floor25": ("floor", "25%"),
-    "rise5": ("rise", 5.0),
+# One other setting of the real agent: table, key and value; a rate is per model second.
+SETTINGS: dict[str, tuple[str, str, str | float]] = {
+    "real": ("weight", "floor", "0%"),
+    "floor10": ("weight", "floor", "10%"),
+    "floor25": ("weight", "floor", "25%"),
+    "rise5": ("weight", "rise", 5.0),
+    "keep": ("reply", "on_stop", "keep"),
 }
 
 
@@ -94,18 +97,33 @@ class HostAgent(Agent):
 
     def write_config(self, config: str) -> None:
         def lasts(seconds: float) -> str:
-            return f'"{seconds * 1000 / self.compression:.3f}ms"'
+            return f"{seconds * 1000 / self.compression:.3f}ms"
 
-        lines = [
-            f'listen = ["{self.address}:{self.port}"]',
-            f"[scan]\nfresh_for = {lasts(FRESH_FOR_S)}\nmin_gap = {lasts(0.25)}\nwait_at_most = {lasts(0.05)}",
-            f'give_up_after = {lasts(30)}\nmax_duty = "{min(100, 5 * self.compression):g}%"',
-            f"[reply]\nrelease_for = {lasts(5)}",
-            f"[weight]\ncapacity = {CORES}",
-        ]
-        key, value = SETTINGS[self.settings]
-        lines.append(f'{key} = "{value}"' if isinstance(value, str) else f'{key} = "{value * self.compression:g}%/s"')
+        table, key, value = SETTINGS[self.settings]
+        tables: dict[str, dict[str, str | float]] = {
+            "scan": {
+                "fresh_for": lasts(FRESH_FOR_S),
+                "min_gap": lasts(0.25),
+                "wait_at_most": lasts(0.05),
+                "give_up_after": lasts(30),
+                "max_duty": f"{min(100, 5 * self.compression):g}%",
+            },
+            "reply": {"release_for": lasts(RELEASE_FOR_S)},
+            "weight": {"capacity": CORES},
+        }
+        tables[table][key] = value if isinstance(value, str) else f"{value * self.compression:g}%/s"
+        lines = [f'listen = ["{self.address}:{self.port}"]']
+        for name, keys in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
         self.config_file.write_text("\n".join(lines) + "\n" + config)
+
+    def stop(self) -> None:
+        """By a signal, and with time for its last words; by force only if that does not help."""
+        if self.process is not None and self.running:
+            self.send(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1 + RELEASE_FOR_S / self.compression)
+        super().stop()
 
     def adopt(self, settings: str) -> None:
         """Takes one of SETTINGS, as by `systemctl reload`."""
@@ -144,6 +162,11 @@ class Fleet:
     network: int
     polled_only: int = 0
 
+    @property
+    def proxy(self) -> str:
+        """The address of the balancer."""
+        return f"127.{self.network}.0.1"
+
     def address(self, host: int) -> str:
         """Of a host, by its number from 0."""
         return address(host, self.network)
@@ -169,7 +192,7 @@ class Fleet:
             *("mode http", "timeout connect 5s", "timeout client 60s", "timeout server 60s", "http-reuse always"),
             "option abortonclose",
             "frontend www",
-            f"bind {PROXY[0]}:{PROXY[1]} backlog 16384",
+            f"bind {self.proxy}:{PROXY_PORT} backlog 16384",
         ]
         second = arrangement.all_busy and arrangement.agent
         if second:

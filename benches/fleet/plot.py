@@ -3,6 +3,7 @@
 Drawn from the results alone, so that they can be drawn again without a run.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,14 @@ def capacity(results: Results) -> Path:
         axes.plot([found["low"], found["high"]], [row, row], color=INK, linewidth=1.4)
         text = f"{found['median']:.0f}/s"
         if name != "dedicated":
-            text += f"  ({found['median'] / dedicated:.2f} times dedicated)"
+            text += f", {found['median'] / dedicated:.2f}-fold"
         axes.text(found["high"] + 6, row, text, color=INK, va="center")
     axes.set_yticks(range(len(names)), [_WORDS[name] for name in names])
-    axes.set_xlim(0, 1.45 * max(spread[name]["high"] for name in names))
+    axes.set_xlim(0, 1.62 * max(spread[name]["high"] for name in names))
     axes.grid(visible=True, axis="x", color=FAINT, linewidth=0.8)
     axes.set_xlabel("requests per second held with p95 under one second, job hosts idle", color=INK)
-    _title(axes, "The same seven hosts, the same jobs: how many requests they take")
-    figure.subplots_adjust(left=0.37, right=0.97, top=0.88, bottom=0.16)
+    _title(axes, "How many requests the same hardware takes")
+    figure.subplots_adjust(left=0.41, right=0.99, top=0.88, bottom=0.16)
     return save(figure, RESULTS / "fleet-capacity.svg")
 
 
@@ -89,23 +90,25 @@ def night(results: Results) -> Path:
     figure, (above, middle, below) = _axes(3, 7.2)
     lines = results["timelines"]["night"]
     ours = lines["busyweight"]
-    above.plot(ours["s"], ours["jobs"], color=INK, linewidth=1.8, label="busy jobs per job host")
-    above.plot(ours["s"], ours["weight"], color=BLUE, linewidth=2.2, label="weight of job hosts in HAProxy, %")
+    cores = results["model"]["cores"]
+    held = [100 * jobs / cores for jobs in ours["jobs"]]
+    above.plot(ours["s"], held, color=INK, linewidth=1.8, label="cores that jobs hold, %")
+    above.plot(ours["s"], ours["weight"], color=BLUE, linewidth=2.2, label="weight in HAProxy, %")
     for name in ("static", "busyweight", "oracle"):
         line, style = lines[name], "--" if name == "oracle" else "-"
         middle.plot(line["s"], line["requests_on_job_hosts"], style, color=_COLOURS[name], linewidth=1.8, label=name)
         below.plot(line["s"], line["p95_s"], style, color=_COLOURS[name], linewidth=1.8, label=name)
     for axes, title in (
-        (above, "Night batch: weights follow the jobs"),
+        (above, "Night batch: the job hosts"),
         (middle, "Requests in service per job host"),
         (below, "p95 of requests, seconds"),
     ):
         _title(axes, title)
         axes.grid(visible=True, color=FAINT, linewidth=0.8)
-        axes.legend(frameon=False, labelcolor=INK, loc="upper right", bbox_to_anchor=(1, 1.16), ncols=3)
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 0.96), ncols=3)
         axes.set_ylim(bottom=0)
     below.set_xlabel("seconds", color=INK)
-    figure.subplots_adjust(left=0.07, right=0.97, top=0.93, bottom=0.08, hspace=0.38)
+    figure.subplots_adjust(left=0.07, right=0.97, top=0.93, bottom=0.08, hspace=0.42)
     return save(figure, RESULTS / "fleet-night.svg")
 
 
@@ -116,11 +119,17 @@ def spike(results: Results) -> Path:
         **{name: (results["scenarios"], _COLOURS[name]) for name in _COLOURS},
         **dict.fromkeys(results["candidates"]["night"], (results["candidates"], INK)),
     }
+    points: dict[tuple[int, int], tuple[float, float, str, list[str]]] = {}
     for name, (place, colour) in rules.items():
         cost = 100 * place["night"][name]["night"]["job_slowdown"]["median"]
         wait = place["night spike"][name]["night"]["p95_s"]["median"]
+        # Names of points that lie on each other share a line.
+        near = (round(cost), round(25 * math.log10(wait)))
+        points.setdefault(near, (cost, wait, colour, []))[3].append(name)
+    for cost, wait, colour, names in points.values():
         axes.plot(cost, wait, "o", color=colour, markersize=7)
-        axes.annotate(name, (cost, wait), xytext=(7, 3), textcoords="offset points", color=colour, fontsize=9)
+        text = "\n".join(names)
+        axes.annotate(text, (cost, wait), (8, 0), textcoords="offset points", color=colour, fontsize=9, va="center")
     axes.set_yscale("log")
     axes.set_yticks([0.4, 0.6, 1, 2, 4, 10], ["0.4 s", "0.6 s", "1 s", "2 s", "4 s", "10 s"])
     axes.minorticks_off()

@@ -21,7 +21,7 @@ from benches.fleet.parts import (
     AGENT_PORT,
     CORES,
     HEARTBEAT_S,
-    PROXY,
+    PROXY_PORT,
     WEB_PORT,
     WORKERS,
     Arrangement,
@@ -95,7 +95,7 @@ def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int
         f"give_up_after {GIVE_UP_S:g}",
         f"cpu {REQUEST_CPU_S[0]} {REQUEST_CPU_S[1]}",
         f"end {scenario.end_s:g}",
-        f"proxy {PROXY[0]} {PROXY[1]}",
+        f"proxy {fleet.proxy} {PROXY_PORT}",
         f"out {out}",
     ]
     polls = f"{arrangement.agent_port} {arrangement.rule}"

@@ -27,9 +27,11 @@ from benches.fleet.scenarios import (
     all_scenarios,
     constant,
     load,
+    restarts,
 )
 
 COMPRESSION = 12.5
+RESTARTS_COMPRESSION = 2.5
 CAPACITY_S, CAPACITY_STEPS = 80.0, 5
 LADDER = (0.2, 0.5, 0.7, 0.85, 0.95, 1.0, 1.04)  # shares of what the cores can do
 
@@ -133,6 +135,13 @@ class Suite:
         for scenario in (s for s in all_scenarios() if s.name in JUDGED):
             for arrangement in CANDIDATES:
                 self.play(hosts, scenario, arrangement, seed, self.candidates)
+
+    def restarts(self, seed: int) -> None:
+        """With little compression: an agent's start takes the time that it takes."""
+        scenario = restarts()
+        with fleet(self.home / f"restarts{seed}", 3, 4, RESTARTS_COMPRESSION, network=79) as hosts:
+            for arrangement in scenario.arrangements:
+                self.play(hosts, scenario, arrangement, seed, self.measured)
 
     def small(self, hosts: Fleet) -> None:
         """A taste of it, in some five minutes."""
