@@ -26,6 +26,7 @@ test  systemd-container boots the unit in systemd-nspawn
 test  iproute2          network namespaces, and wires that lose packets
 test  procps            the unit calls kill
 test  strace            counts system calls
+test  tmux              a terminal whose screen can be read
 dist  debhelper         makes the Debian package
 dist  dh-python         its dependencies, and byte code where it is installed
 test-dist lintian       what Debian thinks of the package

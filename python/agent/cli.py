@@ -313,7 +313,7 @@ def _top(options: argparse.Namespace) -> int:
     try:
         from agent import top
     except ModuleNotFoundError as error:
-        if error.name != "rich":
+        if (error.name or "").partition(".")[0] != "rich":
             raise
         return _fail("top needs the rich library: pip install 'busyweight[top]', or apt install python3-rich")
     try:

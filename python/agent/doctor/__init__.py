@@ -36,7 +36,10 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
         unit.unit,
     )
     for examined in before:
-        yield from examined(patient)
+        try:
+            yield from examined(patient)
+        except (OSError, KeyError) as error:
+            yield _broke(examined, patient, error)
     lines = None
     if haproxy_socket is not None:
         balancer = Balancer(patient, haproxy_socket)
@@ -64,6 +67,16 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
     except (OSError, RuntimeError) as error:
         found, trouble = None, str(error)
     return Patient(config, file, control, haproxy_socket, status, silence, known, found, wide, trouble)
+
+
+def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
+    """A check that cannot be made. An agent of another version may tell other things of itself."""
+    name = examined.__name__.replace("_", " ")
+    if isinstance(error, KeyError) and patient.status is not None:
+        version = patient.status.get("agent", {}).get("version", "unknown")
+        what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
+        return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
+    return Finding("warn", name, f"cannot be checked: {error}")
 
 
 def _by_sweep(config: Config) -> Config:

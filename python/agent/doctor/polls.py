@@ -67,17 +67,18 @@ class Seen:
 
 
 def watch(patient: Patient, clock: Callable[[], float] = time.monotonic) -> dict[str, Seen]:
-    """Everyone who polled of late, by address, after some polls or some seconds. Raises ClientError."""
-    seen: dict[str, Seen] = {}
+    """Those who polled of late before the doctor did, by address, after some more polls or some
+    seconds. Raises ClientError."""
+    before = patient.status["polls"]["pollers"] if patient.status else []
+    late = [poller for poller in before if poller["allowed"] and poller["last_s"] <= OF_LATE_S]
+    seen = {poller["address"]: Seen(poller["polls"]) for poller in late}
     end_s = clock() + WATCH_S
     while True:
         pollers = client.ask(patient.control, "status")["status"]["polls"]["pollers"]
         now_s = clock()
         for poller in pollers:
-            if poller["allowed"] and (poller["address"] in seen or poller["last_s"] <= OF_LATE_S):
-                seen.setdefault(poller["address"], Seen(poller["polls"])).look(
-                    now_s - poller["last_s"], poller["polls"]
-                )
+            if poller["address"] in seen:
+                seen[poller["address"]].look(now_s - poller["last_s"], poller["polls"])
         if now_s >= end_s or all(one.enough for one in seen.values()):
             return seen
         time.sleep(LOOK_S)

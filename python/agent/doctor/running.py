@@ -62,9 +62,9 @@ def _orders(status: dict[str, Any]) -> Iterator[Finding]:
     if status["override"]:
         what = "in force, so nothing measured is said: " + console.show_override(status["override"], status["now"])
         yield Finding("warn", "orders", what, "if it is over: busyweight ready")
-    elif not status["state"]["trouble"]:
+    elif not status["state_file"]["trouble"]:
         yield Finding("ok", "orders", "none in force")
-    if status["state"]["trouble"]:
+    if status["state_file"]["trouble"]:
         what = f"{status['state']['trouble']}: orders are in memory only"
         yield Finding("warn", "orders", what, "see to it that the agent may write there (StateDirectory=, --state)")
 

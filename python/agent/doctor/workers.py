@@ -22,6 +22,10 @@ _LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
 def workers(patient: Patient) -> Iterator[Finding]:
     """Which were found, and by what."""
     if patient.found is None or not patient.seen_by_us:
+        if patient.seen_by_agent and patient.status:
+            for i, pool in enumerate(patient.status["pools"]):
+                what = f"{pool_title(pool['pool'])}not seen by this user{_by_agent(patient, i)}"
+                yield Finding("ok", "workers", what)
         return
     by = patient.found.snapshot.discovery
     for i, pool in enumerate(patient.config.all_pools):

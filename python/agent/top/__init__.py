@@ -25,6 +25,13 @@ def run(control: Path, *, once: bool) -> None:
     Raises ClientError when the agent does not answer or goes away, and NoTerminalError; the
     terminal is as it was before.
     """
+    try:
+        _run(control, once=once)
+    except KeyError as missing:
+        raise client.ClientError(f"the agent tells nothing of {missing}; is it of another version?") from None
+
+
+def _run(control: Path, *, once: bool) -> None:
     # Asked first: what is wrong with that is said on an ordinary screen.
     views = _views(control)
     first = next(views)

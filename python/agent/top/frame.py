@@ -63,6 +63,11 @@ def _head(status: dict[str, Any], width: int) -> Text:
     return Text(left + clock.rjust(max(0, width - len(left))) if width > len(left) + 9 else left, style="bold")
 
 
+def _pool_title(pool: str) -> str:
+    """Before what concerns one pool; nothing for the default pool."""
+    return f"pool {pool}: " if pool else ""
+
+
 def _style(weight: int | None) -> str:
     if weight is None:
         return "magenta"
@@ -85,7 +90,7 @@ def _orders(status: dict[str, Any]) -> Iterator[Text]:
         yield _row("override", console.show_override(status["override"], status["now"]), "reverse")
     else:
         yield _row("override", "none" if not status["ready_owed"] else "none; says ready to every poll for a while")
-    for trouble in (status["state"]["trouble"], status["state"]["remark"], status["scanner"]["failure"]):
+    for trouble in (status["state_file"]["trouble"], status["state_file"]["remark"], status["scanner"]["failure"]):
         if trouble:
             yield _row("WARNING", trouble, "red")
 
@@ -115,7 +120,7 @@ def _evidence(status: dict[str, Any]) -> Iterator[Text]:
     sample, scanner = status["sample"], status["scanner"]
     for pool in status["pools"]:
         if pool["counts"]:
-            yield _row(f"workers {pool['pool']}".strip(), console.show_counts(pool["counts"]))
+            yield _row("workers", _pool_title(pool["pool"]) + console.show_counts(pool["counts"]))
     if sample is None:
         yield _row("sample", "none young enough to be believed", "magenta")
     else:
@@ -151,8 +156,9 @@ def _workers(view: View, room: int, width: int) -> list[Text]:
         return [_row("", "no worker", "dim")]
     side = max(1, width // CELL_LEN)
     heading = f"{'PID':>8} {'BUSY':>11} {'AGE':>6}" + ("  POOL" if len(view.status["pools"]) > 1 else "")
-    cells = [_worker(worker, *reading) for worker in view.workers for reading in worker["readings"].items()]
-    # A worker of two pools has two cells; the agent gives a list that may end early.
+    pooled = len(view.status["pools"]) > 1
+    cells = [_worker(worker, *each, pooled=pooled) for worker in view.workers for each in _by_reading(worker)]
+    # A worker that two pools read differently has two cells; the agent's list may end early.
     left_over = view.workers_count - len(view.workers)
     fits = (room - 1) * side
     if len(cells) > fits or left_over:
@@ -169,7 +175,16 @@ def _workers(view: View, room: int, width: int) -> list[Text]:
     return [*rows, _row("", f"and {left_over} more", "dim")] if left_over else rows
 
 
-def _worker(worker: dict[str, Any], pool: str, reading: Any) -> Text:
+def _by_reading(worker: dict[str, Any]) -> Iterator[tuple[Any, list[str]]]:
+    """Each reading of a worker, and the pools that read it so."""
+    readings = worker["readings"]
+    for pool, reading in readings.items():
+        alike = [name or "default" for name, other in readings.items() if other == reading]
+        if alike[0] == (pool or "default"):
+            yield reading, alike
+
+
+def _worker(worker: dict[str, Any], reading: Any, pools: list[str], *, pooled: bool) -> Text:
     line = Text(f"{worker['pid']:>8} ")
     if isinstance(reading, list):
         busy, total, stopping = reading
@@ -181,7 +196,7 @@ def _worker(worker: dict[str, Any], pool: str, reading: Any) -> Text:
         remarks = []
     remarks += ["forked copy"] if worker["copy"] else []
     remarks += ["quarantined"] if worker["quarantined"] else []
-    shown = [pool, ", ".join(remarks)]
+    shown = [*remarks, ", ".join(pools) if pooled else ""]
     line.append(f" {console.span(worker['age_ms'] / 1000):>6}  " + "  ".join(filter(None, shown)))
     return line
 

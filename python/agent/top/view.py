@@ -41,7 +41,7 @@ def columns(history: list[tuple[float, int | None]], span_s: float, count: int) 
     found: list[int | None] = [None] * count
     begin = count
     ends = [ago_s for ago_s, _ in history[1:]] + [0.0]
-    for (from_s, weight), to_s in zip(history, ends, strict=True):
+    for (from_s, weight), to_s in zip(history, ends, strict=False):
         if to_s > span_s:
             continue
         first = int((span_s - min(from_s, span_s)) / span_s * count)
