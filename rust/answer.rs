@@ -65,9 +65,13 @@ pub struct Replies {
 }
 
 impl Replies {
-    fn to(&self, line: &[u8]) -> &[u8] {
+    /// The pool that a line names, if it is known, and the reply.
+    fn to(&self, line: &[u8]) -> (Option<&[u8]>, &[u8]) {
         let name = line.trim_ascii();
-        self.pools.iter().find(|(pool, _)| pool == name).map_or(&self.default, |(_, reply)| reply)
+        match self.pools.iter().find(|(pool, _)| pool == name) {
+            Some((pool, reply)) => (Some(pool), reply),
+            None => (None, &self.default),
+        }
     }
 }
 
@@ -126,6 +130,7 @@ pub struct Answerer {
     owing: HashMap<RawFd, Owing>,
     spare: Option<OwnedFd>,
     totals: Totals,
+    answered_by_pool: HashMap<Vec<u8>, u64>,
     pollers: HashMap<IpAddr, Poller>,
 }
 
@@ -142,6 +147,7 @@ impl Answerer {
             owing: HashMap::new(),
             spare: spare(),
             totals: Totals::default(),
+            answered_by_pool: HashMap::new(),
             pollers: HashMap::new(),
         }
     }
@@ -172,6 +178,11 @@ impl Answerer {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Replies sent for each named pool that got any; the rest of all was the default's.
+    pub fn answered_by_pool(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.answered_by_pool.iter().map(|(pool, &answered)| (pool.as_slice(), answered))
     }
 
     /// The pollers of late.
@@ -267,7 +278,14 @@ impl Answerer {
     }
 
     fn reply_to_line(&mut self, poller: &Owing) {
-        let sent = send(&poller.socket, self.replies.to(&poller.line));
+        let (pool, reply) = self.replies.to(&poller.line);
+        let sent = send(&poller.socket, reply);
+        if let Some(pool) = pool.filter(|_| sent) {
+            match self.answered_by_pool.get_mut(pool) {
+                Some(answered) => *answered += 1,
+                None => drop(self.answered_by_pool.insert(pool.to_vec(), 1)),
+            }
+        }
         let mut rest = [0; 4096];
         for _ in 0..DRAIN_READS_MAX {
             if !rustix::net::recv(&poller.socket, &mut rest, RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {
@@ -421,6 +439,8 @@ mod tests {
         let polls = [&b"jobs\n"[..], b"jobs \r\n", b"web\n", &[b'x'; 300]].map(|line| poll(&listener, line));
         answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
         assert_eq!(polls.map(said), ["20%\n", "20%\n", "50%\n", "50%\n"]);
+        assert_eq!(answerer.answered_by_pool().collect::<Vec<_>>(), [(&b"jobs"[..], 2)]);
+        assert_eq!(answerer.totals().answered, 4);
     }
 
     #[test]

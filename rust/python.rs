@@ -4,6 +4,7 @@
 //! `python/agent/_scan.pyi`.
 #![allow(clippy::needless_pass_by_value, reason = "what pyo3 takes out of Python is owned")]
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
@@ -52,6 +53,11 @@ impl Selector {
         busy_states: Vec<String>,
     ) -> PyResult<Self> {
         Ok(Self(presets::Selector::new(&Spec { preset, comm, users, cgroups, pattern, busy_states })?))
+    }
+
+    #[getter]
+    fn comm(&self) -> Vec<String> {
+        self.0.comm.texts().to_vec()
     }
 
     /// What this selector reads in a title: `(busy, total, stopping)`, `"unparsable"`, or None.
@@ -294,6 +300,10 @@ impl Answerer {
         let t = self.0.totals();
         let (timed_out, crowded) = (t.timed_out, t.crowded);
         Totals { answered: t.answered, refused: t.refused, lost: t.lost, timed_out, crowded, no_fds: t.no_fds }
+    }
+
+    fn answered_by_pool(&self) -> HashMap<String, u64> {
+        self.0.answered_by_pool().map(|(pool, n)| (String::from_utf8_lossy(pool).into_owned(), n)).collect()
     }
 
     fn pollers(&self) -> Vec<(String, u64, u64, bool)> {

@@ -32,6 +32,10 @@ class Selector:
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
+    @property
+    def comm(self) -> list[str]:
+        """The globs in force: those given, or the preset's own."""
+
     def read(self, cmdline: bytes) -> Reading:
         """What this selector reads in the bytes of a ``cmdline``: (busy, total, stopping),
         "unparsable" if the title names the program without a count to believe, None if it is
@@ -180,5 +184,9 @@ class Answerer:
         """A connection's time is over: default reply, then close."""
 
     def totals(self) -> Totals: ...
+    def answered_by_pool(self) -> dict[str, int]:
+        """Replies sent since the start, for each named pool that got any; the rest of
+        ``totals().answered`` was the default pool's."""
+
     def pollers(self) -> list[tuple[str, int, int, bool]]:
         """At most 64 pollers of late: address, polls, last_ns, allowed."""

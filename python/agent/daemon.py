@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import host, values
 from agent._scan import Answerer, Scanner, Snapshot
@@ -20,13 +21,17 @@ from agent.config import Config, warnings
 from agent.desk import Desk
 from agent.orders import Orders
 from agent.policy import Verdict
-from agent.reload import Reloader, StartError, open_scanner
+from agent.reload import Reloader, StartError, open_metrics, open_scanner
 from agent.sampler import Sampler
 from agent.server import Address, ListenError, Server, open_listeners
 from agent.speaker import Said, Speaker
 from agent.state import StateFile
 from agent.status import History
 from agent.systemd import Notifier, Watchdog, passed_sockets
+from agent.totals import Replies, Scans
+
+if TYPE_CHECKING:
+    from agent.metrics import Endpoint
 
 log = logging.getLogger("busyweight")
 
@@ -71,11 +76,14 @@ class Daemon:
         self._speaks_of: Snapshot | None = None
         self.speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
         self.answerer = Answerer(list(config.allow), config.limits.max_connections)
+        self.replies = Replies(self.answerer)
+        self.scans = Scans()
         self.sampler = Sampler(open_scanner(config), self.sampled)
         self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
         self.reloader = Reloader(self, load)
         self.orders = Orders(StateFile(state), now_s, self._speak, config.reply.release_for)
         self.desk = Desk(self, control)
+        self.metrics: Endpoint | None = None
         self.server = Server(
             self.answerer, self._ask, wait_at_most_s=config.scan.wait_at_most, deadline_s=config.limits.deadline
         )
@@ -102,6 +110,7 @@ class Daemon:
             await self.orders.close()
             self._watchdog.close()
             self.desk.close()
+            self.publish(None)
             self.server.close()
             self.sampler.close()
         log.info("stopped")
@@ -112,6 +121,7 @@ class Daemon:
         self.sockets_passed = bool(passed)
         if passed and set(passed) != set(self.config.listen):
             log.warning("the sockets that systemd passed replace listen = %s", _show(self.config.listen))
+        self.publish(open_metrics(self, self.config))
         try:
             self.listen(passed or open_listeners(self.config.listen, self.config.limits.backlog))
         except ListenError as error:
@@ -156,6 +166,7 @@ class Daemon:
 
     def sampled(self, snapshot: Snapshot | None, why: str) -> None:
         """A scan ended."""
+        self.scans.note(snapshot)
         if snapshot is None:
             self.cache.failed(why, 0.0)
         else:
@@ -190,6 +201,7 @@ class Daemon:
             return
         self.said = said
         self.history.note(said[0].verdict.weight, [(s.pool, s.line) for s in said])
+        self.replies.note(said)
         self.answerer.set_replies(said[0].line, [(s.pool, s.line) for s in said[1:]])
         self._notify.status(said[0].line.decode().strip() or f"unknown: {said[0].verdict.reason}")
         for each in said:
@@ -236,6 +248,12 @@ class Daemon:
             self.listeners[address] = listener
             self.server.add(listener)
             log.info("listening on %s", values.show_address(listener.getsockname()[:2]))
+
+    def publish(self, endpoint: "Endpoint | None") -> None:
+        """Prometheus may read here from now on, or nowhere."""
+        former, self.metrics = self.metrics, endpoint
+        if former and former is not endpoint:
+            former.close()
 
     def addresses(self) -> list[Address]:
         """Where polls are answered."""

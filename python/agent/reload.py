@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent import host
+from agent import host, status, values
 from agent._scan import Scanner, Snapshot
 from agent.config import Config, ConfigError, warnings
 from agent.sampler import Sampler
-from agent.server import ListenError, open_listeners
+from agent.server import ListenError, open_listener, open_listeners
 
 if TYPE_CHECKING:
     from agent.daemon import Daemon
+    from agent.metrics import Endpoint
 
 log = logging.getLogger("busyweight")
 
@@ -33,15 +34,43 @@ def open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
         raise StartError(str(error)) from None
 
 
+def open_metrics(daemon: "Daemon", config: Config) -> "Endpoint | None":
+    """Where Prometheus may read, if a configuration says so; the one that is open if that is
+    there. Raises StartError."""
+    address = config.metrics.listen
+    if address is None:
+        return None
+    if daemon.metrics and config.metrics == daemon.config.metrics:
+        return daemon.metrics
+    try:
+        from agent import metrics
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise StartError(
+            f'metrics.listen = "{values.show_address(address)}" needs the library prometheus-client: '
+            "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
+        ) from None
+    try:
+        listener = open_listener(address, metrics.BACKLOG)
+    except ListenError as error:
+        raise StartError(f"metrics: {error}") from None
+    endpoint = metrics.Endpoint(listener, lambda: status.report(daemon))
+    log.info("metrics on %s", values.show_address(endpoint.address))
+    return endpoint
+
+
 class Reloader:
     """``load`` reads the configuration anew, or raises ConfigError. ``outcome`` tells how the
-    last reload went: ``at`` (of the wall clock), ``ok`` and ``faults``."""
+    last reload went: ``at`` (of the wall clock), ``ok`` and ``faults``. ``totals`` has how many
+    were ``ok`` and ``failed``, and when the present configuration was ``taken``."""
 
     def __init__(self, daemon: "Daemon", load: Callable[[], Config]) -> None:
         self._daemon = daemon
         self._load = load
         self._successor: Sampler | None = None
         self.outcome: dict[str, Any] | None = None
+        self.totals: dict[str, float] = {"ok": 0, "failed": 0, "taken": time.time()}
 
     def reload(self) -> None:
         """Takes the configuration as it is now."""
@@ -53,6 +82,9 @@ class Reloader:
         except (ListenError, StartError) as error:
             faults = [str(error)]
         self.outcome = {"at": time.time(), "ok": not faults, "faults": faults}
+        self.totals["failed" if faults else "ok"] += 1
+        if not faults:
+            self.totals["taken"] = self.outcome["at"]
         for fault in faults:
             log.error("%s", fault)
         if faults:
@@ -75,17 +107,22 @@ class Reloader:
         same = workers == [pool.workers for pool in former.all_pools] and (
             (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
         )
+        metrics = daemon.metrics
         try:
+            metrics = open_metrics(daemon, config)
             scanner = None if same else open_scanner(config, daemon.sampler.scanner)
         except StartError:
             for listener in opened.values():
                 listener.close()
+            if metrics and metrics is not daemon.metrics:
+                metrics.close()
             raise
         for address in [address for address in daemon.listeners if address not in wanted]:
             daemon.server.remove(daemon.listeners.pop(address))
         daemon.listen(opened)
         for listener in daemon.listeners.values():
             listener.listen(config.limits.backlog)
+        daemon.publish(metrics)
         daemon.answerer.configure(list(config.allow), config.limits.max_connections)
         daemon.server.wait_at_most_s = config.scan.wait_at_most
         daemon.server.deadline_s = config.limits.deadline

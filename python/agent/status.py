@@ -9,6 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent import _scan, values
@@ -81,7 +82,12 @@ def report(daemon: "Daemon") -> dict[str, Any]:
         "sample": _sample(daemon),
         "scanner": _scanner(daemon),
         **daemon.orders.report(),
-        "config": {"file": daemon.file, "reload": daemon.reloader.outcome, "health": daemon.config.reply.health},
+        "config": {
+            "file": daemon.file,
+            "reload": daemon.reloader.outcome,
+            "reloads": daemon.reloader.totals,
+            "health": daemon.config.reply.health,
+        },
         "control": {"path": str(daemon.desk.path), "group": daemon.config.control.group},
         "polls": _polls(daemon),
         "history": daemon.history.weights(),
@@ -133,6 +139,9 @@ def _scanner(daemon: "Daemon") -> dict[str, Any]:
     return {
         "scans": daemon.cache.scans,
         "scanning": daemon.cache.scanning,
+        "for_s": round(daemon.cache.running_for(), 3),
+        "age_s": daemon.cache.age(),
+        "ended": asdict(daemon.scans),
         "failure": daemon.cache.failure,
         "refused": scanner.refused,
         "fallback": scanner.fallback(),
@@ -147,6 +156,10 @@ def _polls(daemon: "Daemon") -> dict[str, Any]:
     return {
         "listening": [values.show_address(address) for address in daemon.addresses()],
         **{name: getattr(totals, name) for name in ("answered", "refused", "lost", "timed_out", "crowded", "no_fds")},
+        "replies": [
+            {"pool": pool, "outcome": outcome, "replies": replies}
+            for (pool, outcome), replies in daemon.replies.sums().items()
+        ],
         "pollers": [
             {"address": address, "polls": polls, "last_s": round(now_s - last_ns / 1e9, 1), "allowed": allowed}
             for address, polls, last_ns, allowed in pollers

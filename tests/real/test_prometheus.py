@@ -1,0 +1,143 @@
+"""A real Prometheus reads a real agent: its alerts fire and end, and the dashboard's questions have answers."""
+
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tree import Tree, TreeAgent
+
+from .parts import Part, free_port, need
+
+HERE = Path(__file__).parent.parent.parent
+ALERTS = HERE / "metrics/alerts.yml"
+DASHBOARD = HERE / "metrics/dashboard.json"
+FIRES_WITHIN_S = 30.0
+
+CONFIG = """
+global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: busyweight
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+
+
+class Prometheus(Part):
+    """Scrapes one target twice a second; the alerts are ours, but fire without waiting."""
+
+    def __init__(self, home: Path, target: str) -> None:
+        super().__init__("prometheus", home)
+        self.program = need("prometheus", "prometheus")
+        self.port = free_port()
+        rules = self.home / "alerts.yml"
+        rules.write_text(re.sub(r"for: \d+[mhd]", "for: 0s", ALERTS.read_text()))
+        self.config = self.home / "prometheus.yml"
+        self.config.write_text(CONFIG.format(rules=rules, target=target))
+
+    def argv(self) -> list[str]:
+        data = [f"--config.file={self.config}", f"--storage.tsdb.path={self.home / 'data'}"]
+        return [self.program, *data, f"--web.listen-address=127.0.0.1:{self.port}"]
+
+    def api(self, path: str, **words: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(words)}"
+        with urllib.request.urlopen(url, timeout=10.0) as response:
+            return json.load(response)["data"]
+
+    def ready(self) -> bool:
+        try:
+            return bool(self.api("query", query='up{job="busyweight"} == 1')["result"])
+        except urllib.error.URLError:
+            return False
+
+    def firing(self) -> set[str]:
+        alerts = self.api("alerts")["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+class Site:
+    """An agent with 6 of 24 busy, polled whenever somebody looks, and the Prometheus that reads it."""
+
+    def __init__(self, home: Path) -> None:
+        self.tree = Tree(home / "proc")
+        self.tree.workers(busy=6, idle=18)
+        port = free_port()
+        base = '[weight]\ncapacity = 24\n[reply]\non_stop = "keep"\n[scan]\ngive_up_after = "2s"\n'
+        self.agent = TreeAgent(home, self.tree, f'{base}[metrics]\nlisten = "127.0.0.1:{port}"\n')
+        self.prometheus = Prometheus(home, f"127.0.0.1:{port}")
+
+    def wait(self, firing: Set[str], quiet: Set[str] = frozenset()) -> None:
+        def look() -> bool:
+            if self.agent.running:
+                self.agent.ask()
+            now = self.prometheus.firing()
+            return firing <= now and not quiet & now
+
+        self.prometheus.until(look, f"firing {firing}, not {quiet}", FIRES_WITHIN_S)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    with site.agent, site.prometheus:
+        yield site
+
+
+def test_alerts_fire_when_it_is_so_and_end_when_it_is_over(site: Site) -> None:
+    hidden = {"BusyweightHidden", "BusyweightUnknown"}
+    site.tree.hide()
+    site.wait(hidden)
+    site.tree.show()
+    site.wait(set(), quiet=hidden)
+    site.agent.order("drain")
+    site.wait({"BusyweightOverrideForgotten"})
+    site.agent.order("ready")
+    site.agent.stop()
+    site.wait({"BusyweightGone"}, quiet={"BusyweightOverrideForgotten"})
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    found += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+    words = {"$job": "busyweight", "$instance": ".*", "$__rate_interval": "1m"}
+    return [re.sub(r"\$\w+", lambda word: words[word[0]], expression) for expression in found]
+
+
+def test_every_question_of_the_dashboard_has_an_answer(site: Site) -> None:
+    # What is only there in trouble.
+    quiet = {expression for expression in expressions() if re.search(r" > \d+$", expression)}
+    assert len(expressions()) > len(quiet) + 10
+    for expression in expressions():
+
+        def answered(expression: str = expression) -> bool:
+            site.agent.ask()
+            result = site.prometheus.api("query", query=expression)["result"]
+            return expression in quiet or bool(result)
+
+        site.prometheus.until(answered, f"answering {expression}", FIRES_WITHIN_S)
+
+
+def test_metrics_named_by_alerts_and_dashboard_are_documented() -> None:
+    documented = set(re.findall(r"^\| `(\w+)`", (HERE / "docs/metrics.md").read_text(), re.MULTILINE))
+    used = set(re.findall(r"\bbusyweight_\w+", ALERTS.read_text() + DASHBOARD.read_text()))
+    assert {re.sub("_(sum|count)$", "", name) for name in used} <= documented
+
+
+@pytest.mark.parametrize("words", [("check", "rules", str(ALERTS)), ("test", "rules", "tests/alerts_test.yml")])
+def test_promtool_passes_the_alert_rules(words: tuple[str, ...]) -> None:
+    argv = [need("promtool", "prometheus"), *words]
+    done = subprocess.run(argv, cwd=HERE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_unit_tests_of_the_rules_name_every_alert() -> None:
+    tested = set(re.findall(r"alertname: (\w+)", (HERE / "tests/alerts_test.yml").read_text()))
+    assert tested == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
