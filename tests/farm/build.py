@@ -26,12 +26,13 @@ def compile_c(
     headers: Sequence[Path] = (),
     libraries: Sequence[str] = (),
     static: bool = True,
+    more: Sequence[str] = (),
 ) -> Path:
     """The program `name` built from `sources`; kept under a hash of all contents, so built once."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise CompileError("no C compiler (gcc or cc) in PATH: install one, e.g. apt-get install gcc libc6-dev")
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *(["-static"] if static else [])]
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *(["-static"] if static else []), *more]
     digest = hashlib.sha256(" ".join([compiler, *flags]).encode())
     for source in (*sources, *headers):
         digest.update(source.read_bytes())

@@ -1,0 +1,224 @@
+"""Machines that run out of everything, clocks that jump, and ends without warning, a real HAProxy watching.
+
+Full and read-only disks are tried in tests/test_operator.py and tests/test_state.py.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cgroups import controlled, limit
+from tests.farm import compile_c, sidekiq_title
+from tests.faults import amount
+from tests.faults.hostile import holdings
+from tests.faults.watch import Watch
+from tests.real.parts import until
+from tests.tree import Tree, TreeAgent
+
+HERE = Path(__file__).parent
+DEADLINE_S = 30.0
+CAPACITY = 10
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can limit a cgroup")
+
+CONFIG = f"""
+[scan]
+fresh_for = "100ms"
+min_gap = "0ms"
+max_duty = "100%"
+[weight]
+capacity = {CAPACITY}
+[reply]
+release_for = "500ms"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = Tree(tmp_path / "proc")
+    tree.workers(busy=4, idle=6)
+    return tree
+
+
+def make(tree: Tree, busy: int) -> int:
+    """So many of the ten workers have a job; the weight that is right then."""
+    for n in range(10):
+        tree.retitle(100 + n, sidekiq_title(int(n < busy)))
+    return 100 - 10 * busy
+
+
+def answer(busy: int) -> bytes:
+    return b"up %d%% #%d/10 busy\n" % (100 - 10 * busy, busy)
+
+
+@contextmanager
+def limited(agent: TreeAgent, controller: str, **values: str) -> Iterator[Path]:
+    """The agent, which is not started yet, will live under these limits."""
+    with controlled(controller, f"busyweight-{controller}") as group:
+        limit(group, **values)
+        argv = ["sh", "-c", 'echo $$ > "$1/cgroup.procs"; shift; exec "$@"', "sh", str(group), *agent.argv()]
+        agent.argv = lambda: argv  # type: ignore[method-assign]
+        yield group
+
+
+# Ends without warning.
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_random_moments_it_comes_back_right_and_leaves_no_server_behind(tree: Tree, tmp_path: Path) -> None:
+    dice = random.Random(7)
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    with Watch(tmp_path, agent, servers=3, inter_ms=100) as watch, agent:
+        watch.wait_weights(60)
+        for _ in range(int(amount(8, 250))):
+            order = dice.choice([None, None, "drain", "maint", "ready", "weight"])
+            if order:
+                agent.order(order, *(["30"] if order == "weight" else []))
+            busy = dice.randint(0, 10)
+            weight = make(tree, busy)
+            # Somewhere in its life: while it serves, or while it is starting.
+            for _ in range(dice.randint(1, 2)):
+                agent.send(signal.SIGKILL)
+                agent.wait_exit(DEADLINE_S)
+                agent.start()
+                threading.Event().wait(dice.random() * 0.5)
+            agent.wait_ready()
+            in_force = json.loads(agent.order("status", "--json"))["override"]
+            if in_force is not None:
+                agent.order("ready")
+            # What was ordered is taken back, and then every answer is the sample's alone.
+            agent.wait_answer(answer(busy), DEADLINE_S)
+            watch.wait_weights(weight)
+        said = {agent.ask() for _ in range(20)}
+        assert said == {answer(busy)}
+    assert "Traceback" not in agent.log_text()
+
+
+def test_the_first_answer_after_a_kill_is_right_or_carries_no_weight(tree: Tree, tmp_path: Path) -> None:
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    with agent:
+        for n in range(int(amount(5, 100))):
+            agent.send(signal.SIGKILL)
+            agent.wait_exit(DEADLINE_S)
+            make(tree, n % 11)
+            agent.start()
+            first: list[bytes] = []
+
+            def answered(first: list[bytes] = first) -> bool:
+                try:
+                    first.append(agent.ask())
+                except ConnectionError:
+                    return False
+                return True
+
+            until(answered, "it answers", DEADLINE_S, agent.evidence)
+            assert first[0] in (answer(n % 11), b"up #no sample yet\n")
+            agent.wait_answer(answer(n % 11), DEADLINE_S)
+
+
+# Clocks, and time that passes unseen.
+
+
+def test_a_stopped_agent_that_goes_on_says_nothing_of_what_it_knew_before(tree: Tree, tmp_path: Path) -> None:
+    """As after a suspend: whoever waits gets the truth of now, or no weight, never the old one."""
+    agent = TreeAgent(tmp_path, tree, CONFIG.replace("[scan]", '[scan]\ngive_up_after = "1s"'))
+    with agent, Watch(tmp_path, agent, servers=3, inter_ms=100) as watch:
+        for n in range(int(amount(3, 60))):
+            busy = 3 + n % 5
+            weight = make(tree, busy - 2)
+            watch.wait_weights(weight)
+            agent.send(signal.SIGSTOP)
+            weight = make(tree, busy)
+            threading.Event().wait(1.5)
+            polls: list[bytes] = []
+            poller = threading.Thread(target=lambda polls=polls: polls.append(agent.ask(deadline_s=30)))
+            poller.start()
+            agent.send(signal.SIGCONT)
+            poller.join()
+            assert polls[0] in (answer(busy), b"up #no sample of late\n")
+            watch.wait_weights(weight)
+
+
+def test_a_wall_clock_that_jumps_moves_neither_weights_nor_the_end_of_an_override(tree: Tree, tmp_path: Path) -> None:
+    shim = compile_c("wallclock", [HERE / "wallclock.c"], static=False, more=["-shared", "-fPIC"])
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    agent = TreeAgent(tmp_path, tree, CONFIG, LD_PRELOAD=str(shim), WALLCLOCK=str(offset))
+    with agent:
+        for jump_s in ("-86400", "86400", "-1000000000", "0"):
+            make(tree, 4)
+            agent.wait_answer(answer(4), DEADLINE_S)
+            agent.order("drain", "--for", "3s")
+            assert agent.ask().startswith(b"drain up")
+            offset.write_text(jump_s)
+            make(tree, 7)
+            agent.wait_answer(answer(7), 10.0)
+        shown = json.loads(agent.order("status", "--json"))
+        assert shown["override"] is None
+    assert "Traceback" not in agent.log_text()
+
+
+@needs_root
+@pytest.mark.parametrize("offset_s", [-1, 400_000_000])
+def test_a_boot_clock_of_any_age_changes_nothing(tree: Tree, tmp_path: Path, offset_s: int) -> None:
+    if offset_s < 0:
+        # As young as a clock can be: all but nought.
+        with Path("/proc/uptime").open() as uptime:
+            offset_s = -int(float(uptime.read().split()[0])) + 5
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    argv = ["unshare", "--time", f"--boottime={offset_s}", "--fork", "--kill-child", *agent.argv()]
+    agent.argv = lambda: argv  # type: ignore[method-assign]
+    with agent:
+        for busy in (4, 0, 10):
+            make(tree, busy)
+            agent.wait_answer(answer(busy), DEADLINE_S)
+
+
+# Nothing left.
+
+
+@needs_root
+def test_a_tenth_of_a_processor_is_enough(tree: Tree, tmp_path: Path) -> None:
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    agent.READY_DEADLINE_S = 120.0
+    with limited(agent, "cpu", cpu_max="10000 100000"), agent, Watch(tmp_path, agent, inter_ms=1000) as watch:
+        for busy in range(int(amount(3, 11))):
+            watch.wait_weights(make(tree, busy))
+        assert watch.failed() == []
+
+
+@needs_root
+def test_the_units_limit_of_memory_is_enough_for_thousands_of_workers_with_long_titles(
+    tree: Tree, tmp_path: Path
+) -> None:
+    workers = int(amount(2000, 20_000))
+    for pid in range(1000, 1000 + workers):
+        tree.add(pid, sidekiq_title(0, tag="x" * 900))
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    with limited(agent, "memory", memory_max=str(96 << 20)), agent:
+        for busy in (4, 1):
+            make(tree, busy)
+            agent.wait_answer(answer(busy), DEADLINE_S)
+        assert holdings(agent.pid)["rss_kib"] < 96 << 10
+
+
+def test_no_file_can_be_opened_and_the_answer_is_right_or_unknown(tree: Tree, tmp_path: Path) -> None:
+    agent = TreeAgent(tmp_path, tree, CONFIG)
+    with agent, Watch(tmp_path, agent, servers=3) as watch:
+        watch.wait_weights(60)
+        before = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (holdings(agent.pid)["files"] - 3, before[1]))
+        for pid in range(500, 520):
+            tree.add(pid, sidekiq_title(1))
+        said = {agent.ask() for _ in range(30)}
+        assert said <= {answer(4), b"up #cannot see processes\n", b"up 0% #24/10 busy\n"}
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, before)
+        watch.wait_weights(0)
+        assert watch.failed() == []
