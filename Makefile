@@ -13,7 +13,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist lock clean
+.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist test-dist lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 15
@@ -44,8 +44,17 @@ $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 soak: test-parts build ## the long tests, about half an hour
 	$(BIN)/pytest -m soak
 
-dist: build ## a wheel and the source, in dist/
-	BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist --out dist
+# zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
+dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
+	@tools/setup.sh dist
+	rm -f dist/busyweight*
+	PATH="$(CURDIR)/$(BIN):$(PATH)" BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist \
+		--zig --compatibility manylinux2014 --out dist
+	tools/deb.sh dist/*.whl dist
+
+test-dist: build dist ## installs the packages in fresh Debians, as root
+	@tools/setup.sh test-dist
+	$(BIN)/pytest -m dist
 
 lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
 	cargo update
@@ -56,6 +65,9 @@ lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.tom
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--group bench --constraint requirements-dev.txt --custom-compile-command "make lock" \
 		--output-file requirements-bench.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--group dist --constraint requirements-dev.txt --custom-compile-command "make lock" \
+		--output-file requirements-dist.txt
 
 clean: ## all that was made here
 	rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
@@ -73,8 +85,8 @@ $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-$(BIN)/.bench: requirements-bench.txt $(BIN)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+$(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 $(BIN)/busyweight: $(BIN)/.installed $(SOURCES)

@@ -100,6 +100,12 @@ impl Globs {
         Ok(Self { set, texts: globs.to_vec() })
     }
 
+    /// As they were written.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
     /// Whether any of them matches.
     #[must_use]
     pub fn matches(&self, comm: &[u8]) -> bool {

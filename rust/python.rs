@@ -55,6 +55,11 @@ impl Selector {
         Ok(Self(presets::Selector::new(&Spec { preset, comm, users, cgroups, pattern, busy_states })?))
     }
 
+    #[getter]
+    fn comm(&self) -> Vec<String> {
+        self.0.comm.texts().to_vec()
+    }
+
     /// What this selector reads in a title: `(busy, total, stopping)`, `"unparsable"`, or None.
     fn read<'py>(&self, py: Python<'py>, cmdline: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         reading(py, self.0.grammar.read(cmdline))

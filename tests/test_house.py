@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,12 @@ def test_every_rust_file_is_part_of_the_crate() -> None:
             declared |= {home / f"{name}.rs", home / name / "mod.rs"}
     roots = {HERE / "rust/lib.rs", HERE / "rust/bpf/build.rs"}
     assert {short(path) for path in set(RUST) - declared - roots} == set()
+
+
+def test_the_agent_carries_nothing_of_the_tools_for_people() -> None:
+    program = "import sys; from agent import loop; from agent.daemon import Daemon; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(told.stdout.split())
+    assert "agent.daemon" in loaded
+    tools = ("rich", "agent.doctor", "agent.top", "agent.haproxy", "agent.client", "agent.console")
+    assert {name for name in loaded if name.startswith(tools)} == set()

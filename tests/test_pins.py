@@ -3,17 +3,21 @@
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
+@pytest.mark.parametrize("group", ["dev", "bench", "dist"])
+def test_every_dependency_is_pinned_to_a_version_it_allows(group: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        asked += extra
-    lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    asked = list(project["dependency-groups"][group])
+    if group == "dev":
+        asked += project["project"]["dependencies"]
+        for extra in project["project"]["optional-dependencies"].values():
+            asked += extra
+    lines = (REPOSITORY / f"requirements-{group}.txt").read_text().splitlines()
     pins = dict(line.split()[0].split("==") for line in lines if line[:1].isalpha())
 
     faults = [

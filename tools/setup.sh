@@ -1,7 +1,8 @@
 #!/bin/sh
-# Puts in place what the build, the lint and the tests need from Debian.
+# Puts in place what the build, the lint, the tests and the packages need from Debian.
 #
-#   tools/setup.sh build|lint|test     as root installs what is missing; else prints what to type, and stops
+#   tools/setup.sh STEP                as root installs what is missing; else prints what to type, and stops;
+#                                      steps: build lint test dist test-dist
 #   tools/setup.sh install PACKAGE...  the root's part of it
 #
 # It must never remove or replace a package, change what apt is set to, or leave a daemon running.
@@ -9,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin" # dpkg wants these; a plain `su` does not give them
 
-# The one list: the step that wants it first (each step wants those above, too), the package, and why.
+# The one list: the step, the package, and why.
 needs() {
     cat <<'LIST'
 build gcc               links the Rust crate
@@ -25,7 +26,24 @@ test  systemd-container boots the unit in systemd-nspawn
 test  iproute2          network namespaces, and wires that lose packets
 test  procps            the unit calls kill
 test  strace            counts system calls
+test  tmux              a terminal whose screen can be read
+dist  debhelper         makes the Debian package
+dist  dh-python         its dependencies, and byte code where it is installed
+test-dist lintian       what Debian thinks of the package
+test-dist systemd-container  boots the Debian that it is installed in
+test-dist debootstrap   makes that Debian
+test-dist debian-archive-keyring  makes sure that it is one
 LIST
+}
+
+steps() { # STEP: those whose packages it wants
+    case "$1" in
+        build) echo build ;;
+        lint) echo build lint ;;
+        test) echo build lint test ;;
+        dist) echo build dist ;;
+        test-dist) echo build dist test-dist ;;
+    esac
 }
 
 msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -50,13 +68,15 @@ lacking() { # of the packages on standard input those that are not installed
     echo "$packages" | grep -vxF "$installed" || true
 }
 
+lints() { steps "$1" | grep -qw lint; } # STEP
+
 missing() { # STEP: the packages it lacks
-    if [ "$1" != build ] && ! rust_can_lint; then
+    if lints "$1" && ! rust_can_lint; then
         echo rustc-web cargo-web rustfmt-web rust-web-clippy
     elif ! rust_is_new_enough; then
         echo rustc-web cargo-web
     fi
-    { needs | sed -n "/^$1 /q;p" && needs | grep "^$1 "; } | awk '{ print $2 }' | lacking
+    for step in $(steps "$1"); do needs | awk -v step="$step" '$1 == step { print $2 }'; done | lacking
 }
 
 update() { # one source out of reach need not be the one that matters
@@ -111,7 +131,7 @@ prepare() { # STEP
         needs >&2
         return
     fi
-    if rust_is_new_enough && [ "$1" != build ] && ! rust_can_lint && ! dpkg-query -W cargo-web >/dev/null 2>&1; then
+    if rust_is_new_enough && lints "$1" && ! rust_can_lint && ! dpkg-query -W cargo-web >/dev/null 2>&1; then
         say "$(command -v cargo) lacks fmt or clippy: rustup component add rustfmt clippy"
         exit 1
     fi
@@ -136,7 +156,7 @@ prepare() { # STEP
 }
 
 case "${1:-}" in
-    build | lint | test) prepare "$1" ;;
+    build | lint | test | dist | test-dist) prepare "$1" ;;
     install) shift && install "$@" ;;
-    *) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -32,6 +32,10 @@ class Selector:
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
+    @property
+    def comm(self) -> list[str]:
+        """The globs in force: those given, or the preset's own."""
+
     def read(self, cmdline: bytes) -> Reading:
         """What this selector reads in the bytes of a ``cmdline``: (busy, total, stopping),
         "unparsable" if the title names the program without a count to believe, None if it is

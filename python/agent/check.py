@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent import host, status
-from agent._scan import Snapshot, Worker
+from agent._scan import Scanner, Snapshot, Worker
 from agent.config import Config
 from agent.speaker import Said, Speaker
 
@@ -22,15 +22,17 @@ class Found:
     snapshot: Snapshot
     said: list[Said]
     workers: list[Worker]
+    refused: list[str]
 
 
-def check(config: Config) -> Found:
-    """Scans once. Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
-    scanner = host.open_scanner(config, detail=True)
+def check(config: Config, scanner: Scanner | None = None) -> Found:
+    """Scans once, by a scanner of its own if none is given. Raises OSError (no procfs root) or
+    RuntimeError (the scan broke)."""
+    scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()
     speaker = Speaker(config.all_pools, host.cores()[0], config.reply.health)
     said = speaker.speak(snapshot.pools, 0.0, visible=snapshot.visible, silence="")
-    return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers())
+    return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
 
 
 def show_title(title: bytes) -> str:

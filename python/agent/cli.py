@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="busyweight", description="Tells HAProxy's agent-check how much of this host is free."
     )
     top.add_argument("--version", action="version", version=f"busyweight {_scan.__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=_serve.__doc__)
     _config_option(serve)
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     _config_option(show)
     show.set_defaults(run=_config)
     _add_operators(commands)
+    _add_tools(commands)
     return top
 
 
@@ -104,6 +105,52 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
         command.set_defaults(run=_order, kind=kind)
 
 
+def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What looks at the whole: this host, the running agent, and HAProxy's side."""
+    top = commands.add_parser("top", help="watch the running agent live", description=_top.__doc__)
+    _control_option(top)
+    top.add_argument("--once", action="store_true", help="print one frame after a second's watching, and end")
+    top.set_defaults(run=_top)
+
+    doctor = commands.add_parser(
+        "doctor", help="say what works, what does not, and what to do", description=_doctor.__doc__
+    )
+    _config_option(doctor)
+    _control_option(doctor)
+    doctor.add_argument(
+        "--haproxy-socket",
+        metavar="PATH",
+        type=Path,
+        help="HAProxy's statistics socket: compare its weights with what the agent says",
+    )
+    doctor.add_argument("--json", action="store_true", help="print every check as JSON")
+    doctor.set_defaults(run=_doctor)
+
+    haproxy = commands.add_parser("haproxy", help="help with haproxy.cfg", description="Helps with haproxy.cfg.")
+    helps = haproxy.add_subparsers(metavar="COMMAND", required=True)
+    snippet = helps.add_parser(
+        "snippet", help="print a ready haproxy.cfg fragment for this agent", description=_snippet.__doc__
+    )
+    _config_option(snippet)
+    snippet.add_argument(
+        "servers",
+        metavar="NAME=ADDR:PORT",
+        nargs="*",
+        help="a server behind HAProxy, as web1=192.0.2.11:80 (default: examples)",
+    )
+    snippet.set_defaults(run=_snippet)
+
+    lint = helps.add_parser(
+        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=_lint.__doc__
+    )
+    _config_option(lint)
+    lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
+    lint.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
+    )
+    lint.set_defaults(run=_lint)
+
+
 def _config_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="FILE", type=Path, help=f"configuration file (default: {DEFAULT_FILE})")
 
@@ -132,8 +179,9 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
     return read
 
 
-def load(options: argparse.Namespace) -> config.Config:
-    """The configuration that the options ask for. Raises ConfigError."""
+def load(options: argparse.Namespace, *, elsewhere: bool = False) -> config.Config:
+    """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
+    users and groups need not be here. Raises ConfigError."""
     from dataclasses import replace
 
     from agent import host
@@ -149,7 +197,8 @@ def load(options: argparse.Namespace) -> config.Config:
         raise config.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
     except OSError as error:
         raise config.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
-    loaded = config.parse(text, str(path), host.CHECKS)
+    checks = config.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
+    loaded = config.parse(text, str(path), checks)
     if getattr(options, "procfs", None):
         loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
     if getattr(options, "listen", None):
@@ -157,9 +206,9 @@ def load(options: argparse.Namespace) -> config.Config:
     return loaded
 
 
-def _fail(text: object) -> int:
+def _fail(text: object, code: int = WRONG) -> int:
     print(f"busyweight: {text}", file=sys.stderr)
-    return WRONG
+    return code
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -253,3 +302,78 @@ def _order(options: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
+
+
+def _top(options: argparse.Namespace) -> int:
+    """Shows live what the running agent says: the weight now and over the last ten minutes, the
+    workers and how busy each is, the pollers and how often they ask, and orders in force.
+    q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
+    from agent import client, paths
+
+    try:
+        from agent import top
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        return _fail("top needs the rich library: pip install 'busyweight[top]', or apt install python3-rich")
+    try:
+        top.run(paths.control_socket(options.control), once=options.once)
+    except top.NoTerminalError as error:
+        return _fail(error, USAGE)
+    except client.ClientError as error:
+        return _fail(error)
+    return WELL
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
+    check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
+    as any user, as far as that goes; it changes nothing. While somebody polls the agent it
+    watches for a few seconds. Exit code 1 if a check fails, 0 otherwise."""
+    from agent import doctor, paths
+
+    found = doctor.examine(
+        load(options), options.config or DEFAULT_FILE, paths.control_socket(options.control), options.haproxy_socket
+    )
+    well = doctor.print_json(found) if options.json else doctor.print_lines(found)
+    return WELL if well else WRONG
+
+
+def _snippet(options: argparse.Namespace) -> int:
+    """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools and floor:
+    a frontend, a backend for each pool, and beside it the backend that serves when all are busy."""
+    from agent import haproxy
+
+    loaded = load(options, elsewhere=True)
+    try:
+        text = haproxy.snippet(
+            loaded.listen[0][1],
+            [haproxy.parse_server(server) for server in options.servers],
+            [pool.name for pool in loaded.pools],
+            floor_percent=config.lowest_weight(loaded),
+        )
+    except haproxy.SnippetError as error:
+        return _fail(error, USAGE)
+    print(text, end="")
+    return WELL
+
+
+def _lint(options: argparse.Namespace) -> int:
+    """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
+    All files are one configuration together. Judged are the agent-checks on the ports of the agent's
+    configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
+    from agent import haproxy
+
+    loaded = load(options, elsewhere=True)
+    try:
+        found = haproxy.lint(
+            options.files,
+            {port for _, port in loaded.listen},
+            all_checks=options.all,
+            floor_above_zero=config.lowest_weight(loaded) > 0,
+        )
+    except haproxy.LintError as error:
+        return _fail(error, USAGE)
+    for finding in found:
+        print(finding)
+    return WRONG if any(finding.severity == "finding" for finding in found) else WELL

@@ -393,6 +393,13 @@ def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks)
         reader.fault(_at(pool, table, key), why)
 
 
+def lowest_weight(config: Config) -> int:
+    """The least, in percent, that any pool ever says by itself: its floor, or what it says where
+    the host's state is unknown."""
+    weights = [pool.weight for pool in config.all_pools]
+    return min(min(weight.floor, 100 if weight.unknown is None else weight.unknown) for weight in weights)
+
+
 def warnings(config: Config) -> Iterator[str]:
     """Settings that are allowed, and that make every answer unknown or late."""
     scan = config.scan

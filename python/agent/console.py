@@ -19,12 +19,12 @@ def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reaso
     if done["ended"]:
         lines.append(f"ended: {done['ended']}")
     if done["override"]:
-        lines.append("in force: " + _override(done["override"], now_s=time.time()))
+        lines.append("in force: " + show_override(done["override"], now_s=time.time()))
     elif not done["ended"] and not done["ready_owed"]:
         lines.append("nothing was in force; nothing changes")
     if done["ready_owed"]:
         left_s = done["ready_left_s"]
-        lines.append("says ready to every poll" + ("" if left_s is None else f" for {_span(left_s)}"))
+        lines.append("says ready to every poll" + ("" if left_s is None else f" for {span(left_s)}"))
     if done["reply"] is not None:
         lines.append(f"says {_shown(done['reply'])}")
     return "\n".join(lines), warnings
@@ -50,14 +50,14 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
     agent = status["agent"]
     for pool in status["pools"]:
         title = f"pool {pool['pool']}" if pool["pool"] else "says"
-        yield title, f"{_shown(pool['reply'])} for {_span(pool['said_for_s'])}" + _why(pool)
+        yield title, f"{_shown(pool['reply'])} for {span(pool['said_for_s'])}" + _why(pool)
     if not status["pools"]:
         yield "says", "nothing yet: the first scan has not ended"
     override = status["override"]
-    yield "override", _override(override, now_s) if override else "none"
+    yield "override", show_override(override, now_s) if override else "none"
     if status["ready_owed"]:
         left_s = status["ready_left_s"]
-        when = "as soon as polls are answered" if left_s is None else f"for another {_span(left_s)}"
+        when = "as soon as polls are answered" if left_s is None else f"for another {span(left_s)}"
         yield "", f"says ready to every poll {when}, since a drain or maint has ended"
     state = status["state_file"]
     if state["trouble"]:
@@ -69,7 +69,7 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
     yield "config", _config(status["config"], now_s)
     for fault in (status["config"]["reload"] or {}).get("faults", []):
         yield "", fault
-    yield "agent", f"{agent['version']}, pid {agent['pid']}, {agent['state']}, up {_span(agent['uptime_s'])}"
+    yield "agent", f"{agent['version']}, pid {agent['pid']}, {agent['state']}, up {span(agent['uptime_s'])}"
 
 
 def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -78,13 +78,13 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "sample", "none young enough to be believed" if scanner["scans"] else "none yet"
     else:
         hidden = "" if sample["visible"] else "; processes cannot be seen"
-        yield "sample", f"{_span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms{hidden}"
+        yield "sample", f"{span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms{hidden}"
     if scanner["failure"]:
         yield "WARNING", f"the last scan failed: {scanner['failure']}"
     for pool in status["pools"]:
         if pool["counts"]:
             title = f"workers of pool {pool['pool']}" if pool["pool"] else "workers"
-            yield title, _counts(pool["counts"])
+            yield title, show_counts(pool["counts"])
     found = "" if sample is None else f"{sample['discovery']}, knows {sample['processes']} processes"
     if sample is not None and sample["unreadable"]:
         found += f", {sample['unreadable']} unreadable"
@@ -97,7 +97,7 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "WARNING", f"{scanner['left_behind']} readers hang in processes that cannot be read"
 
 
-def _counts(counts: dict[str, int]) -> str:
+def show_counts(counts: dict[str, int]) -> str:
     parts = [
         f"{counts['workers']}: {counts['busy_processes']} busy, "
         f"{counts['busy_threads']} of {counts['total_threads']} threads"
@@ -129,7 +129,7 @@ def _polls(polls: dict[str, Any], pools: list[dict[str, Any]]) -> Iterator[tuple
     yield "polls", ", ".join([f"{polls['answered']} answered", *troubles])
     for poller in polls["pollers"][:8]:
         refused = "" if poller["allowed"] else ", refused"
-        yield "", f"{poller['address']}: {poller['polls']}, last {_span(poller['last_s'])} ago{refused}"
+        yield "", f"{poller['address']}: {poller['polls']}, last {span(poller['last_s'])} ago{refused}"
     if len(polls["pollers"]) > 8:
         yield "", f"and {len(polls['pollers']) - 8} more addresses"
 
@@ -138,18 +138,18 @@ def _config(config: dict[str, Any], now_s: float) -> str:
     reload = config["reload"]
     if reload is None:
         return f"{config['file']}, not reloaded since the start"
-    when = f"{_at(reload['at'])} ({_span(now_s - reload['at'])} ago)"
+    when = f"{_at(reload['at'])} ({span(now_s - reload['at'])} ago)"
     if reload["ok"]:
         return f"{config['file']}, reloaded {when}"
     return f"{config['file']}: RELOAD FAILED {when}; the former configuration is in force"
 
 
-def _override(override: dict[str, Any], now_s: float) -> str:
+def show_override(override: dict[str, Any], now_s: float) -> str:
     what = override["kind"] + ("" if override["weight"] is None else f" {override['weight']}%")
-    since = f"since {_at(override['since'])} ({_span(now_s - override['since'])})"
+    since = f"since {_at(override['since'])} ({span(now_s - override['since'])})"
     until = "until ready is ordered"
     if override["until"] is not None:
-        until = f"until {_at(override['until'])} (another {_span(override['left_s'])})"
+        until = f"until {_at(override['until'])} (another {span(override['left_s'])})"
     why = f": {override['why']}" if override["why"] else ", no reason given"
     return f"{what} by {override['who']}, {since}, {until}{why}"
 
@@ -169,7 +169,7 @@ def _at(wall_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(wall_s))
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """``0.3s``, ``42s``, ``5m 3s``, ``2h 10m``, ``3d 4h``: two units at most."""
     seconds = max(0.0, seconds)
     if seconds < 10:

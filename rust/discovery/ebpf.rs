@@ -36,11 +36,13 @@ pub type Kernel = Arc<Mutex<Candidates>>;
 /// See the module.
 pub struct Ebpf {
     kernel: Kernel,
+    /// As read last, ascending.
     map: Vec<Candidate>,
-    seeds: HashSet<Pid>,
+    /// Ascending, and none of them in the map.
+    seeds: Vec<Pid>,
     seeded: bool,
-    /// A seed left since the last look.
-    seed_left: bool,
+    /// Seeds that left since the last look.
+    left: HashSet<Pid>,
     counters: Option<Counters>,
     lost: u64,
     looks: u32,
@@ -75,9 +77,9 @@ impl Ebpf {
         Ok(Self {
             kernel,
             map: Vec::new(),
-            seeds: HashSet::new(),
+            seeds: Vec::new(),
             seeded: false,
-            seed_left: false,
+            left: HashSet::new(),
             counters: None,
             lost,
             looks: 0,
@@ -107,26 +109,35 @@ impl Discovery for Ebpf {
     fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
         // The counters come first: what changes after them makes them move once more.
         let counters = self.counters()?;
-        if self.counters == Some(counters) && !self.seed_left {
+        if self.counters == Some(counters) && self.left.is_empty() {
             return Ok(Look::Same);
         }
         lock(&self.kernel).read(&mut self.map).map_err(|e| e.to_string())?;
         self.map.sort_unstable();
         if !self.seeded {
-            let mut pids = Vec::new();
-            procfs.list(&mut pids).map_err(|e| format!("listing {}: {}", procfs.path().display(), describe(e)))?;
-            self.seeds.extend(pids);
+            procfs
+                .list(&mut self.seeds)
+                .map_err(|e| format!("listing {}: {}", procfs.path().display(), describe(e)))?;
             self.seeded = true;
         }
-        // Once the map has a process, the map tells when it ends.
-        for candidate in &self.map {
-            self.seeds.remove(&candidate.tgid);
-        }
         found.clear();
-        found.extend(self.map.iter().map(|c| Found { pid: c.tgid, ident: c.named_ns }));
-        found.extend(self.seeds.iter().map(|&pid| Found { pid, ident: 0 }));
-        found.sort_unstable();
-        (self.counters, self.seed_left) = (Some(counters), false);
+        // Both are in order, and so is what they make together: a host has thousands of seeds.
+        let mut map = self.map.iter().map(|c| Found { pid: c.tgid, ident: c.named_ns }).peekable();
+        let left = &self.left;
+        self.seeds.retain(|&pid| {
+            while let Some(candidate) = map.next_if(|c| c.pid < pid) {
+                found.push(candidate);
+            }
+            // Once the map has a process, the map tells when it ends.
+            let stays = map.peek().is_none_or(|c| c.pid != pid) && !left.contains(&pid);
+            if stays {
+                found.push(Found { pid, ident: 0 });
+            }
+            stays
+        });
+        found.extend(map);
+        self.left.clear();
+        self.counters = Some(counters);
         Ok(Look::Listed)
     }
 
@@ -135,7 +146,9 @@ impl Discovery for Ebpf {
     }
 
     fn forget(&mut self, pid: Pid) {
-        self.seed_left |= self.seeds.remove(&pid);
+        if self.seeds.binary_search(&pid).is_ok() {
+            self.left.insert(pid);
+        }
     }
 
     fn kernel(&self) -> Option<Kernel> {

@@ -44,11 +44,11 @@ backend {name}
 class Polls:
     """A poller for the time of a `with` block; afterwards `runs` is what it heard, in order."""
 
-    def __init__(self, machine: Machine, port: int = 5001) -> None:
+    def __init__(self, machine: Machine, port: int = 5001, python: Path = PYTHON) -> None:
         self.runs: list[tuple[int, str]] = []
         machine.copy(HERE / "poller.py", "/run/poller.py")
         self._poller = subprocess.Popen(
-            machine.entered(PYTHON, "/run/poller.py", str(port)),
+            machine.entered(python, "/run/poller.py", str(port)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""A throw-away machine for tests: this machine's own root under a copy-on-write overlay, booted with systemd.
+"""A throw-away machine for tests: this machine's own root, or another, under a copy-on-write overlay, booted.
 
 systemd-nspawn boots it as root in about a second, from a mount namespace of its own: the tmpfs, the overlay
 and whatever the container mounts are gone with the last process of it, however the tests end. Its network is
@@ -56,7 +56,7 @@ set -eu
 for group in $CGROUPS; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 tmpfs "$STAGE"
 mkdir "$STAGE/upper" "$STAGE/work" "$STAGE/root"
-mount -t overlay -o "lowerdir=/,upperdir=$STAGE/upper,workdir=$STAGE/work" overlay "$STAGE/root"
+mount -t overlay -o "lowerdir=$LOWER,upperdir=$STAGE/upper,workdir=$STAGE/work" overlay "$STAGE/root"
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 ln -sf /dev/null "$STAGE/root/etc/systemd/system/timers.target"
@@ -85,10 +85,14 @@ class BootError(AssertionError):
 
 
 class Machine:
-    """One booted machine, removed without a trace at the end of its `with` block."""
+    """One booted machine, removed without a trace at the end of its `with` block.
 
-    def __init__(self) -> None:
+    With this machine's own root it has the tests' interpreter and the agent; another root is booted as it is.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
         self.leader = 0  # the host's pid of the machine's pid 1
+        self._root = root
         self._stage = Path(tempfile.mkdtemp(prefix="busyweight-booted-"))
         self._console = self._stage.with_suffix(".console")
         self._cgroups = [place / self._stage.name for place in own_cgroups()]
@@ -111,15 +115,17 @@ class Machine:
         """Boot and wait until systemd has nothing left to start; BootError with what the console said."""
         for group in self._cgroups:
             group.mkdir()
+        ours = self._root == Path("/")
         with self._console.open("wb") as console:
             self._isolated = subprocess.Popen(
-                [*_ISOLATED, "sh", "-c", _BOOT, "boot", *shown(), "--", "--unit=basic.target"],
+                [*_ISOLATED, "sh", "-c", _BOOT, "boot", *(shown() if ours else ()), "--", "--unit=basic.target"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 env={
                     "PATH": SYSTEM_PATH,
                     "STAGE": str(self._stage),
+                    "LOWER": str(self._root),
                     "HOST_PROC": HOST_PROC,
                     "CGROUPS": " ".join(map(str, self._cgroups)),
                 },
@@ -129,7 +135,8 @@ class Machine:
             wait_until(self._is_up, "the machine is up", BOOT_DEADLINE_S)
         except NotInTimeError as late:
             raise BootError(late, self._console) from None
-        self.write(PYTHON, interpreter(), 0o755)
+        if ours:
+            self.write(PYTHON, interpreter(), 0o755)
 
     def poweroff(self) -> None:
         """Shut the machine down in order, as an administrator would; TimeoutExpired where it hangs."""

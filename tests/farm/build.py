@@ -19,7 +19,14 @@ class CompileError(Exception):
     """There is no C compiler, or it refused a source; the text says which and what to do."""
 
 
-def compile_c(name: str, sources: Sequence[Path], *, headers: Sequence[Path] = (), static: bool = True) -> Path:
+def compile_c(
+    name: str,
+    sources: Sequence[Path],
+    *,
+    headers: Sequence[Path] = (),
+    libraries: Sequence[str] = (),
+    static: bool = True,
+) -> Path:
     """The program `name` built from `sources`; kept under a hash of all contents, so built once."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -34,7 +41,7 @@ def compile_c(name: str, sources: Sequence[Path], *, headers: Sequence[Path] = (
     # Built under another name and moved into place, so two builders cannot see each other's halves.
     unfinished = program.with_name(f"{program.name}.{os.getpid()}")
     built = subprocess.run(
-        [compiler, *flags, "-o", str(unfinished), *map(str, sources)],
+        [compiler, *flags, "-o", str(unfinished), *map(str, sources), *(f"-l{library}" for library in libraries)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,192 @@
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --pages] [--seeds N]`.
+
+Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed: the first takes
+about half an hour, each other about twenty minutes. `--small` takes five minutes and writes fleet-small.json alone.
+`--pages` draws plots and tables anew from the results there are. It must leave nothing running.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benches.fleet import page, plot
+from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, fleet
+from benches.fleet.run import GIVE_UP_S, GOOD_S, LATE_S
+from benches.fleet.scenarios import HOST_MAX, MAIN, REQUEST_CPU_S
+from benches.fleet.suite import COMPRESSION, Results, Suite, tell
+from benches.harness import RESULTS, Spread, Target, machine, write_result
+
+SEEDS = 3
+FOLLOW_S = HEARTBEAT_S + AGENT_INTER_S + FRESH_FOR_S + 0.1
+
+
+def spreads(tree: Any) -> Any:
+    """Lists of numbers become spreads, all the way down."""
+    if isinstance(tree, dict):
+        return {key: spreads(value) for key, value in tree.items()}
+    if isinstance(tree, list) and tree:
+        return asdict(Spread.of(tree))
+    return tree
+
+
+def summary(suite: Suite, about: Results) -> Results:
+    """All results in the order of the file; `capacity` has plain medians, in requests per second."""
+    capacity = spreads(dict(suite.capacity))
+    return {
+        "machine": about,
+        "model": {
+            "cores": CORES,
+            "web_hosts": 3,
+            "job_hosts": 4,
+            "request_cpu_s": REQUEST_CPU_S,
+            "requests_per_s_that_one_host_can_do": HOST_MAX,
+            "heartbeat_s": HEARTBEAT_S,
+            "agent_inter_s": AGENT_INTER_S,
+            "fresh_for_s": FRESH_FOR_S,
+            "clients_give_up_after_s": GIVE_UP_S,
+            "good_within_s": GOOD_S,
+            "compression": COMPRESSION,
+        },
+        "calibration": {
+            **suite.calibration,
+            "runs": suite.runs,
+            "runs_sent_late": suite.late_runs,
+            "late_means_p99_over_s": LATE_S,
+        },
+        "capacity": {a.name: capacity[a.name]["median"] for a in MAIN if a.name in capacity},
+        "capacity_spread": capacity,
+        "latency_by_load": {name: sorted(rows, key=lambda row: row["load"]) for name, rows in suite.ladder.items()},
+        "scenarios": spreads(suite.measured),
+        "candidates": spreads(suite.candidates),
+        "scale": spreads(suite.scale),
+        "timelines": suite.timelines,
+    }
+
+
+def at(results: Results, *path: str) -> Any:
+    """What stands at that path; None where nothing was measured."""
+    for key in path:
+        results = results.get(key, {})
+    return results or None
+
+
+def median(results: Results, scenario: str, arrangement: str, window: str, metric: str) -> float | None:
+    """Of all seeds."""
+    found = at(results, "scenarios", scenario, arrangement, window)
+    return found[metric]["median"] if found else None
+
+
+def ratio(over: float | None, under: float | None) -> float | None:
+    """None unless both were measured."""
+    return over / under if over and under else None
+
+
+def worse_than_static(results: Results) -> list[str]:
+    """Windows in which busyweight is worse than static beyond noise.
+
+    That is: p95 a tenth higher with no overlap between seeds, a fiftieth less goodput, or jobs losing two
+    hundredths more of their time.
+    """
+    worse = []
+    for scenario, arrangements in results["scenarios"].items():
+        if not {"static", "busyweight"} <= arrangements.keys():
+            continue
+        for window, ours in arrangements["busyweight"].items():
+            theirs = arrangements["static"][window]
+            mine, other = ours["p95_s"], theirs["p95_s"]
+            slower = mine["median"] > 1.1 * other["median"] and mine["low"] > other["high"]
+            less = ours["goodput"]["median"] < 0.98 * theirs["goodput"]["median"]
+            if slower or less or ours["job_slowdown"]["median"] > theirs["job_slowdown"]["median"] + 0.02:
+                worse.append(f"{scenario}: {window}")
+    return worse
+
+
+def targets(results: Results) -> list[Target]:
+    """What was promised of a fleet, judged."""
+    capacity = results["capacity"]
+    night = ("night", "p95_s")
+    oracle = median(results, "night", "oracle", *night)
+    judged = [
+        Target("capacity to dedicated", ratio(capacity.get("busyweight"), capacity.get("dedicated")), at_least=2.2),
+        Target("capacity to oracle", ratio(capacity.get("busyweight"), capacity.get("oracle")), at_least=0.95),
+        Target("night: p95 to oracle", ratio(median(results, "night", "busyweight", *night), oracle), at_most=1.1),
+        Target(
+            "night: static's p95 to oracle", ratio(median(results, "night", "static", *night), oracle), at_least=1.2
+        ),
+        Target("night: job slow-down", median(results, "night", "busyweight", "night", "job_slowdown"), at_most=0.05),
+        Target("windows in which it is worse than static", len(worse_than_static(results)), at_most=0),
+    ]
+    for name, scale in results["scale"].items():
+        judged.append(
+            Target(f"{name}: seconds until the last weight has followed", scale["follow_s"]["high"], at_most=FOLLOW_S)
+        )
+    return judged
+
+
+def save(results: Results, name: str) -> list[Target]:
+    """Judges and writes the results; those of a full run also as page and plots."""
+    results["worse_than_static"] = worse_than_static(results)
+    judged = targets(results)
+    path = write_result(name, results, judged)
+    tell(f"written: {path}")
+    if name == "fleet":
+        draw()
+    return judged
+
+
+def draw() -> None:
+    """Plots and tables, from the results on disk."""
+    results = json.loads((RESULTS / "fleet.json").read_text())
+    for path in (*plot.all_plots(results), page.write(results)):
+        tell(f"written: {path}")
+
+
+def main() -> int:
+    """Exit status 1 if a target was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
+    parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
+    parser.add_argument("--restarts", action="store_true", help="only the rolling restart, into the results there are")
+    parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
+    options = parser.parse_args()
+    if options.pages:
+        draw()
+        return 0
+    about = machine()
+    with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
+        suite = Suite(Path(directory))
+        if options.restarts:
+            for seed in range(1, options.seeds + 1):
+                suite.restarts(seed)
+            results = json.loads((RESULTS / "fleet.json").read_text())
+            results["scenarios"] |= spreads(suite.measured)
+            save(results, "fleet")
+            return 0
+        with fleet(Path(directory) / "seven", 3, 4, COMPRESSION) as hosts:
+            suite.calibrate(hosts)
+            if options.small:
+                suite.small(hosts)
+            else:
+                for seed in range(1, options.seeds + 1):
+                    suite.one_seed(hosts, seed)
+                    suite.restarts(seed)
+                    if seed == 1:
+                        for arrangement in MAIN:
+                            suite.climb(hosts, arrangement, seed)
+                        suite.grow(100)
+                        suite.grow(100, polled_only=900)
+                    judged = save(summary(suite, about), "fleet")
+        if options.small:
+            suite.grow(14, polled_only=20)
+            judged = save(summary(suite, about), "fleet-small")
+    for target in judged:
+        tell(target.line())
+    return int(any(target.met is False for target in judged))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

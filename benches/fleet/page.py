@@ -1,0 +1,168 @@
+"""The tables of docs/fleet.md, made from benches/results/fleet.json.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand and has no
+measured numbers of its own. A test holds page and results together.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from benches.fleet.scenarios import all_scenarios, restarts
+
+PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
+_TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+Results = dict[str, Any]
+
+
+def write(results: Results) -> Path:
+    """Puts the tables into the page."""
+    PAGE.write_text(filled(PAGE.read_text(), results))
+    return PAGE
+
+
+def filled(text: str, results: Results) -> str:
+    """The page's text with all tables made anew."""
+    return _TABLE.sub(lambda found: f"{found[1]}{found[2]}\n{_TABLES[found[1]](results)}\n\n", text)
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _seconds(spread: Results) -> str:
+    """The median, and the range of all seeds where there is one to show."""
+    low, high = f"{spread['low']:.2f}", f"{spread['high']:.2f}"
+    return f"{spread['median']:.2f}" + (f" ({low}-{high})" if low != high else "")
+
+
+def _percent(spread: Results) -> str:
+    return f"{100 * spread['median']:.1f} %"
+
+
+def capacity(results: Results) -> str:
+    spread = results["capacity_spread"]
+    rows = [
+        [
+            name,
+            f"{found['median']:.1f}",
+            f"{found['low']:.1f}-{found['high']:.1f}",
+            f"{found['median'] / spread['dedicated']['median']:.2f}",
+            f"{found['median'] / spread['oracle']['median']:.2f}",
+        ]
+        for name, found in spread.items()
+    ]
+    return _rows(["arrangement", "requests/s held", "range", "to dedicated", "to oracle"], rows)
+
+
+def _windows(arrangements: Results) -> str:
+    head = ["", "goodput /s", "p50 s", "p95 s", "p99 s", "errors", "jobs lose", "weight changes"]
+    rows = []
+    for name, windows in arrangements.items():
+        for window, found in windows.items():
+            title = name if len(windows) == 1 else f"{name}, {window}"
+            row = [title, f"{found['goodput']['median']:.1f}"]
+            row += [_seconds(found[key]) for key in ("p50_s", "p95_s", "p99_s")]
+            row += [_percent(found["errors"]), _percent(found["job_slowdown"])]
+            rows.append([*row, f"{found['weight_changes_per_host_minute']['median']:.1f}"])
+    return _rows(head, rows)
+
+
+def scenarios(results: Results) -> str:
+    titles = {scenario.name: scenario.title for scenario in (*all_scenarios(), restarts())}
+    parts = [
+        f"**{titles[name]}** (`{name}`)\n\n{_windows(arrangements)}"
+        for name, arrangements in results["scenarios"].items()
+    ]
+    return "\n\n".join(parts)
+
+
+def dead(results: Results) -> str:
+    rows = []
+    for name in ("agent dead at 0%", "agent dead at 100%"):
+        for arrangement, windows in results["scenarios"][name].items():
+            found = next(iter(windows.values()))
+            rows.append([f"{name}, {arrangement}", _seconds(found["p95_s"]), _percent(found["slowdown_of_its_host"])])
+    return _rows(["", "p95 s", "jobs of that host lose"], rows)
+
+
+def candidates(results: Results) -> str:
+    known = [(name, results["scenarios"]) for name in ("static", "busyweight", "busyweight leastconn", "oracle")]
+    known += [(name, results["candidates"]) for name in results["candidates"]["night"]]
+    rows = []
+    for name, place in known:
+        onset, calm = place["night"][name]["onset"], place["night"][name]["night"]
+        spike = place["night spike"][name]["night"]
+        rows.append(
+            [
+                name,
+                _percent(onset["job_slowdown"]),
+                _seconds(calm["p95_s"]),
+                _percent(calm["job_slowdown"]),
+                _seconds(spike["p95_s"]),
+                f"{spike['goodput']['median']:.0f}",
+                _percent(spike["job_slowdown"]),
+            ]
+        )
+    head = ["rule", "onset: jobs lose", "night: p95 s", "jobs lose", "spike: p95 s", "goodput /s", "jobs lose"]
+    return _rows(head, rows)
+
+
+def scale(results: Results) -> str:
+    rows = []
+    for name, found in results["scale"].items():
+        ours, follow = found["busyweight"], found["follow_s"]
+        rows.append(
+            [
+                f"{name}, {found['real_agents']} real agents",
+                f"{follow['median']:.2f}",
+                f"{follow['high']:.2f}",
+                str(follow["n"]),
+                f"{100 * ours['cores_used']['haproxy']:.0f} %",
+                f"{100 * ours['cores_used']['agent']:.2f} %",
+                ", ".join(f"{count} {status}" for status, count in found["agent_checks"].items()),
+            ]
+        )
+    head = ["", "weight right after s, median", "last", "changes seen", "HAProxy's CPU", "an agent's CPU", "checks"]
+    return _rows(head, rows)
+
+
+def calibration(results: Results) -> str:
+    found, model = results["calibration"], results["model"]
+    used = found["most_cores_used"]
+    rows = [
+        [
+            "plumbing adds, p50 / p95 / p99",
+            " / ".join(f"{1000 * found[f'plumbing_p{p}_s']:.1f} ms" for p in (50, 95, 99)),
+        ],
+        [
+            "most CPU used: HAProxy / model / an agent",
+            " / ".join(f"{100 * used[n]:.0f} %" for n in ("haproxy", "model", "agent")),
+        ],
+        ["requests sent late, p99 of the worst run", f"{1000 * found['latest_sent_p99_s']:.1f} ms"],
+        ["runs; of them too late, in spite of repeats", f"{found['runs']}; {found['runs_sent_late']}"],
+        ["compression", f"{model['compression']:g}"],
+        ["seeds", str(results["capacity_spread"]["busyweight"]["n"])],
+    ]
+    return _rows(["", "model time, shares of one core"], rows)
+
+
+def targets(results: Results) -> str:
+    rows = []
+    for target in results["targets"]:
+        bound = f"≥ {target['at_least']:g}" if target["at_least"] is not None else f"≤ {target['at_most']:g}"
+        verdict = {True: "met", False: "missed", None: "not measured"}[target["met"]]
+        rows.append([target["name"], bound, "" if target["value"] is None else f"{target['value']:.3g}", verdict])
+    return _rows(["promise", "bound", "measured", ""], rows)
+
+
+def worse(results: Results) -> str:
+    found = results["worse_than_static"]
+    return "\n".join(f"- {each}" for each in found) if found else "None."
+
+
+_TABLES = {
+    table.__name__: table for table in (capacity, scenarios, dead, candidates, scale, calibration, targets, worse)
+}

@@ -1,0 +1,236 @@
+"""The fleet in one machine: hosts with process trees, their real agents, and the real HAProxy in front.
+
+Every host has a loopback address of its own. Time may be compressed: every duration here is in model seconds and
+is divided by the compression on its way into a configuration. It must end all that it started.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.real.parts import Agent, HAProxy
+from tests.tree import Tree
+
+CORES = 24
+HEARTBEAT_S = 10.0
+AGENT_INTER_S = 2.0
+FRESH_FOR_S = 0.5
+RELEASE_FOR_S = 5.0
+PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001
+WORKERS = 24
+
+# One other setting of the real agent: table, key and value; a rate is per model second.
+SETTINGS: dict[str, tuple[str, str, str | float]] = {
+    "real": ("weight", "floor", "0%"),
+    "floor10": ("weight", "floor", "10%"),
+    "floor25": ("weight", "floor", "25%"),
+    "rise5": ("weight", "rise", 5.0),
+    "keep": ("reply", "on_stop", "keep"),
+}
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How requests find their host.
+
+    agent: "" for none, one of SETTINGS, or a rule of host.c by which the bench answers itself.
+    web_only: job hosts get no requests. all_busy: the second backend for when all are full. spill_at: so many
+    requests in service per server that still gets some send new ones to everybody.
+    """
+
+    name: str
+    agent: str = ""
+    balance: str = "roundrobin"
+    web_only: bool = False
+    oracle: bool = False
+    all_busy: bool = True
+    spill_at: int = 0
+
+    @property
+    def rule(self) -> str:
+        """The what-if rule, or "-" where polls are the real agent's."""
+        return "-" if self.agent in ("", *SETTINGS) else self.agent
+
+    @property
+    def agent_port(self) -> int:
+        """Of who answers; what-if agents sit above the real ones, which stay idle."""
+        return AGENT_PORT + (self.rule != "-")
+
+
+def address(host: int, network: int) -> str:
+    """Of the host with that number, from 0. Fleets that are there at one time have networks of their own."""
+    return f"127.{network}.{1 + host // 200}.{1 + host % 200}"
+
+
+def hurry(pid: int, *, realtime: bool = False) -> None:
+    """Ahead of what else runs on the machine, where that is permitted: the model is on time or worthless."""
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, pid, -10)
+        if realtime:
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class HostAgent(Agent):
+    """`busyweight serve` of one host, seeing that host's tree and nothing else."""
+
+    def __init__(self, home: Path, host: int, network: int, compression: float) -> None:
+        self.address = address(host, network)
+        self.compression = compression
+        self.tree = Tree(home / f"procfs{host}")
+        self.tree.workers(0, WORKERS)
+        self.settings = "real"
+        super().__init__(home, name=f"agent{host}", port=AGENT_PORT)
+
+    def write_config(self, config: str) -> None:
+        def lasts(seconds: float) -> str:
+            return f"{seconds * 1000 / self.compression:.3f}ms"
+
+        table, key, value = SETTINGS[self.settings]
+        tables: dict[str, dict[str, str | float]] = {
+            "scan": {
+                "fresh_for": lasts(FRESH_FOR_S),
+                "min_gap": lasts(0.25),
+                "wait_at_most": lasts(0.05),
+                "give_up_after": lasts(30),
+                "max_duty": f"{min(100, 5 * self.compression):g}%",
+            },
+            "reply": {"release_for": lasts(RELEASE_FOR_S)},
+            "weight": {"capacity": CORES},
+        }
+        tables[table][key] = value if isinstance(value, str) else f"{value * self.compression:g}%/s"
+        lines = [f'listen = ["{self.address}:{self.port}"]']
+        for name, keys in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        self.config_file.write_text("\n".join(lines) + "\n" + config)
+
+    def stop(self) -> None:
+        """By a signal, and with time for its last words; by force only if that does not help."""
+        if self.process is not None and self.running:
+            self.send(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1 + RELEASE_FOR_S / self.compression)
+        super().stop()
+
+    def adopt(self, settings: str) -> None:
+        """Takes one of SETTINGS, as by `systemctl reload`."""
+        if settings == self.settings:
+            return
+        self.settings = settings
+        self.write_config("")
+        reloads = self.log_text().count("reloaded")
+        self.send(signal.SIGHUP)
+        self.until(lambda: self.log_text().count("reloaded") > reloads, "reloaded", 10)
+
+    def argv(self) -> list[str]:
+        return [*super().argv(), "--procfs", str(self.tree)]
+
+    def ready(self) -> bool:
+        return "listening on" in self.log_text()
+
+    def start(self) -> None:
+        self.log.unlink(missing_ok=True)
+        super().start()
+        hurry(self.pid)
+
+
+@dataclass
+class Fleet:
+    """Hosts with their agents running; the first `web_hosts` are web hosts, the others job hosts.
+
+    `polled_only` more hosts have neither web port nor agent: the bench answers their polls.
+    """
+
+    home: Path
+    web_hosts: int
+    job_hosts: int
+    compression: float
+    agents: list[HostAgent]
+    network: int
+    polled_only: int = 0
+
+    @property
+    def proxy(self) -> str:
+        """The address of the balancer."""
+        return f"127.{self.network}.0.1"
+
+    def address(self, host: int) -> str:
+        """Of a host, by its number from 0."""
+        return address(host, self.network)
+
+    @property
+    def hosts(self) -> int:
+        return self.web_hosts + self.job_hosts
+
+    def haproxy(self, arrangement: Arrangement) -> HAProxy:
+        """The balancer for an arrangement, configured as README says; the agents take its settings."""
+        if arrangement.agent in SETTINGS:
+            for agent in self.agents:
+                agent.adopt(arrangement.agent)
+        return HAProxy(self.home, self.config(arrangement), global_lines="maxconn 9000\nnbthread 1\n")
+
+    def config(self, arrangement: Arrangement) -> str:
+        """haproxy.cfg without its global section; the name of host 0 is h1."""
+        inter = f"{AGENT_INTER_S * 1000 / self.compression:.0f}ms"
+        check = f"agent-check agent-port {arrangement.agent_port} agent-inter {inter}"
+        count = self.web_hosts if arrangement.web_only else self.hosts
+        lines = [
+            "defaults",
+            *("mode http", "timeout connect 5s", "timeout client 60s", "timeout server 60s", "http-reuse always"),
+            "option abortonclose",
+            "frontend www",
+            f"bind {self.proxy}:{PROXY_PORT} backlog 16384",
+        ]
+        second = arrangement.all_busy and arrangement.agent
+        if second:
+            lines.append("use_backend web_all_busy if { nbsrv(web) eq 0 }")
+        if arrangement.spill_at:
+            lines += [
+                "http-request set-var(txn.servers) nbsrv(web)",
+                f"use_backend web_all_busy if {{ be_conn(web),div(txn.servers) ge {arrangement.spill_at} }}",
+            ]
+        lines += ["default_backend web", "backend web", f"balance {arrangement.balance}"]
+        if arrangement.oracle:
+            lines.append("use-server %[req.hdr(x-host)] if { req.hdr(x-host) -m found }")
+        lines.append(f"default-server weight 100 {check if arrangement.agent else ''}")
+        lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in range(count)]
+        if second:
+            lines += ["backend web_all_busy", f"balance {arrangement.balance}"]
+            lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} track web/h{i + 1}" for i in range(count)]
+        if self.polled_only:
+            lines += ["backend polled_only", f"default-server weight 100 {check}"]
+            more = range(self.hosts, self.hosts + self.polled_only)
+            lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in more]
+        return "".join(f"{line}\n" for line in lines)
+
+
+@contextmanager
+def fleet(
+    home: Path, web_hosts: int, job_hosts: int, compression: float, *, network: int = 77, polled_only: int = 0
+) -> Iterator[Fleet]:
+    """A fleet whose agents are all at work; they end with the context."""
+    with ExitStack() as stack:
+        agents = []
+        for host in range(web_hosts + job_hosts):
+            agent = HostAgent(home, host, network, compression)
+            agents.append(agent)
+            stack.callback(agent.stop)
+            agent.start()
+            if host % 8 == 7:  # not a hundred interpreters starting at once
+                agent.wait_ready()
+        for agent in agents:
+            agent.wait_ready()
+        yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only)

@@ -1,0 +1,197 @@
+"""What happens to the fleet: load, jobs and accidents over model time, as data.
+
+Hosts 0-2 are web hosts, 3-6 job hosts. Rates are requests per second, times model seconds, job lengths CPU seconds.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from benches.fleet.parts import CORES, WORKERS, Arrangement
+
+REQUEST_CPU_S = (0.3, 0.4)
+HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can do
+WEB_HOSTS, JOB_HOSTS = range(3), range(3, 7)
+THREE_MAX, SEVEN_MAX = 3 * HOST_MAX, 7 * HOST_MAX
+NORMAL = 60.0
+MANY = 10_000_000
+
+DEDICATED = Arrangement("dedicated", web_only=True)
+STATIC = Arrangement("static")
+BUSYWEIGHT = Arrangement("busyweight", agent="real")
+ORACLE = Arrangement("oracle", oracle=True)
+STATIC_LEASTCONN = Arrangement("static leastconn", balance="leastconn")
+BUSYWEIGHT_LEASTCONN = Arrangement("busyweight leastconn", agent="real", balance="leastconn")
+BUSYWEIGHT_KEEP = Arrangement("busyweight, on_stop = keep", agent="keep")
+MAIN = (DEDICATED, STATIC, BUSYWEIGHT, ORACLE)
+ALL = (*MAIN, STATIC_LEASTCONN, BUSYWEIGHT_LEASTCONN)
+AGENTS = (STATIC, BUSYWEIGHT, ORACLE)
+
+# Candidates for better rules, judged on the scenarios in which the formula could be wrong.
+CANDIDATES = (
+    Arrangement("floor 10%", agent="floor10"),
+    Arrangement("floor 25%", agent="floor25"),
+    Arrangement("floor 10%, leastconn", agent="floor10", balance="leastconn"),
+    Arrangement("floor 25%, leastconn", agent="floor25", balance="leastconn"),
+    Arrangement("rise 5%/s", agent="rise5"),
+    Arrangement("spill at 24", agent="real", spill_at=24),
+    Arrangement("spill at 36", agent="real", spill_at=36),
+    Arrangement("titles without heartbeat", agent="instant"),
+    Arrangement("workers' CPU", agent="cpu"),
+    Arrangement("workers' CPU and requests", agent="load"),
+    Arrangement("curve: share", agent="share"),
+)
+
+Accident = tuple[float, str, int]  # at, "kill" or "restart", host
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One course of events. Windows are what is measured: name -> from, to. `steps` are lines of main.c's script."""
+
+    name: str
+    title: str
+    end_s: float
+    steps: tuple[str, ...]
+    windows: dict[str, tuple[float, float]]
+    arrangements: tuple[Arrangement, ...] = MAIN
+    accidents: tuple[Accident, ...] = field(default=())
+
+
+def load(at: float, rate: float) -> str:
+    """Requests per second from then on."""
+    return f"at {at:g} load {rate:g}"
+
+
+def full(at: float, hosts: range, mean_s: float = 30) -> Iterator[str]:
+    """From then on every worker has a job, and the next when that is done."""
+    return (f"at {at:g} backlog {host} {MANY} {mean_s:g}" for host in hosts)
+
+
+def some(at: float, hosts: range, share: float, mean_s: float = 20) -> Iterator[str]:
+    """Jobs come now and then, and take that share of the cores."""
+    return (f"at {at:g} jobs {host} {share * CORES / mean_s:g} {mean_s:g}" for host in hosts)
+
+
+def clear(at: float, hosts: range) -> Iterator[str]:
+    """All jobs end at once."""
+    return (f"at {at:g} clear {host}" for host in hosts)
+
+
+def in_order(steps: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """By their times."""
+    return tuple(sorted(steps, key=lambda step: float(step.split()[1])))
+
+
+def constant(rate: float, end_s: float) -> Scenario:
+    """Idle job hosts, one load: what capacity is measured by."""
+    return Scenario(f"constant {rate:g}", "", end_s, (load(0, rate),), {"all": (20, end_s)}, ALL)
+
+
+def _calm() -> Scenario:
+    day = [load(t, NORMAL * (1 - 0.4 * math.cos(2 * math.pi * t / 100))) for t in range(0, 110, 5)]
+    return Scenario("calm", "Calm day", 110, in_order([*day, *some(0, JOB_HOSTS, 0.2)]), {"day": (10, 110)}, MAIN)
+
+
+def _mad(factor: int) -> Scenario:
+    return Scenario(
+        f"mad {factor}",
+        f"One client mad: {factor} times the normal load",
+        100,
+        in_order([*some(0, JOB_HOSTS, 0.2), load(0, NORMAL), load(25, NORMAL * factor), load(95, NORMAL)]),
+        {"spike": (25, 95)},
+        ALL if factor == 6 else MAIN,
+    )
+
+
+def _night(name: str, title: str, spike: float, arrangements: tuple[Arrangement, ...]) -> Scenario:
+    half = THREE_MAX / 2
+    spikes = [load(45, half * spike), load(90, half)] if spike != 1 else []
+    return Scenario(
+        name,
+        title,
+        125,
+        in_order([load(0, half), *spikes, *full(15, JOB_HOSTS), *clear(100, JOB_HOSTS)]),
+        {"onset": (15, 30), "night": (45, 88 if spikes else 100), "after": (112, 125)},
+        arrangements,
+    )
+
+
+def _jobs_on_web() -> Scenario:
+    rates = [f"at 20 jobs {host} {0.6 * CORES / 20:g} 20" for host in WEB_HOSTS]
+    return Scenario(
+        "jobs on web",
+        "Sidekiq puts jobs on the web hosts",
+        120,
+        in_order([load(0, 0.8 * THREE_MAX), *rates]),
+        {"jobs": (50, 120)},
+        ALL,
+    )
+
+
+def _dead_at_0() -> Scenario:
+    return Scenario(
+        "agent dead at 0%",
+        "A job host's agent dies at 0 %, later the jobs end and a spike comes",
+        130,
+        in_order([load(0, NORMAL), *full(0, JOB_HOSTS), *clear(40, JOB_HOSTS), load(60, 5.5 * NORMAL)]),
+        {"spike": (60, 130)},
+        AGENTS,
+        ((30.0, "kill", 3),),
+    )
+
+
+def _dead_at_100() -> Scenario:
+    return Scenario(
+        "agent dead at 100%",
+        "A job host's agent dies at 100 %, then the night batch comes",
+        120,
+        in_order([load(0, THREE_MAX / 2), *full(30, JOB_HOSTS)]),
+        {"night": (50, 120)},
+        AGENTS,
+        ((20.0, "kill", 3),),
+    )
+
+
+def _all_full() -> Scenario:
+    return Scenario(
+        "all full",
+        "All seven hosts full of jobs",
+        110,
+        in_order([load(0, THREE_MAX / 2), *full(10, WEB_HOSTS), *full(10, JOB_HOSTS)]),
+        {"full": (40, 110)},
+        (*MAIN, Arrangement("busyweight without second backend", agent="real", all_busy=False)),
+    )
+
+
+def restarts() -> Scenario:
+    """All agents, one after the other."""
+    return Scenario(
+        "rolling restart",
+        "All agents restarted one after the other, in the night batch",
+        120,
+        in_order([load(0, THREE_MAX / 2), *full(10, JOB_HOSTS)]),
+        {"restarts": (35, 120)},
+        (STATIC, BUSYWEIGHT, BUSYWEIGHT_KEEP),
+        tuple((40.0 + 11 * host, "restart", host) for host in range(7)),
+    )
+
+
+def all_scenarios() -> list[Scenario]:
+    """In the order of the page; but for the restarts, which are not compressed as much."""
+    return [
+        _calm(),
+        *(_mad(factor) for factor in (2, 4, 6)),
+        _night("night", "Night batch: the job hosts' cores all held, half of what three hosts can take", 1, ALL),
+        _night("night spike", "Night batch with a web spike: 1.25 times what three hosts can take", 2.5, ALL),
+        _jobs_on_web(),
+        _dead_at_0(),
+        _dead_at_100(),
+        _all_full(),
+    ]
+
+
+# In which candidates are judged: the sides of the coin.
+JUDGED = ("night", "night spike")
+
+assert WORKERS == CORES  # a full host has all its cores held

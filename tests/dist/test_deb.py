@@ -1,0 +1,182 @@
+"""The Debian package in a booted, fresh Debian 12 without a network: installed, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli import parser
+from tests.booted.balancer import Polls
+from tests.booted.host import missing_for_boot, wait_until
+from tests.booted.machine import Machine
+
+from .debian import INSIDE, REPOSITORY, deb, in_debian, wheel
+
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
+
+SERVICE, SOCKET = "busyweight.service", "busyweight.socket"
+CONFIG = "/etc/busyweight/busyweight.toml"
+PACKAGES = Path("/srv")
+PYTHON = Path("/usr/bin/python3")
+APT = {"DEBIAN_FRONTEND": "noninteractive"}
+
+# What any installation and removal of any package changes.
+CHANGES_ANYWAY = re.compile(r"/var/(log|cache|lib/dpkg|lib/apt|backups)/|/etc/ld\.so\.cache ")
+
+
+@pytest.fixture(scope="module")
+def tree() -> Iterator[Path]:
+    """A fresh Debian 12 in which apt has the package's dependencies at hand, and none of them is installed."""
+    missing = missing_for_boot()
+    assert missing is None, missing
+    with tempfile.TemporaryDirectory(prefix="busyweight-dist-", dir="/var/tmp") as place:  # noqa: S108 - its own
+        package = INSIDE / deb().relative_to(REPOSITORY)
+        script = f"apt-get update >&2 && apt-get install --yes --download-only {package} >&2"
+        in_debian(script, "init", "dbus", keep=Path(place) / "tree")
+        yield Path(place) / "tree"
+
+
+def apt(machine: Machine, *arguments: str | Path) -> None:
+    machine.run("apt-get", "--yes", *arguments, env=APT, deadline_s=300)
+
+
+def install(machine: Machine, package: Path, *options: str) -> None:
+    machine.copy(package, PACKAGES / package.name)
+    apt(machine, "install", *options, PACKAGES / package.name)
+
+
+def version(machine: Machine) -> str:
+    return machine.run("dpkg-query", "--show", "--showformat=${Version}", "busyweight").stdout
+
+
+def files(machine: Machine) -> set[str]:
+    """Every file, with its type and where it points, but for what changes anyway."""
+    listed = machine.run("find", "/", "-xdev", "-printf", "%p %y %l\n").stdout.splitlines()
+    return {line for line in listed if not CHANGES_ANYWAY.match(line)}
+
+
+def commands_of(parser: ArgumentParser) -> Iterator[str]:
+    """The command lines' beginnings: `busyweight serve`, and so on."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # no other has parsers for choices
+            for command in action.choices.values():
+                yield command.prog
+                yield from commands_of(command)
+
+
+@pytest.fixture(scope="module")
+def installed(tree: Path) -> Iterator[Machine]:
+    """A Debian with the package, and a worker that makes it full."""
+    with Machine(tree) as machine:
+        install(machine, deb())
+        machine.run("cp", "/bin/sleep", "/opt/ruby")
+        worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
+        machine.run("systemd-run", "--unit=worker", "bash", "-c", worker)
+        yield machine
+        assert "Traceback" not in machine.journal(SERVICE)
+
+
+@pytest.fixture
+def full(installed: Machine) -> Machine:
+    """The same; the agent says that nothing is free."""
+    installed.write(CONFIG, "[weight]\ncapacity = 1\n")
+    installed.run("systemctl", "reload", SERVICE)
+    with Polls(installed, python=PYTHON) as polls:
+        pass
+    assert polls.heard == {"up 0% #1/1 busy"}
+    return installed
+
+
+def test_apt_install_ends_with_the_service_enabled_running_and_answering(installed: Machine) -> None:
+    assert installed.run("systemctl", "is-enabled", SERVICE).stdout == "enabled\n"
+    assert installed.run("systemctl", "is-active", SERVICE).stdout == "active\n"
+    with Polls(installed, python=PYTHON) as polls:
+        pass
+    assert all(re.fullmatch(r"up \d+% #\d+/\d+ busy", answer) for answer in polls.heard), polls.heard
+
+
+def test_socket_unit_is_there_and_left_to_the_operator(installed: Machine) -> None:
+    assert installed.run("systemctl", "is-enabled", SOCKET, check=False).stdout == "disabled\n"
+    assert installed.run("systemctl", "is-active", SOCKET, check=False).stdout == "inactive\n"
+
+
+def test_command_asks_the_running_agent(installed: Machine) -> None:
+    assert installed.run("busyweight", "status").stdout
+    assert installed.run("busyweight", "config").stderr == ""
+
+
+def test_upgrade_keeps_the_last_weight_and_releases_nothing(full: Machine, tmp_path: Path) -> None:
+    subprocess.run([REPOSITORY / "tools/deb.sh", wheel(), tmp_path, "2"], check=True, capture_output=True)
+    [newer] = tmp_path.glob("*-2_*.deb")
+    agent = full.show(SERVICE, "MainPID")
+
+    with Polls(full, python=PYTHON) as polls:
+        install(full, newer, "-o", "Dpkg::Options::=--force-confold")
+
+    assert version(full).endswith("-2")
+    assert full.show(SERVICE, "MainPID") not in (agent, "0")
+    assert polls.heard - polls.failures == {"up 0% #1/1 busy"}
+    assert polls.runs[-1][1] == "up 0% #1/1 busy"
+
+
+def test_upgrade_under_the_socket_loses_no_poll(full: Machine) -> None:
+    full.run("systemctl", "stop", SERVICE)
+    full.run("systemctl", "enable", "--now", SOCKET, SERVICE)
+    agent = full.show(SERVICE, "MainPID")
+
+    with Polls(full, python=PYTHON) as polls:
+        install(full, deb(), "--reinstall", "--allow-downgrades", "-o", "Dpkg::Options::=--force-confold")
+
+    assert full.show(SERVICE, "MainPID") not in (agent, "0")
+    assert polls.heard == {"up 0% #1/1 busy"}
+
+
+def test_remove_releases_the_weight_and_ends_socket_and_service(full: Machine) -> None:
+    full.run("systemctl", "start", SOCKET)
+    with Polls(full, python=PYTHON) as polls:
+        apt(full, "remove", "busyweight")
+
+    released = [answer for _, answer in polls.runs if answer.startswith("up 100%")]
+    assert released, polls.runs
+    assert polls.runs[-1][1] == "(ConnectionRefusedError)"
+    assert full.path(CONFIG).exists()
+
+
+def test_remove_and_purge_leave_nothing(tree: Path) -> None:
+    with Machine(tree) as machine:
+        machine.copy(deb(), PACKAGES / deb().name)
+        machine.run("systemctl", "start", "systemd-logind")  # which apt would, and which has files of its own
+        before = files(machine)
+        install(machine, deb())
+        machine.run("busyweight", "drain", "--reason", "so that there is state to remove")
+        wait_until(lambda: machine.path("/var/lib/private/busyweight").exists(), "there is state")
+
+        apt(machine, "remove", "busyweight")
+        assert machine.path(CONFIG).exists()
+        apt(machine, "purge", "--auto-remove", "busyweight")
+
+        assert sorted(before ^ files(machine)) == []
+        assert machine.run("systemctl", "list-unit-files", "busyweight*", check=False).stdout.startswith("0 ")
+        assert not machine.path("/run/busyweight").exists()
+
+
+def test_manual_page_has_every_command_of_the_command_line(tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", deb(), tmp_path], check=True)
+    page = gzip.decompress((tmp_path / "usr/share/man/man1/busyweight.1.gz").read_bytes()).decode()
+    commands = list(commands_of(parser()))
+    assert "busyweight serve" in commands
+    assert [command for command in commands if f".SS \\fB{command}\\fR\n" not in page] == []
+
+
+def test_lintian_finds_no_fault() -> None:
+    done = subprocess.run(
+        ["lintian", "--fail-on", "error,warning", deb()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

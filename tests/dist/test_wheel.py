@@ -1,0 +1,53 @@
+"""The wheel: what it needs, and that it runs in a Debian with nothing but Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+from .debian import INSIDE, REPOSITORY, in_debian, wheel
+
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
+
+ASK_FOR_EBPF = '[scan]\ndiscovery = "ebpf"\n'
+
+
+@cache
+def said() -> list[str]:
+    """What the installed agent says: its version, one scan through eBPF as JSON, and its reply to a poll."""
+    place = INSIDE / wheel().relative_to(REPOSITORY)
+    script = f"""
+        for tool in cc gcc clang rustc cargo; do ! command -v $tool; done
+        python3 -m venv /opt/busyweight
+        /opt/busyweight/bin/pip install --quiet --only-binary=:all: {place} >&2
+        /opt/busyweight/bin/busyweight --version
+        echo '{ASK_FOR_EBPF}' >/etc/ebpf.toml
+        /opt/busyweight/bin/busyweight check --json --config /etc/ebpf.toml
+        /opt/busyweight/bin/python {INSIDE}/tests/dist/served.py
+    """
+    return in_debian(script, "python3-venv").splitlines()
+
+
+def test_wheel_installs_where_there_is_no_compiler_and_serves() -> None:
+    version = wheel().name.split("-")[1]
+    assert said()[0] == f"busyweight {version}"
+    assert re.fullmatch(r"up \d+% #\d+/\d+ busy", said()[-1])
+
+
+def test_wheel_has_the_ebpf_programs_inside() -> None:
+    assert json.loads("".join(said()[1:-1]))["discovery"] == "ebpf"
+
+
+def test_wheel_is_for_every_python_from_3_11_on() -> None:
+    assert "-cp311-abi3-" in wheel().name
+
+
+def test_wheel_needs_no_newer_glibc_than_it_says() -> None:
+    audit = [sys.executable, "-m", "auditwheel", "show", str(wheel())]
+    shown = subprocess.run(audit, capture_output=True, text=True, check=True).stdout
+    assert re.search(r'consistent with the following platform tag:\s+"manylinux_2_17_', shown), shown
