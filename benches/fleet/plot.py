@@ -129,7 +129,7 @@ def spike(results: Results) -> Path:
         found = next(near, None)
         groups.append([point]) if found is None else found.append(point)
     for group in groups:
-        for cost, wait, colour, _ in group:
+        for cost, wait, colour, _ in reversed(group):
             axes.plot(cost, wait, "o", color=colour, markersize=7)
         cost, wait, colour, _ = group[0]
         text = "; ".join(name for *_, name in group)
