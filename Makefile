@@ -54,7 +54,7 @@ dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
 
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
-	$(BIN)/pytest -m dist
+	$(BIN)/pytest -m dist tests/dist
 
 lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
 	cargo update

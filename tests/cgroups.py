@@ -1,4 +1,4 @@
-"""A cgroup of the tests' own, in the v2 hierarchy."""
+"""Cgroups of the tests' own: in the v2 hierarchy to be found by, and in either version's to be limited by."""
 
 import os
 import time
@@ -24,7 +24,12 @@ def mount() -> Path:
 @contextmanager
 def cgroup(name: str) -> Iterator[Path]:
     """A fresh cgroup, removed at the end with those below it; its processes must be gone by then."""
-    top = mount() / f"{name}-{os.getpid()}"
+    with _fresh(mount() / f"{name}-{os.getpid()}") as fresh:
+        yield fresh
+
+
+@contextmanager
+def _fresh(top: Path) -> Iterator[Path]:
     top.mkdir()
     try:
         yield top
@@ -39,3 +44,28 @@ def cgroup(name: str) -> Iterator[Path]:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)
+
+
+@contextmanager
+def controlled(controller: str, name: str) -> Iterator[Path]:
+    """A fresh cgroup in which `pids`, `memory` or `cpu` can be limited, in whichever hierarchy has it here."""
+    old = Path("/sys/fs/cgroup") / controller
+    top = old if (old / "cgroup.procs").exists() else mount()
+    if top != old:
+        (top / "cgroup.subtree_control").write_text(f"+{controller}")
+    with _fresh(top / f"{name}-{os.getpid()}") as fresh:
+        yield fresh
+
+
+def limit(group: Path, **values: str) -> None:
+    """Writes limits by their v2 names, with `_` for `.` (`pids_max`, `memory_max`, `cpu_max`), into a cgroup of
+    either version."""
+    for key, value in values.items():
+        if (group / key.replace("_", ".")).exists():
+            (group / key.replace("_", ".")).write_text(value)
+        elif key == "memory_max":
+            (group / "memory.limit_in_bytes").write_text(value)
+        else:
+            quota_us, period_us = value.split()
+            (group / "cpu.cfs_period_us").write_text(period_us)
+            (group / "cpu.cfs_quota_us").write_text(quota_us)

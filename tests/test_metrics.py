@@ -152,17 +152,18 @@ def test_replies_are_counted_by_what_they_rest_on(tree: Tree, agent: Measured) -
 
 
 def test_refused_and_silent_pollers_are_counted(agent: Measured) -> None:
-    agent.base = 'allow = ["192.0.2.0/24"]\n' + agent.base
+    refused = 'busyweight_polls_total{outcome="refused"}'
+    agent.base = 'allow = ["192.0.2.0/24"]\n' + BASE
     agent.measure(f"127.0.0.1:{agent.metrics_port}")
-    agent.start()
-    agent.until(lambda: not closed(agent.metrics_port), "measured", DEADLINE_S)
-    assert agent.ask() == b""
-    assert agent.scrape()['busyweight_polls_total{outcome="refused"}'] == 1
-    agent.base = BASE + '[limits]\ndeadline = "50ms"\n'
-    agent.measure(f"127.0.0.1:{agent.metrics_port}", MAIL)
-    agent.reload()
-    assert agent.ask() == b"up 75% #6/24 busy\n"
-    assert agent.scrape()['busyweight_missing_lines_total{reason="timed_out"}'] == 1
+    with agent:
+        before = agent.scrape()[refused]
+        assert agent.ask() == b""
+        assert agent.scrape()[refused] == before + 1
+        agent.base = BASE + '[limits]\ndeadline = "50ms"\n'
+        agent.measure(f"127.0.0.1:{agent.metrics_port}", MAIL)
+        agent.reload()
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert agent.scrape()['busyweight_missing_lines_total{reason="timed_out"}'] == 1
 
 
 def test_a_reload_adds_moves_and_removes_the_listener_or_changes_nothing(agent: Measured) -> None:

@@ -161,7 +161,10 @@ class Tmux:
 
     def __init__(self, home: Path) -> None:
         self._argv = [need("tmux", "tmux"), "-f", "/dev/null", "-u", "-S", str(home / "tmux.sock")]
-        self.command("new-session", "-d", "-x", "80", "-y", "24", "env", *(f"{k}={v}" for k, v in UTF8.items()), "sh")
+        # Sizes in the environment are those of another terminal.
+        environment = {"COLUMNS": "132", "LINES": "50"} | UTF8
+        shell = ("env", *(f"{name}={value}" for name, value in environment.items()), "sh")
+        self.command("new-session", "-d", "-x", "80", "-y", "24", *shell)
 
     def command(self, *words: str) -> str:
         done = subprocess.run([*self._argv, *words], capture_output=True, text=True, check=True)
@@ -195,7 +198,8 @@ class Tmux:
 def whole(screen: list[str], height: int) -> bool:
     """Whether it is one frame, from its first line to its last."""
     lines = [line for line in screen if line]
-    return len(screen) == height and lines[0].startswith("busyweig") and lines.index("q quits") == len(lines) - 1
+    framed = len(lines) > 1 and lines[0].startswith("busyweig") and lines[-1] == "q quits"
+    return framed and len(screen) == height
 
 
 def test_all_is_shown_in_80_columns_and_24_lines_and_fits_smaller_ones(agent: TreeAgent, tmux: Tmux) -> None:

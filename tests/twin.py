@@ -33,6 +33,55 @@ def sidekiq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     return "unparsable"
 
 
+def faktory(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What a Faktory worker's title says: a Sidekiq's but for its name and its last words."""
+    title = cmdline.split(b"\0")[0]
+    if not title.startswith(b"faktory-worker "):
+        return None
+    reading = sidekiq(title.replace(b"faktory-worker ", b"sidekiq ", 1))
+    if not isinstance(reading, tuple):
+        return reading
+    last_words = title[title.rfind(b" busy]") + len(b" busy]") :].split(b" ")
+    return (*reading[:2], b"stopping" in last_words or b"quiet" in last_words)
+
+
+def _one_job(state: bytes, idle: set[bytes], busy: set[bytes]) -> tuple[int, int, bool] | str:
+    return (0, 1, False) if state in idle else (1, 1, False) if state in busy else "unparsable"
+
+
+def resque(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What a Resque worker's title says: the word after its name and version."""
+    found = re.search(rb"resque-\d[^: ]*: +([^ ]*)", cmdline.split(b"\0")[0])
+    return found and _one_job(found[1], {b"Waiting", b"Paused", b"Starting"}, {b"Processing", b"Forked"})
+
+
+def rq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What an RQ worker's title says: the first known word after a colon."""
+    title = cmdline.split(b"\0")[0]
+    if not title.startswith(b"rq:worker:"):
+        return None
+    idle, busy = {b"Listening", b"Started", b"Suspended", b"Cleaning", b"Idle"}, {b"Processing", b"Forked"}
+    states = re.findall(rb"(?=: +([^ ]*))", title[len(b"rq:worker:") :])
+    return next((_one_job(state, idle, busy) for state in states if state in idle | busy), "unparsable")
+
+
+def postgres(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What a PostgreSQL backend's title says: the word after its client's address."""
+    title = cmdline.split(b"\0")[0]
+    if not title.startswith(b"postgres: "):
+        return None
+    rest = title[len(b"postgres: ") :]
+    cluster, colon, after = rest.partition(b": ")
+    words = [word for word in (after if colon else cluster).split(b" ") if word]
+    for i, word in enumerate(words[2:], start=2):
+        if word == b"[local]" or re.fullmatch(rb"[^(].*\(.*\)|[^(]+\(.*\)", word, re.DOTALL):
+            if words[0] == b"walsender":
+                return None
+            activity = words[i + 1 : i + 2]
+            return "unparsable" if not activity else (int(activity != [b"idle"]), 1, False)
+    return None
+
+
 def _in_cgroup(pid: int, below: str) -> bool:
     paths = [line.split(b":", 2)[2].decode() for line in _read(pid, "cgroup").splitlines() if line.startswith(b"0::")]
     return any(path == below or path.startswith(below + "/") for path in paths)

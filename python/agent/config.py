@@ -296,7 +296,7 @@ def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
     """
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise ConfigError([f"{where}: not TOML: {error}"]) from None
     reader = _Reader(where)
     config = _read(reader, data)

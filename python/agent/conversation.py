@@ -188,7 +188,7 @@ def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
         raise values.Wrong('not a JSON object such as {"version": 1, "command": "status"}')
     version, name = request.pop("version", VERSION), request.pop("command", None)
     if version != VERSION or isinstance(version, bool):
-        raise values.Wrong(f"version {str(version)[:80]} of the protocol is not known here; allowed: {VERSION}")
+        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not known here; allowed: {VERSION}")
     if not isinstance(name, str):
         raise values.Wrong('no "command" in the request')
     if name not in known:

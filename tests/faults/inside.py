@@ -1,0 +1,64 @@
+"""What runs inside a namespace of its own: `python -m tests.faults.inside WAY …`; prints its verdict.
+
+It must never be run outside: it sets which pid comes next.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from agent._scan import Scanner, Selector
+from tests.farm import Farm, sidekiq_title
+
+
+def reuse_pids(comm: str, rounds: int) -> None:
+    """A worker dies, and its pid goes to another process: never is one taken for the other."""
+    assert Path("/proc/1/cmdline").read_bytes().split(b"\0")[0].startswith(sys.executable.encode()), "not inside"
+    scanner = Scanner("/proc", "sweep", [Selector("sidekiq", comm=[comm])], kept_max=10)
+    reused = 0
+    with Farm() as farm:
+        [pid] = farm.spawn(comm=comm, title=sidekiq_title(1))
+        for n in range(rounds):
+            scanner.scan()
+            farm.kill([pid])
+            if n % 3 == 0 or n % 4 == 1:
+                # Who was looked at and was no worker is looked at again by time, not by scan; let it be seen to go.
+                _bystander(farm, n + rounds)
+                scanner.scan()
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+            kind = n % 4
+            title = [b"irb", sidekiq_title(0), sidekiq_title(7), sidekiq_title(1)][kind]
+            [again] = farm.spawn(comm="sh" if kind == 0 and n % 8 else comm, title=title)
+            reused += again == pid
+            pid = again
+            _bystander(farm, n)
+            [pool] = scanner.scan().pools
+            found = (pool.workers, pool.busy_threads)
+            expected = [(0, 0), (1, 0), (1, 7), (1, 1)][kind]
+            assert found == expected, f"round {n}, pid {pid}: found {found}, there is {expected}"
+    print("reused", reused, "of", rounds)
+
+
+def _bystander(farm: Farm, n: int) -> None:
+    """Somebody else comes and goes, and the last pid given out is another one than it was."""
+    Path("/proc/sys/kernel/ns_last_pid").write_text(str(1000 + n % 20_000))
+    farm.kill(farm.spawn())
+
+
+def poll_from_few_ports(port: int, polls: int) -> None:
+    """Polls one after the other where there are only thirty ports to poll from."""
+    for _ in range(polls):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as poll:
+            assert poll.recv(100), "an empty answer"
+    print("answered", polls)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["reuse_pids", comm, rounds]:
+            reuse_pids(comm, int(rounds))
+        case ["poll_from_few_ports", port, polls]:
+            poll_from_few_ports(int(port), int(polls))
+        case _:
+            os._exit(2)

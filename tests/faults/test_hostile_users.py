@@ -1,0 +1,349 @@
+"""What any local user can do, with titles and processes: the count of others stays right, and nobody waits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from agent._scan import Counts, Scanner, Selector
+from tests.cgroups import cgroup, controlled, limit
+from tests.farm import Farm, room_for, sidekiq_title
+from tests.faults import amount
+from tests.faults.hostile import holdings, hostile, let_go
+from tests.real.parts import Agent, until
+from tests.tree import scanner
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make other users' processes and namespaces")
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 20.0
+NOBODY = 65534
+_names = count()
+
+# As an unprivileged user, but for reading the tests' own interpreter wherever it lies.
+UNPRIVILEGED = [
+    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all,+dac_read_search",
+    "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+]  # fmt: skip
+
+
+@pytest.fixture
+def comm() -> str:
+    """A name that nobody else's processes have."""
+    return f"bwf{os.getpid() % 100_000}x{next(_names)}"
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    with Farm() as farm:
+        yield farm
+
+
+def counts(of: Scanner) -> Counts:
+    [pool] = of.scan().pools
+    return pool
+
+
+def agent_for(home: Path, workers: str, capacity: int = 10) -> Agent:
+    """An agent that scans for every poll that wants it, and counts jobs."""
+    return Agent(
+        home,
+        f'{workers}\n[scan]\nfresh_for = "100ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'
+        f'[weight]\ncount = "threads"\ncapacity = {capacity}\n[reply]\non_stop = "keep"\n',
+    )
+
+
+# Titles.
+
+
+def test_filters_hold_whatever_a_stranger_calls_itself_and_without_them_it_counts(farm: Farm, comm: str) -> None:
+    with cgroup("busyweight-ours") as ours, Farm() as other_farm:
+        (ours / "cgroup.procs").write_text(str(farm.pid))
+        farm.spawn(3, comm=comm, title=sidekiq_title(1))
+        for title in (sidekiq_title(10), sidekiq_title(0), b"sidekiq 7.3.0 x [busy]"):
+            other_farm.spawn(20, comm=comm, title=title, uid=NOBODY)
+            other_farm.spawn(5, comm="x" + comm[:10], title=title)
+        selectors = [
+            Selector("sidekiq", comm=[comm]),
+            Selector("sidekiq", comm=[comm], users=[0]),
+            Selector("sidekiq", comm=[comm], cgroups=[f"/{ours.name}"]),
+        ]
+        unfiltered, users, cgroups = scanner("/proc", *selectors).scan().pools
+        assert (users.workers, users.busy_threads, users.unparsable) == (3, 3, 0)
+        assert (cgroups.workers, cgroups.busy_threads, cgroups.unparsable) == (3, 3, 0)
+        assert (unfiltered.workers, unfiltered.busy_threads) == (43, 203)
+        farm.close()
+
+
+@pytest.mark.parametrize("way", ["unmapped", "file", "userfaultfd"])
+def test_a_title_on_memory_that_is_not_there_holds_nobody_up(way: str, farm: Farm, comm: str, tmp_path: Path) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    with ExitStack() as stack:
+        them = [stack.enter_context(hostile(way, comm, sidekiq_title(9))) for _ in range(20)]
+        with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}"]') as agent:
+            agent.wait_answer(b"up 70% #3/10 busy\n", DEADLINE_S)
+            if way == "userfaultfd":
+                for process in them:
+                    let_go(process)
+                # Their titles can be read again, and are as true as anybody's.
+                agent.wait_answer(b"up 0% #183/10 busy\n", 60.0)
+
+
+def test_mprotect_storms_of_many_workers_leave_the_others_right(farm: Farm, comm: str, tmp_path: Path) -> None:
+    held = farm.spawn(4, comm=comm, title=sidekiq_title(1))
+    [free] = farm.spawn(1, comm=comm, title=sidekiq_title(2))
+    with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}"]') as agent:
+        agent.wait_answer(b"up 40% #6/10 busy\n", DEADLINE_S)
+        for pid in held:
+            farm.hold_mmap_lock(pid, mapping_mib=512)
+        for busy in (0, 1, 2, 0):
+            farm.retitle({free: sidekiq_title(busy)})
+            agent.wait_answer(b"up %d%% #%d/10 busy\n" % (60 - 10 * busy, 4 + busy), DEADLINE_S)
+        for pid in held:
+            farm.release(pid)
+        farm.kill(held)
+        agent.wait_answer(b"up 100% #0/10 busy\n", DEADLINE_S)
+
+
+def test_thousands_that_retitle_themselves_all_the_time_are_read_whole(farm: Farm, comm: str) -> None:
+    """Each shows 3 of 10 or 7 of 10 at any moment, so the sum lies between. One whose memory lock is held too long on a
+    busy machine is quarantined, and counts with what it showed last."""
+    members = int(amount(2000, 20_000))
+    with room_for(members):
+        pids = farm.spawn(members, comm=comm, title=sidekiq_title(3))
+        scan = scanner("/proc", Selector("sidekiq", comm=[comm]), kept_max=members)
+        stop = threading.Event()
+
+        def retitle() -> None:
+            busy = 3
+            while not stop.is_set():
+                busy = 10 - busy
+                farm.retitle(dict.fromkeys(pids, sidekiq_title(busy)))
+
+        writer = threading.Thread(target=retitle)
+        writer.start()
+        try:
+            sums = set()
+            for _ in range(int(amount(30, 200))):
+                now = counts(scan)
+                assert (now.workers, now.unparsable) == (members, 0)
+                assert 3 * members <= now.busy_threads <= 7 * members
+                sums.add(now.busy_threads)
+            assert len(sums) > 3, "nothing changed: nothing was tried"
+        finally:
+            stop.set()
+            writer.join()
+        farm.close()
+
+
+# Processes.
+
+
+@pytest.mark.timeout(900)
+def test_short_lived_processes_leave_the_count_and_what_the_agent_holds_where_they_were(
+    farm: Farm, comm: str, tmp_path: Path
+) -> None:
+    seconds = int(amount(6, 240))
+    farm.spawn(4, comm=comm, title=sidekiq_title(1))
+    with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}*"]') as agent, ExitStack() as stack:
+        agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
+        before = holdings(agent.pid)
+        churns = []
+        for n in range(2):
+            other = stack.enter_context(Farm())
+            churns.append((other, other.churn(3000, seconds, comm=f"{comm}-{n}")))
+        churned = threading.Thread(target=lambda: started.extend(other.churned(pid) for other, pid in churns))
+        started: list[int] = []
+        churned.start()
+        answers = set()
+        while churned.is_alive():
+            answers.add(agent.ask())
+        churned.join()
+        assert answers == {b"up 60% #4/10 busy\n"}
+        assert sum(started) > amount(1000, 100_000)
+        agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
+        after = holdings(agent.pid)
+    assert after["rss_kib"] - before["rss_kib"] < 8 * 1024
+    assert after["threads"] <= before["threads"] + 4  # readers come when they are needed, and stay
+    assert after["files"] <= before["files"] + 16
+
+
+def isolated(*unshare: str) -> list[str]:
+    return ["unshare", "--fork", "--kill-child", *unshare]
+
+
+@pytest.mark.timeout(900)
+def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> None:
+    rounds = int(amount(200, 20_000))
+    command = [sys.executable, "-m", "tests.faults.inside", "reuse_pids", comm, str(rounds)]
+    done = subprocess.run(
+        [*isolated("--pid", "--mount-proc"), *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"reused {rounds} of {rounds}\n"
+
+
+def test_a_fork_bomb_below_a_limit_of_pids_is_not_noticed_by_who_polls(farm: Farm, comm: str, tmp_path: Path) -> None:
+    with controlled("pids", "busyweight-bomb") as pids, cgroup("busyweight-bomb-end") as end, cgroup("bw-ours") as ours:
+        limit(pids, pids_max=str(int(amount(100, 2000))))
+        (ours / "cgroup.procs").write_text(str(farm.pid))
+        farm.spawn(4, comm=comm, title=sidekiq_title(1))
+        workers = f'[workers]\ncomm = ["{comm}"]\ncgroups = ["/{ours.name}"]'
+        with agent_for(tmp_path, workers) as agent:
+            agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
+            with hostile("bomb", comm, sidekiq_title(9), cgroups=(pids, end)):
+                try:
+                    full = int(amount(80, 1900))
+                    until(lambda: len((end / "cgroup.procs").read_text().split()) > full, "the bomb is off", DEADLINE_S)
+                    for _ in range(int(amount(50, 5000))):
+                        assert agent.ask() == b"up 60% #4/10 busy\n"
+                finally:
+                    (end / "cgroup.kill").write_text("1")
+        farm.close()
+        until(lambda: not (ours / "cgroup.procs").read_text(), "the workers are gone", DEADLINE_S)
+        until(lambda: not (end / "cgroup.procs").read_text(), "the bomb is gone", DEADLINE_S)
+
+
+def test_a_frozen_or_stopped_worker_counts_as_it_did_and_holds_nobody_up(farm: Farm, comm: str) -> None:
+    with cgroup("busyweight-frozen") as frozen:
+        (frozen / "cgroup.procs").write_text(str(farm.pid))
+        farm.spawn(3, comm=comm, title=sidekiq_title(1))
+        (frozen / "cgroup.freeze").write_text("1")
+        try:
+            until(lambda: "frozen 1" in (frozen / "cgroup.events").read_text(), "all are frozen", DEADLINE_S)
+            now = counts(scanner("/proc", Selector("sidekiq", comm=[comm])))
+            assert (now.workers, now.readable, now.busy_threads, now.quarantined) == (3, 3, 3, 0)
+        finally:
+            (frozen / "cgroup.freeze").write_text("0")
+        farm.close()
+
+
+def test_workers_that_die_stop_freeze_fork_and_retitle_at_random_are_counted_right_at_every_rest(
+    farm: Farm, comm: str
+) -> None:
+    dice = random.Random(7)
+    scan = scanner("/proc", Selector("sidekiq", comm=[comm]))
+    busy: dict[int, int] = {}
+    stopped: set[int] = set()
+    for _ in range(int(amount(150, 5000))):
+        free = sorted(busy.keys() - stopped)
+        choice = dice.choice(["spawn", "spawn", "kill", "stop", "resume", "retitle", "zombie", "copies"])
+        if choice == "spawn" and len(busy) < 200:
+            n = dice.randint(0, 10)
+            busy |= dict.fromkeys(farm.spawn(dice.randint(1, 5), comm=comm, title=sidekiq_title(n)), n)
+        elif choice == "resume":
+            farm.resume(sorted(stopped))
+            stopped.clear()
+        elif free and choice in ("kill", "zombie"):
+            pids = dice.sample(free, min(3, len(free)))
+            if choice == "zombie":
+                farm.zombify(pids)
+                scan.scan()
+                scan.scan()
+            farm.kill(pids)
+            busy = {pid: n for pid, n in busy.items() if pid not in pids}
+        elif free and choice == "stop":
+            stopped.add(free[0])
+            farm.stop(free[:1])
+        elif free and choice == "retitle":
+            busy |= {pid: dice.randint(0, 10) for pid in dice.sample(free, min(5, len(free)))}
+            farm.retitle({pid: sidekiq_title(n) for pid, n in busy.items() if pid not in stopped})
+        elif free and choice == "copies":
+            farm.kill(farm.fork_copies(free[0], 2))
+        now = counts(scan)
+        assert (now.workers, now.busy_threads) == (len(busy), sum(busy.values())), choice
+
+
+# Blindness.
+
+
+@contextmanager
+def blind(options: str) -> Iterator[list[str]]:
+    """The beginning of a command that runs unprivileged in a mount namespace with such a /proc."""
+    mount = f"umount -l /proc; {options}" if options else "umount -l /proc"
+    yield ["unshare", "--mount", "sh", "-c", f'{mount}; exec "$@"', "sh", *UNPRIVILEGED]
+
+
+def check(prefix: list[str], config: str, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, python, "-m", "agent", "check", "--config", config, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "python", timeout=60)
+
+
+@pytest.fixture
+def config(tmp_path: Path, comm: str) -> str:
+    path = tmp_path / "busyweight.toml"
+    path.write_text(f'[workers]\ncomm = ["{comm}"]\n[weight]\ncapacity = 10\n')
+    return str(path)
+
+
+MOUNT = "mount -t proc -o {} proc /proc"
+
+
+def test_the_same_unprivileged_user_sees_all_where_nothing_is_hidden(farm: Farm, comm: str, config: str) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    with blind(MOUNT.format("hidepid=0")) as prefix:
+        done = check(prefix, config)
+    assert (done.stdout, done.returncode) == ("up 70% #3/10 busy\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("options", ["hidepid=1", "hidepid=2", "hidepid=ptraceable", "hidepid=2,subset=pid"])
+def test_processes_that_are_hidden_are_unknown_and_never_idle(
+    farm: Farm, comm: str, config: str, options: str
+) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    with blind(MOUNT.format(options)) as prefix:
+        done = check(prefix, config)
+    assert (done.stdout, done.returncode) == ("up #cannot see processes\n", 1), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_proc_with_processes_alone_is_enough(farm: Farm, comm: str, config: str) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    with blind(MOUNT.format("subset=pid")) as prefix:
+        done = check(prefix, config)
+    assert (done.stdout, done.returncode) == ("up 70% #3/10 busy\n", 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_proc_it_says_so_and_never_that_the_host_is_idle(farm: Farm, comm: str, config: str) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    with blind("") as prefix:
+        done = check(prefix, config)
+    assert done.returncode == 1, done
+    assert "%" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines() + done.stderr.splitlines()) <= 2, done
+
+
+def test_proc_that_is_hidden_under_a_running_agent_is_unknown_from_the_next_scan_on(
+    farm: Farm, comm: str, tmp_path: Path
+) -> None:
+    farm.spawn(3, comm=comm, title=sidekiq_title(1))
+    agent = agent_for(tmp_path, f'[workers]\ncomm = ["{comm}"]')
+    tmp_path.chmod(0o777)
+    agent.home.chmod(0o777)
+    for above in tmp_path.parents[:2]:
+        above.chmod(above.stat().st_mode | 0o055)
+    with blind(MOUNT.format("hidepid=0")) as prefix:
+        argv = [*prefix, *agent.argv()]
+    agent.argv = lambda: argv  # type: ignore[method-assign]
+
+    def remount(options: str) -> None:
+        enter = ["nsenter", f"--mount=/proc/{agent.pid}/ns/mnt", "mount", "-o", f"remount,{options}", "/proc"]
+        subprocess.run(enter, check=True)
+
+    with agent:
+        agent.wait_answer(b"up 70% #3/10 busy\n", DEADLINE_S)
+        remount("hidepid=2")
+        agent.wait_answer(b"up #cannot see processes\n", DEADLINE_S)
+        remount("hidepid=0")
+        agent.wait_answer(b"up 70% #3/10 busy\n", DEADLINE_S)
