@@ -7,6 +7,7 @@ about half an hour, each other about twenty minutes. `--small` takes five minute
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -198,6 +199,8 @@ def main() -> int:
     if options.pages:
         draw()
         return 0
+    # Ended by a signal, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
         try:
             if options.restarts:
