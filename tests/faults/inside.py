@@ -14,7 +14,7 @@ from tests.farm import Farm, sidekiq_title
 
 def reuse_pids(comm: str, rounds: int) -> None:
     """A worker dies, and its pid goes to another process: never is one taken for the other."""
-    assert Path("/proc/1/cmdline").read_bytes().split(b"\0")[0].startswith(sys.executable.encode()), "not inside"
+    assert os.getpid() == 1, "not in a pid namespace of its own"
     scanner = Scanner("/proc", "sweep", [Selector("sidekiq", comm=[comm])], kept_max=10)
     reused = 0
     with Farm() as farm:
@@ -34,6 +34,8 @@ def reuse_pids(comm: str, rounds: int) -> None:
             pid = again
             _bystander(farm, n)
             [pool] = scanner.scan().pools
+            while pool.quarantined:  # a read took too long on a busy machine: its last reading stands for it
+                [pool] = scanner.scan().pools
             found = (pool.workers, pool.busy_threads)
             expected = [(0, 0), (1, 0), (1, 7), (1, 1)][kind]
             assert found == expected, f"round {n}, pid {pid}: found {found}, there is {expected}"

@@ -190,7 +190,7 @@ def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> Non
     assert done.stdout == f"reused {rounds} of {rounds}\n"
 
 
-def test_a_fork_bomb_below_a_limit_of_pids_is_not_noticed_by_who_polls(farm: Farm, comm: str, tmp_path: Path) -> None:
+def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(farm: Farm, comm: str, tmp_path: Path) -> None:
     with controlled("pids", "busyweight-bomb") as pids, cgroup("busyweight-bomb-end") as end, cgroup("bw-ours") as ours:
         limit(pids, pids_max=str(int(amount(100, 2000))))
         (ours / "cgroup.procs").write_text(str(farm.pid))
@@ -202,13 +202,15 @@ def test_a_fork_bomb_below_a_limit_of_pids_is_not_noticed_by_who_polls(farm: Far
                 try:
                     full = int(amount(80, 1900))
                     until(lambda: len((end / "cgroup.procs").read_text().split()) > full, "the bomb is off", DEADLINE_S)
-                    for _ in range(int(amount(50, 5000))):
-                        assert agent.ask() == b"up 60% #4/10 busy\n"
+                    # It takes all the processor's time there is, so that a sample may be long in coming.
+                    said = {agent.ask() for _ in range(int(amount(50, 5000)))}
+                    assert said <= {b"up 60% #4/10 busy\n", b"up #no sample of late\n"}
                 finally:
                     (end / "cgroup.kill").write_text("1")
+            until(lambda: not (end / "cgroup.procs").read_text(), "the bomb is gone", DEADLINE_S)
+            agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
         farm.close()
         until(lambda: not (ours / "cgroup.procs").read_text(), "the workers are gone", DEADLINE_S)
-        until(lambda: not (end / "cgroup.procs").read_text(), "the bomb is gone", DEADLINE_S)
 
 
 def test_a_frozen_or_stopped_worker_counts_as_it_did_and_holds_nobody_up(farm: Farm, comm: str) -> None:

@@ -1,0 +1,34 @@
+"""A real HAProxy that watches an agent through a fault, and counts each check that fails."""
+
+import re
+from pathlib import Path
+
+from tests.real.parts import DEFAULTS, HAProxy, Listener, until
+
+
+class Watch(HAProxy):
+    """Many servers in one backend, all weighed by one agent. Every check must be over within `agent-inter`, which is
+    HAProxy's own deadline for it: a late answer is a failed check."""
+
+    def __init__(self, home: Path, agent: Listener, *, servers: int = 10, inter_ms: int = 500, send: str = "") -> None:
+        check = f"agent-check agent-addr 127.0.0.1 agent-port {agent.port} agent-inter {inter_ms}ms"
+        line = f"    server s%d 127.0.0.1:9 weight 100 {check} {send}\n"
+        backend = "backend web\n    option log-health-checks\n" + "".join(line % n for n in range(servers))
+        super().__init__(home, DEFAULTS + backend, name="watch")
+
+    def failed(self) -> list[str]:
+        """HAProxy's own words on each agent check that came to nothing."""
+        return re.findall(r".*Agent check.*fail.*", self.log_text())
+
+    def weights(self) -> set[int]:
+        return {int(row["weight"]) for row in self.servers("web").values()}
+
+    def all_up(self) -> bool:
+        """No server is down, drained or in maintenance."""
+        return {row["status"] for row in self.servers("web").values()} <= {"no check", "UP"}
+
+    def wait_weights(self, weight: int, deadline_s: float = 20.0) -> None:
+        def evidence() -> str:
+            return f"{self.weights()} {self.servers('web')}\n{self.evidence()}"
+
+        until(lambda: self.weights() == {weight} and self.all_up(), f"all at {weight}, and up", deadline_s, evidence)
