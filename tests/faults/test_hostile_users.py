@@ -190,7 +190,9 @@ def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> Non
     assert done.stdout == f"reused {rounds} of {rounds}\n"
 
 
-def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(farm: Farm, comm: str, tmp_path: Path) -> None:
+def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(
+    farm: Farm, comm: str, tmp_path: Path
+) -> None:
     with controlled("pids", "busyweight-bomb") as pids, cgroup("busyweight-bomb-end") as end, cgroup("bw-ours") as ours:
         limit(pids, pids_max=str(int(amount(100, 2000))))
         (ours / "cgroup.procs").write_text(str(farm.pid))
