@@ -42,7 +42,7 @@ $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*
 
 soak: test-parts build ## the long tests, about half an hour
-	$(BIN)/pytest -m soak
+	BUSYWEIGHT_SOAK=1 $(BIN)/pytest --timeout=1800 tests/faults
 
 # zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
 dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
@@ -54,7 +54,7 @@ dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
 
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
-	$(BIN)/pytest -m dist
+	$(BIN)/pytest -m dist tests/dist
 
 lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
 	cargo update

@@ -333,8 +333,9 @@ fn somebody_waits(listener: BorrowedFd<'_>) -> bool {
 /// A reply is a fraction of the smallest send buffer, so it goes out whole or not at all.
 ///
 /// It is held back until the end of the stream goes with it in one segment: half the packets for
-/// both sides, and a fourth of an answer's cost. The shutdown comes before the close because a
-/// close that finds unread bytes would throw away what was held back.
+/// both sides, and a sixth of an answer's cost. (If it is lost, its own retransmission must bring
+/// it, some 200 ms later; nothing behind it tells of the loss.) The shutdown comes before the close
+/// because a close that finds unread bytes would throw away what was held back.
 fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
     rustix::net::send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE).is_ok()
         && rustix::net::shutdown(socket, Shutdown::Write).is_ok()

@@ -44,7 +44,7 @@ pub enum Grammar {
     Faktory,
     /// `[PREFIX]resque-VERSION: STATE …` (lib/resque/worker.rb, `procline`).
     Resque,
-    /// `rq:worker:NAME: STATE …` (rq/worker.py, `procline`).
+    /// `rq:worker:NAME: STATE …` (rq/worker/, `procline`); newer ones may spawn instead of fork.
     Rq,
     /// `postgres: [CLUSTER: ]USER DB HOST ACTIVITY` (`backend_status.c`, `ps_status.c`).
     Postgres,
@@ -211,7 +211,7 @@ fn rq(title: &[u8]) -> Reading {
     for at in rest.windows(2).enumerate().filter(|(_, w)| *w == b": ").map(|(i, _)| i + 2) {
         match words(&rest[at..]).next() {
             Some(b"Listening" | b"Started" | b"Suspended" | b"Cleaning" | b"Idle") => return Reading::IDLE,
-            Some(b"Processing" | b"Forked") => return Reading::BUSY,
+            Some(b"Processing" | b"Forked" | b"Spawned") => return Reading::BUSY,
             _ => {}
         }
     }
@@ -289,6 +289,7 @@ mod tests {
     fn rq_states_are_read_behind_any_name() {
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: b: Listening on default"), Reading::IDLE);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: Processing f from q since 1"), Reading::BUSY);
+        assert_eq!(Grammar::Rq.read(b"rq:worker:a: Spawned 12 at 1.5"), Reading::BUSY);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a"), Reading::Unparsable);
         assert_eq!(Grammar::Rq.read(b"rq worker default"), Reading::No);
     }

@@ -144,6 +144,8 @@ impl Tracker {
         }
         self.queue_rechecks();
         // Those that hung a reader come last, so that they keep nobody waiting.
+        // Not only upon a listing that changed: the reader may have come back after it.
+        self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid));
         for pid in self.quarantine.due(self.now_ms) {
             if self.entries.contains_key(&pid) {
                 self.queue.push_back(Job { pid, kind: Kind::Probe { start: false } });
@@ -239,7 +241,6 @@ impl Tracker {
             for gone in old {
                 self.gone(gone.pid);
             }
-            self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid));
         }
         self.before.clone_from(&found);
         self.found = found;

@@ -196,6 +196,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word(tree: Tree, file:
     read_end, write_end = os.pipe()
     os.close(read_end)
     argv: list[Path | str] = [COMMAND, "check", "--workers", "--config", file, "--procfs", tree.root]
-    done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False, env=buffered)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (1, b"")

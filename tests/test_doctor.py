@@ -377,10 +377,14 @@ def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
     assert "polls: 127.0.0.1 every " in found.said("agent-inter") and expected in found.said("agent-inter")
 
 
-def test_who_does_not_poll_twice_has_no_pace_and_the_doctors_own_poll_is_none(agent: TreeAgent, doctor: Doctor) -> None:
+def test_who_does_not_poll_twice_has_no_pace_and_who_has_not_of_late_is_not_waited_for(
+    agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with agent:
-        assert "nobody polled within 60 s" in doctor().said("agent-inter")
-        assert "not two polls within" in doctor().said("agent-inter")
+        assert "not two polls within 0.3 s" in doctor().said("agent-inter")
+        monkeypatch.setattr(polls, "WATCH_S", 3600.0)
+        monkeypatch.setattr(polls, "OF_LATE_S", -1.0)
+        assert "nobody polled within" in doctor().said("agent-inter")
 
 
 def test_a_gap_between_polls_is_the_average_of_what_was_seen() -> None:

@@ -160,8 +160,12 @@ class Tmux:
     """A terminal whose screen can be read."""
 
     def __init__(self, home: Path) -> None:
+        self._home, self._asked = home, 0
         self._argv = [need("tmux", "tmux"), "-f", "/dev/null", "-u", "-S", str(home / "tmux.sock")]
-        self.command("new-session", "-d", "-x", "80", "-y", "24", "env", *(f"{k}={v}" for k, v in UTF8.items()), "sh")
+        # Sizes in the environment are those of another terminal.
+        environment = {"COLUMNS": "132", "LINES": "50"} | UTF8
+        shell = ("env", *(f"{name}={value}" for name, value in environment.items()), "sh")
+        self.command("new-session", "-d", "-x", "80", "-y", "24", *shell)
 
     def command(self, *words: str) -> str:
         done = subprocess.run([*self._argv, *words], capture_output=True, text=True, check=True)
@@ -186,6 +190,18 @@ class Tmux:
         """The screen, once a line of it begins so."""
         return self.wait_screen(begins, lambda screen: any(line.startswith(begins) for line in screen))
 
+    def settings(self) -> str:
+        """What stty(1) says of the terminal, once the shell has got round to asking."""
+        self._asked += 1
+        answer = self._home / f"stty{self._asked}"
+        self.type(f"stty -g > {answer}.new; mv {answer}.new {answer}")
+        until(answer.exists, "stty has answered", DEADLINE_S, lambda: "\n".join(self.screen()))
+        return answer.read_text()
+
+    def wait_first_screen(self) -> None:
+        """Until whatever took the second screen gave it back."""
+        until(lambda: self.command("display", "-p", "#{alternate_on}") == "0\n", "first screen", DEADLINE_S)
+
     def resize(self, width: int, height: int) -> None:
         """Makes it so large, and waits until it shows one whole frame."""
         self.command("resize-window", "-x", str(width), "-y", str(height))
@@ -195,13 +211,13 @@ class Tmux:
 def whole(screen: list[str], height: int) -> bool:
     """Whether it is one frame, from its first line to its last."""
     lines = [line for line in screen if line]
-    return len(screen) == height and lines[0].startswith("busyweig") and lines.index("q quits") == len(lines) - 1
+    framed = len(lines) > 1 and lines[0].startswith("busyweig") and lines[-1] == "q quits"
+    return framed and len(screen) == height
 
 
 def test_all_is_shown_in_80_columns_and_24_lines_and_fits_smaller_ones(agent: TreeAgent, tmux: Tmux) -> None:
-    tmux.type("echo before; stty -g; export PS1='$ '")
-    before = tmux.wait_line("before")
-    tmux.type(f"{COMMAND} top --control {agent.control}; echo exit $?; stty -g")
+    before = tmux.settings()
+    tmux.type(f"{COMMAND} top --control {agent.control}; echo exit $?")
     agent.ask(b"\n")
     screen = tmux.wait_line("q quits")
     assert len(screen) == 24
@@ -217,24 +233,22 @@ def test_all_is_shown_in_80_columns_and_24_lines_and_fits_smaller_ones(agent: Tr
     agent.order("drain", "--reason", "kernel update")
     tmux.wait_line("override   drain by ")
     tmux.command("send-keys", "q")
-    after = tmux.wait_line("exit 0")
-    assert after[after.index("exit 0") + 1] == before[before.index("before") + 1], "stty says the same as before"
+    tmux.wait_line("exit 0")
+    assert tmux.settings() == before
 
 
 def test_while_it_is_stopped_the_terminal_is_given_back(agent: TreeAgent, tmux: Tmux) -> None:
-    tmux.type("export PS1='$ '; echo before; stty -g")
-    before = tmux.wait_line("before")
+    before = tmux.settings()
     tmux.type(f"{COMMAND} top --control {agent.control}")
     tmux.wait_line("q quits")
     tmux.command("send-keys", "C-z")
-    tmux.wait_line("before")
-    tmux.type("clear; echo stopped; stty -g")
-    stopped = tmux.wait_line("stopped")
-    assert stopped[stopped.index("stopped") + 1] == before[before.index("before") + 1]
+    tmux.wait_first_screen()
+    assert tmux.settings() == before
     tmux.type("fg")
     tmux.wait_line("q quits")
     tmux.command("send-keys", "q")
-    tmux.wait_line("stopped")
+    tmux.wait_first_screen()
+    assert tmux.settings() == before
 
 
 def test_one_frame_goes_into_a_pipe_with_the_pace_of_the_pollers(agent: TreeAgent) -> None:

@@ -142,6 +142,12 @@ static void arrive(double at)
     wire_send(request_count - 1, oracle ? name : NULL);
 }
 
+static void arrive_until(double t, double rate, double *next)
+{
+    for (; *next <= t && rate > 0; *next += exponential(&arrivals, 1 / rate))
+        arrive(*next);
+}
+
 static void run(FILE *samples)
 {
     double rate = 0, arrival = INFINITY, sample_at = 0;
@@ -154,10 +160,11 @@ static void run(FILE *samples)
             if (request_open_from == request_count)
                 return;
         }
-        for (; step < step_count && steps[step].at <= t; step++)
+        for (; step < step_count && steps[step].at <= t; step++) {
+            arrive_until(steps[step].at, rate, &arrival);
             take_step(&steps[step], &rate, &arrival);
-        for (; arrival <= t && rate > 0; arrival += exponential(&arrivals, 1 / rate))
-            arrive(arrival);
+        }
+        arrive_until(t, rate, &arrival);
         for (int i = 0; i < host_count; i++) {
             if (host_next(&hosts[i]) <= t)
                 host_until(&hosts[i], t, wire_answer);

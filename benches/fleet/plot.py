@@ -119,17 +119,21 @@ def spike(results: Results) -> Path:
         **{name: (results["scenarios"], _COLOURS[name]) for name in _COLOURS},
         **dict.fromkeys(results["candidates"]["night"], (results["candidates"], INK)),
     }
-    points: dict[tuple[int, int], tuple[float, float, str, list[str]]] = {}
+    groups: list[list[tuple[float, float, str, str]]] = []
     for name, (place, colour) in rules.items():
         cost = 100 * place["night"][name]["night"]["job_slowdown"]["median"]
         wait = place["night spike"][name]["night"]["p95_s"]["median"]
-        # Names of points that lie on each other share a line.
-        near = (round(cost), round(25 * math.log10(wait)))
-        points.setdefault(near, (cost, wait, colour, []))[3].append(name)
-    for cost, wait, colour, names in points.values():
-        axes.plot(cost, wait, "o", color=colour, markersize=7)
-        text = "\n".join(names)
-        axes.annotate(text, (cost, wait), (8, 0), textcoords="offset points", color=colour, fontsize=9, va="center")
+        point = (cost, wait, colour, name)
+        # Points that nearly lie on each other share a label.
+        near = (group for group in groups if abs(group[0][0] - cost) < 1.5 and abs(math.log(group[0][1] / wait)) < 0.1)
+        found = next(near, None)
+        groups.append([point]) if found is None else found.append(point)
+    for group in groups:
+        for cost, wait, colour, _ in reversed(group):
+            axes.plot(cost, wait, "o", color=colour, markersize=7)
+        cost, wait, colour, _ = group[0]
+        text = "; ".join(name for *_, name in group)
+        axes.annotate(text, (cost, wait), (-4, 8), textcoords="offset points", color=colour, fontsize=9)
     axes.set_yscale("log")
     axes.set_yticks([0.4, 0.6, 1, 2, 4, 10], ["0.4 s", "0.6 s", "1 s", "2 s", "4 s", "10 s"])
     axes.minorticks_off()

@@ -70,7 +70,7 @@ def say(title: str, results: dict[str, Any]) -> None:
 
 def measure(bench: Bench, *, small: bool) -> dict[str, Samples]:
     """All the turns, by who polls and how."""
-    rounds, seconds, balanced_rounds, balanced_s = (3, 0.5, 1, 2.0) if small else (11, 1.0, 7, 3.0)
+    rounds, seconds, balanced_rounds, balanced_s = (3, 0.5, 1, 2.0) if small else (11, 1.0, 11, 3.0)
     measured = {
         "64 at once": in_turns(CONTESTANTS, rounds, lambda name: bench.polled(name, MANY, seconds)),
         "1 at once": in_turns(CONTESTANTS, rounds, lambda name: bench.polled(name, ONE, seconds)),

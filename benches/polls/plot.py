@@ -34,21 +34,21 @@ def plot_polls(measured: dict[str, Any], path: Path = RESULTS / "polls.svg") -> 
     panels[0].set_yticks(range(len(_BARS)), [text for text, _ in _BARS.values()])
     panels[0].invert_yaxis()
     figure.text(0.985, 0.02, "64 polls at once", color=INK, ha="right", fontsize=10)
-    figure.subplots_adjust(left=0.225, right=0.985, top=0.89, bottom=0.1, wspace=0.06)
+    figure.subplots_adjust(left=0.245, right=0.985, top=0.89, bottom=0.1, wspace=0.06)
     return save(figure, path)
 
 
 def _bars(axes: Any, results: dict[str, Any], key: str, *, scale: float, unit: str, title: str) -> None:
     axes.set_facecolor(PAGE)
-    widths = [numbers[key].median * scale for numbers in results.values()]
-    axes.barh(range(len(widths)), widths, height=0.62, color=[colour for _, colour in _BARS.values()])
-    for row, numbers in enumerate(results.values()):
-        low, high = numbers[key].q1 * scale, numbers[key].q3 * scale
+    spreads = [numbers[key] for numbers in results.values()]
+    widest = scale * max(max(spread.median, spread.q3) for spread in spreads)
+    colours = [colour for _, colour in _BARS.values()]
+    axes.barh(range(len(spreads)), [spread.median * scale for spread in spreads], height=0.62, color=colours)
+    for row, spread in enumerate(spreads):
+        median, low, high = spread.median * scale, spread.q1 * scale, spread.q3 * scale
         axes.plot([low, high], [row, row], color=INK, linewidth=1.2)
-        axes.text(
-            max(widths[row], high) + max(widths) * 0.015, row, f"{widths[row]:.1f} {unit}", color=INK, va="center"
-        )
-    axes.set_xlim(0, max(widths) * 1.17)
+        axes.text(max(median, high) + widest * 0.02, row, f"{median:.1f} {unit}", color=INK, va="center")
+    axes.set_xlim(0, widest * 1.22)
     axes.tick_params(colors=INK, length=0)
     axes.set_xticks([])
     axes.axvline(0, color=FAINT, linewidth=0.8)

@@ -5,6 +5,7 @@ what it needs when it runs, so that the agent carries nothing it does not use.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +22,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        code = run(options)
+        sys.stdout.flush()
     except config.ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return USAGE
     except BrokenPipeError:
-        sys.stderr.close()
+        # Nobody reads any more; what is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG
     except KeyboardInterrupt:
         return WRONG
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,13 +22,29 @@ def cores() -> tuple[int, str]:
     The agent's own affinity and CPU quota do not count: a hardened unit must not make a big
     host look small.
     """
-    import psutil
-
-    physical = psutil.cpu_count(logical=False)
-    logical = psutil.cpu_count() or 1
+    physical, logical = _count_cpus()
     if physical:
         return physical, f"physical cores, of {logical} logical"
     return logical, "logical CPUs, since the machine does not tell its physical cores"
+
+
+def _count_cpus() -> tuple[int, int]:
+    """Physical (0: not known) and logical. A child asks psutil, so that half a megabyte which
+    is wanted once is not carried along for years. Before any thread is started."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            import psutil
+
+            os.write(writer, b"%d %d" % (psutil.cpu_count(logical=False) or 0, psutil.cpu_count() or 1))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        counts = answer.read().split()
+    os.waitpid(child, 0)
+    return (int(counts[0]), int(counts[1])) if counts else (0, os.cpu_count() or 1)
 
 
 def user_id(user: str | int) -> int | None:

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 def hostile(way: str, comm: str, title: bytes, *, cgroups: tuple[Path, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
     """One of them, at work when the block begins; its standard input is for `let_go`."""
     program = compile_c("hostile", [HERE / "hostile.c"])
-    command = [program, way, comm, "/etc/passwd", title]
+    command: list[str | bytes | Path] = [program, way, comm, "/etc/passwd", title]
     inside = ["sh", "-c", 'for group in $CGROUPS; do echo $$ > "$group/cgroup.procs"; done; exec "$@"', "sh"]
     process = subprocess.Popen(
         [*inside, *command],

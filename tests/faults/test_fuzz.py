@@ -32,9 +32,7 @@ CORPUS = sorted((ROOT / "tests/haproxy").rglob("*.cfg"))
 
 
 def cases(short: int, long: int) -> settings:
-    return settings(
-        max_examples=int(amount(short, long)), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    return settings(max_examples=int(amount(short, long)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 # Titles.
@@ -104,7 +102,8 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TreeAgent]:
     tree.workers(busy=1)
     with TreeAgent(home, tree, POOLS) as agent:
         yield agent
-        assert agent.ask(b"mail\n") == SAID[b"mail"]
+        # An order that the fuzz gave may have ended just now.
+        assert agent.ask(b"mail\n").removeprefix(b"ready ") == SAID[b"mail"]
     assert "Traceback" not in agent.log_text()
 
 
@@ -188,7 +187,9 @@ toml_values = st.sampled_from(
     ['"500ms"', '"5%"', '"off"', '"sidekiq"', '"custom"', "[]", "{}", "1", "-1", "1e999", "nan", "true", '"cores"',
      "1979-05-27", '["127.0.0.1:1"]', "'('", "'(?P<busy>.)(?P<total>.)'", "[[[]]]", '"\\u0000"', '""', "9" * 400]
 )  # fmt: skip
-toml_lines = st.builds(lambda key, value: key if key[0] == "[" else f"{key} = {value}", st.sampled_from(keys), toml_values)
+toml_lines = st.builds(
+    lambda key, value: key if key[0] == "[" else f"{key} = {value}", st.sampled_from(keys), toml_values
+)
 toml_texts = st.lists(toml_lines | st.text(max_size=10), max_size=8).map("\n".join)
 
 
@@ -208,17 +209,19 @@ records = st.recursive(
     | st.floats()
     | st.sampled_from(["drain", "maint", "weight", "alice", "", "\ud800", 1.8e9, 40])
     | st.text(max_size=5),
-    lambda inner: st.fixed_dictionaries(
-        {
-            "kind": inner,
-            "weight": inner,
-            "who": inner,
-            "why": inner,
-            "since": inner,
-            "until": inner,
-        }
-    )
-    | st.lists(inner, max_size=3),
+    lambda inner: (
+        st.fixed_dictionaries(
+            {
+                "kind": inner,
+                "weight": inner,
+                "who": inner,
+                "why": inner,
+                "since": inner,
+                "until": inner,
+            }
+        )
+        | st.lists(inner, max_size=3)
+    ),
     max_leaves=10,
 )
 state_texts = st.binary(max_size=80) | st.builds(
@@ -250,7 +253,7 @@ def test_every_state_file_is_believed_whole_or_set_aside(tmp_path_factory: pytes
             assert not (directory / NAME).exists()
     finally:
         shutil.rmtree(directory)
-    assert state.SIZE_MAX > len(text)
+    assert len(text) < state.SIZE_MAX
 
 
 @st.composite

@@ -1,13 +1,11 @@
 """What any local user can do, with titles and processes: the count of others stays right, and nobody waits."""
 
-import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -192,7 +190,9 @@ def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> Non
     assert done.stdout == f"reused {rounds} of {rounds}\n"
 
 
-def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(farm: Farm, comm: str, tmp_path: Path) -> None:
+def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(
+    farm: Farm, comm: str, tmp_path: Path
+) -> None:
     with controlled("pids", "busyweight-bomb") as pids, cgroup("busyweight-bomb-end") as end, cgroup("bw-ours") as ours:
         limit(pids, pids_max=str(int(amount(100, 2000))))
         (ours / "cgroup.procs").write_text(str(farm.pid))
@@ -275,7 +275,9 @@ def blind(options: str) -> Iterator[list[str]]:
     yield ["unshare", "--mount", "sh", "-c", f'{mount}; exec "$@"', "sh", *UNPRIVILEGED]
 
 
-def check(prefix: list[str], config: str, *words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+def check(
+    prefix: list[str], config: str, *words: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     command = [*prefix, python, "-m", "agent", "check", "--config", config, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "python", timeout=60)
 
@@ -298,9 +300,7 @@ def test_the_same_unprivileged_user_sees_all_where_nothing_is_hidden(farm: Farm,
 
 
 @pytest.mark.parametrize("options", ["hidepid=1", "hidepid=2", "hidepid=ptraceable", "hidepid=2,subset=pid"])
-def test_processes_that_are_hidden_are_unknown_and_never_idle(
-    farm: Farm, comm: str, config: str, options: str
-) -> None:
+def test_processes_that_are_hidden_are_unknown_and_never_idle(farm: Farm, comm: str, config: str, options: str) -> None:
     farm.spawn(3, comm=comm, title=sidekiq_title(1))
     with blind(MOUNT.format(options)) as prefix:
         done = check(prefix, config)

@@ -3,6 +3,7 @@
 from .agents import Agent, Listener, Mortal, Script
 from .haproxy import DEFAULTS, HAProxy, Response, get
 from .part import Part, free_port, need, until
+from .presets import Postgres, Psql, Rq, Titled
 from .workers import Redis, Sidekiq, Title, cmdline, sidekiqs_here, title
 
 __all__ = [
@@ -12,11 +13,15 @@ __all__ = [
     "Listener",
     "Mortal",
     "Part",
+    "Postgres",
+    "Psql",
     "Redis",
     "Response",
+    "Rq",
     "Script",
     "Sidekiq",
     "Title",
+    "Titled",
     "cmdline",
     "free_port",
     "get",

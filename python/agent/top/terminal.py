@@ -10,7 +10,7 @@ import tty
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleDimensions, RenderableType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEYS_THAT_END = {b"q", b"Q"}
@@ -118,6 +118,9 @@ class Terminal:
         if self._screen is None:
             return
         waiting, self._waiting = self._waiting, False
+        # The terminal's own word, whatever COLUMNS and LINES in the environment say; 0 is none.
+        width, height = os.get_terminal_size(sys.stdout.fileno())
+        self._console.size = ConsoleDimensions(width or 80, height or 24)
         # In one piece, from the top left corner: what stays the same does not flicker.
         with self._console.capture() as drawn:
             self._console.print(self._screen, end="")

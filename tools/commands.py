@@ -1,0 +1,32 @@
+"""Prints docs/commands.md: every command's own --help. `make test` checks that the page is what this prints."""
+
+import argparse
+import os
+from collections.abc import Iterator
+
+from agent.cli import parser
+
+# argparse wraps to the terminal; the page has a width of its own.
+os.environ["COLUMNS"] = "100"
+
+
+def commands(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of all commands, and of their commands."""
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from commands(command)
+
+
+def page() -> str:
+    """The whole page."""
+    parts = ["# Commands\n\nEvery command's `--help`. Exit codes: 0 well, 1 it ran and something is wrong, 2 usage or"]
+    parts[0] += "\nconfiguration.\n"
+    for command in [parser(), *commands(parser())]:
+        parts.append(f"## {command.prog}\n\n```text\n{command.format_help().strip()}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
