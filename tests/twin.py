@@ -60,7 +60,7 @@ def rq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     title = cmdline.split(b"\0")[0]
     if not title.startswith(b"rq:worker:"):
         return None
-    idle, busy = {b"Listening", b"Started", b"Suspended", b"Cleaning", b"Idle"}, {b"Processing", b"Forked"}
+    idle, busy = {b"Listening", b"Started", b"Suspended", b"Cleaning", b"Idle"}, {b"Processing", b"Forked", b"Spawned"}
     states = re.findall(rb"(?=: +([^ ]*))", title[len(b"rq:worker:") :])
     return next((_one_job(state, idle, busy) for state in states if state in idle | busy), "unparsable")
 

@@ -195,7 +195,7 @@ def test_a_tenth_of_a_processor_is_enough(tree: Tree, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_the_units_limit_of_memory_is_enough_for_thousands_of_workers_with_long_titles(
+def test_less_than_the_units_limit_of_memory_is_enough_for_thousands_of_workers_with_long_titles(
     tree: Tree, tmp_path: Path
 ) -> None:
     workers = int(amount(2000, 20_000))

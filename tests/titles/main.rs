@@ -104,7 +104,7 @@ impl Twins {
             sidekiq_stops: regex(r"^ +stopping( |$)"),
             faktory_stops: regex(r"(^| )(stopping|quiet)( |$)"),
             resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
-            rq: regex(r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked)( |$)"),
+            rq: regex(r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)"),
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
             ),
