@@ -90,7 +90,7 @@ capacity = 2
 [pools.shop]
 capacity = 8
 [limits]
-deadline = "10s"
+deadline = "3s"
 """
 SAID = {b"mail": b"up 50% #1/2 busy\n", b"shop": b"up 88% #1/8 busy\n"}
 DEFAULT = b"up 75% #1/4 busy\n"
