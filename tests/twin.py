@@ -29,7 +29,7 @@ def sidekiq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     last = title.rfind(b" busy]")
     for match in _BRACKET.finditer(title):
         if match.end() == last + len(b" busy]") and int(match[1]) <= int(match[2]):
-            return int(match[1]), int(match[2]), re.match(rb" +stopping( |$)", title[match.end() :]) is not None
+            return int(match[1]), int(match[2]), re.match(rb" *stopping( |$)", title[match.end() :]) is not None
     return "unparsable"
 
 

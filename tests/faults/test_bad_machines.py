@@ -77,7 +77,7 @@ def test_killed_at_random_moments_it_comes_back_right_and_leaves_no_server_behin
     agent = TreeAgent(tmp_path, tree, CONFIG)
     with Watch(tmp_path, agent, servers=3, inter_ms=100) as watch, agent:
         watch.wait_weights(60)
-        for _ in range(int(amount(8, 250))):
+        for _ in range(int(amount(8, 150))):
             order = dice.choice([None, None, "drain", "maint", "ready", "weight"])
             if order:
                 agent.order(order, *(["30"] if order == "weight" else []))

@@ -41,7 +41,7 @@ WORDS = [
     b"sidekiq ", b"faktory-worker ", b"resque-", b"rq:worker:", b"postgres: ", b"[local]", b"10.0.0.5(51234)", b"(x)",
     b"7.3.0", b"1", b" ", b"  ", b": ", b":", b"[", b"]", b" of ", b" busy]", b"[3 of 10 busy]", b"[0 of 1 busy]",
     b"[999999 of 999999 busy]", b"[1000000 of 1 busy]", b"[3 of 1 busy]", b" stopping", b" quiet", b"stoppings",
-    b"Waiting", b"Paused", b"Starting", b"Processing", b"Forked", b"Listening", b"Idle", b"idle", b"SELECT",
+    b"Waiting", b"Paused", b"Starting", b"Processing", b"Forked", b"Spawned", b"Listening", b"Idle", b"idle", b"SELECT",
     b"walsender", b"\0", b"\n", b"\xff", b"shop", b"000003", b"\xd9\xa3", b"(", b")",
 ]  # fmt: skip
 NAMES = [b"sidekiq 7.3.0 ", b"faktory-worker 1.1.1 ", b"resque-2.6.0: ", b"rq:worker:", b"postgres: ", b""]
@@ -57,9 +57,10 @@ TWINS = {
 }
 
 
-@cases(1500, 100_000)
+@cases(1500, 50_000)
 @example(b"sidekiq 7.0.0 [9 of 9 busy]] [0 of 5 busy]")
 @example(b"sidekiq 7 [1 of 5 busy] [x busy]")
+@example(b"sidekiq 7 [1 of 5 busy]stopping")
 @example(b"resque-resque-2.6.0: Paused")
 @example(b"postgres: a b ((x) idle")
 @given(titles)
@@ -71,7 +72,7 @@ def test_every_title_is_read_as_its_plain_twin_reads_it(title: bytes) -> None:
 @pytest.mark.skipif(not SOAK, reason="make soak")
 @pytest.mark.timeout(1200)
 def test_ten_million_titles_are_read_by_rust_as_by_its_own_twin() -> None:
-    command = ["cargo", "test", "--locked", "--release", "--test", "titles", "--", "--nocapture"]
+    command = ["cargo", "test", "--locked", "--test", "titles", "--", "--nocapture"]
     told = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"TITLES": "12000000"}, capture_output=True, text=True, check=False
     )
@@ -89,7 +90,7 @@ capacity = 2
 [pools.shop]
 capacity = 8
 [limits]
-deadline = "50ms"
+deadline = "3s"
 """
 SAID = {b"mail": b"up 50% #1/2 busy\n", b"shop": b"up 88% #1/8 busy\n"}
 DEFAULT = b"up 75% #1/4 busy\n"
@@ -113,7 +114,7 @@ sent = st.lists(
 ).map(b"".join)
 
 
-@cases(300, 20_000)
+@cases(300, 10_000)
 @example(b"mail\rshop\n")
 @example(b"mail")
 @given(sent)
@@ -144,7 +145,7 @@ control_lines = st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b" "))
 NESTED = b'{"version": ' + b"[" * 900 + b"]" * 900 + b', "command": "status"}'
 
 
-@cases(300, 20_000)
+@cases(300, 10_000)
 @example(NESTED)
 @example(NESTED.replace(b'"version"', b'"for"').replace(b"status", b"drain"))
 @example(b'{"command": "weight", "weight": 1e999}')
@@ -193,7 +194,7 @@ toml_lines = st.builds(
 toml_texts = st.lists(toml_lines | st.text(max_size=10), max_size=8).map("\n".join)
 
 
-@cases(400, 50_000)
+@cases(400, 20_000)
 @example("a = " + "[" * 5000)
 @example("[" + "a." * 5000 + "a]")
 @example("capacity = 1" + "0" * 5000)
@@ -232,7 +233,7 @@ state_texts = st.binary(max_size=80) | st.builds(
 )
 
 
-@cases(300, 20_000)
+@cases(300, 10_000)
 @example(b"[" * 60_000)
 @example(b'{"version": 1, "ready_owed": true, "override": null}')
 @given(state_texts)
@@ -278,7 +279,7 @@ def mutilated(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@cases(150, 10_000)
+@cases(150, 5000)
 @given(mutilated())
 def test_every_mutilated_haproxy_configuration_gives_findings_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, text: str

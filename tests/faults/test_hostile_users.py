@@ -131,7 +131,7 @@ def test_thousands_that_retitle_themselves_all_the_time_are_read_whole(farm: Far
         writer.start()
         try:
             sums = set()
-            for _ in range(int(amount(30, 200))):
+            for _ in range(int(amount(30, 100))):
                 now = counts(scan)
                 assert (now.workers, now.unparsable) == (members, 0)
                 assert 3 * members <= now.busy_threads <= 7 * members
@@ -181,7 +181,7 @@ def isolated(*unshare: str) -> list[str]:
 
 @pytest.mark.timeout(900)
 def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> None:
-    rounds = int(amount(200, 20_000))
+    rounds = int(amount(200, 10_000))
     command = [sys.executable, "-m", "tests.faults.inside", "reuse_pids", comm, str(rounds)]
     done = subprocess.run(
         [*isolated("--pid", "--mount-proc"), *command], cwd=ROOT, capture_output=True, text=True, check=False
@@ -236,7 +236,7 @@ def test_workers_that_die_stop_freeze_fork_and_retitle_at_random_are_counted_rig
     scan = scanner("/proc", Selector("sidekiq", comm=[comm]))
     busy: dict[int, int] = {}
     stopped: set[int] = set()
-    for _ in range(int(amount(150, 5000))):
+    for _ in range(int(amount(150, 3000))):
         free = sorted(busy.keys() - stopped)
         choice = dice.choice(["spawn", "spawn", "kill", "stop", "resume", "retitle", "zombie", "copies"])
         if choice == "spawn" and len(busy) < 200:

@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 
 const NAMES: [&str; 6] = ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "postgres: ", ""];
 
-const WORDS: [&[u8]; 44] = [
+const WORDS: [&[u8]; 45] = [
     b"sidekiq ",
     b"faktory-worker ",
     b"resque-",
@@ -40,6 +40,7 @@ const WORDS: [&[u8]; 44] = [
     b"Starting",
     b"Processing",
     b"Forked",
+    b"Spawned",
     b"Listening",
     b"Idle",
     b"idle",
@@ -101,10 +102,12 @@ impl Twins {
         Self {
             counted: [regex(r"^sidekiq \d"), regex(r"^faktory-worker \d")],
             last_bracket: regex(r"^.*\[(\d{1,6}) of (\d{1,6}) busy\](.*)$"),
-            sidekiq_stops: regex(r"^ +stopping( |$)"),
+            sidekiq_stops: regex(r"^ *stopping( |$)"),
             faktory_stops: regex(r"(^| )(stopping|quiet)( |$)"),
             resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
-            rq: regex(r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)"),
+            rq: regex(
+                r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
+            ),
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
             ),
