@@ -3,11 +3,12 @@
 import argparse
 import os
 from collections.abc import Iterator
+from unittest.mock import patch
 
 from agent.cli import parser
 
-# argparse wraps to the terminal; the page has a width of its own.
-os.environ["COLUMNS"] = "100"
+# argparse wraps to the terminal, or to what this variable says; the page has a width of its own.
+WIDTH = {"COLUMNS": "100"}
 
 
 def commands(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -19,6 +20,7 @@ def commands(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
                 yield from commands(command)
 
 
+@patch.dict(os.environ, WIDTH)
 def page() -> str:
     """The whole page."""
     parts = ["# Commands\n\nEvery command's `--help`. Exit codes: 0 well, 1 it ran and something is wrong, 2 usage or"]
