@@ -68,6 +68,19 @@ def test_without_the_socket_a_restart_does_refuse_polls(units: Machine) -> None:
     assert "(ConnectionRefusedError)" in polls.failures
 
 
+@pytest.mark.xfail(reason="some polls are refused or reset meanwhile, and it is not known yet why", strict=False)
+def test_agent_that_cannot_start_takes_neither_the_service_nor_the_socket_down_for_good(
+    units: Machine,
+) -> None:
+    units.write(COMMAND, "#!/bin/sh\nexit 2\n", 0o755)
+    with units.drop_in(SERVICE, "[Service]\nRestartSec=10ms\n"), Polls(units) as polls:
+        # Far more than systemd's own limits allow: 5 starts, and 20 triggers by the socket.
+        wait_until(lambda: int(units.show(SERVICE, "NRestarts")) > 30, "30 restarts")
+        units.install_script(HERE / "dummy_agent.py", COMMAND)
+        units.wait_for_state(SERVICE, "active")
+    assert polls.heard == {"up 40% #dummy"}
+
+
 def test_stopped_process_is_killed_by_the_watchdog_and_replaced(units: Machine) -> None:
     with units.drop_in(SERVICE, "[Service]\nWatchdogSec=500ms\n"):
         units.run("systemctl", "start", SERVICE)
