@@ -97,7 +97,7 @@ pub struct Totals {
     pub lost: u64,
     /// Pollers that owed a line for too long, and got the default reply.
     pub timed_out: u64,
-    /// Pollers that owed a line when too many did, and got the default reply.
+    /// Pollers that owed a line for longest when too many did, and got the default reply.
     pub crowded: u64,
     /// Times that no file descriptor was free.
     pub no_fds: u64,
@@ -124,7 +124,6 @@ struct Owing {
 #[derive(Debug)]
 pub struct Answerer {
     allow: Vec<Net>,
-    owing_max: usize,
     replies: Replies,
     settled_until_ns: u64,
     owing: HashMap<RawFd, Owing>,
@@ -135,13 +134,11 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Answers pollers in these networks, or all if there are none; sets aside at most
-    /// `owing_max` that owe their line.
+    /// Answers pollers in these networks, or all if there are none.
     #[must_use]
-    pub fn new(allow: Vec<Net>, owing_max: usize) -> Self {
+    pub fn new(allow: Vec<Net>) -> Self {
         Self {
             allow,
-            owing_max,
             replies: Replies::default(),
             settled_until_ns: 0,
             owing: HashMap::new(),
@@ -152,10 +149,9 @@ impl Answerer {
         }
     }
 
-    /// Other networks and limits from now on.
-    pub fn configure(&mut self, allow: Vec<Net>, owing_max: usize) {
+    /// Other networks from now on.
+    pub fn configure(&mut self, allow: Vec<Net>) {
         self.allow = allow;
-        self.owing_max = owing_max;
     }
 
     /// Other replies from now on.
@@ -244,10 +240,11 @@ impl Answerer {
         line_is_there
     }
 
-    /// A poller's time is over: it gets the default pool's reply.
-    pub fn expire(&mut self, fd: RawFd) {
+    /// A poller's time is over, or its place is wanted by others (`crowded`): it gets the
+    /// default pool's reply.
+    pub fn expire(&mut self, fd: RawFd, crowded: bool) {
         if let Some(owing) = self.owing.remove(&fd) {
-            self.totals.timed_out += 1;
+            *(if crowded { &mut self.totals.crowded } else { &mut self.totals.timed_out }) += 1;
             self.reply_to_line(&Owing { line: Vec::new(), ..owing });
         }
     }
@@ -266,13 +263,10 @@ impl Answerer {
             let mut poller = Owing { socket, line: Vec::new() };
             if read_line(&poller.socket, &mut poller.line) {
                 self.reply_to_line(&poller);
-            } else if self.owing.len() < self.owing_max {
+            } else {
                 let fd = poller.socket.as_raw_fd();
                 owing.push(fd);
                 self.owing.insert(fd, poller);
-            } else {
-                self.totals.crowded += 1;
-                self.reply_to_line(&poller);
             }
         }
     }
@@ -383,7 +377,7 @@ mod tests {
     }
 
     fn pooled() -> Answerer {
-        let mut answerer = Answerer::new(Vec::new(), 1);
+        let mut answerer = Answerer::new(Vec::new());
         let pools = vec![(b"jobs".to_vec(), b"20%\n".to_vec())];
         answerer.set_replies(Replies { default: b"50%\n".to_vec(), pools });
         answerer
@@ -405,7 +399,7 @@ mod tests {
     #[test]
     fn a_poll_gets_the_reply_whatever_it_sent() {
         let listener = listener();
-        let mut answerer = Answerer::new(Vec::new(), 1);
+        let mut answerer = Answerer::new(Vec::new());
         answerer.set_replies(Replies { default: b"up 75%\n".to_vec(), pools: Vec::new() });
         let (silent, loud) = (poll(&listener, b""), poll(&listener, b"GET / HTTP/1.1\r\n\r\n"));
         assert_eq!(answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new()), End::Drained);
@@ -416,7 +410,7 @@ mod tests {
     #[test]
     fn a_burst_is_bounded() {
         let listener = listener();
-        let mut answerer = Answerer::new(Vec::new(), 1);
+        let mut answerer = Answerer::new(Vec::new());
         let _polls = [poll(&listener, b""), poll(&listener, b"")];
         assert_eq!(answerer.burst(listener.as_fd(), 1, 1, &mut Vec::new()), End::More);
         assert_eq!(answerer.totals().answered, 1);
@@ -425,7 +419,7 @@ mod tests {
     #[test]
     fn who_is_not_allowed_gets_nothing() {
         let listener = listener();
-        let mut answerer = Answerer::new(vec![Net::parse("10.0.0.0/8").unwrap()], 1);
+        let mut answerer = Answerer::new(vec![Net::parse("10.0.0.0/8").unwrap()]);
         answerer.set_replies(Replies { default: b"up\n".to_vec(), pools: Vec::new() });
         let stranger = poll(&listener, b"");
         answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
@@ -456,21 +450,18 @@ mod tests {
         assert!(answerer.readable(owing[0]));
         assert_eq!(said(slow), "20%\n");
 
-        let silent = poll(&listener, b"");
+        let silent = [poll(&listener, b""), poll(&listener, b"")];
         owing.clear();
         answerer.burst(listener.as_fd(), 8, 1, &mut owing);
-        // One may owe; the next one gets the default pool's reply at once.
-        let crowd = poll(&listener, b"");
-        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
-        assert_eq!((owing.len(), said(crowd)), (1, "50%\n".into()));
-        answerer.expire(owing[0]);
-        assert_eq!(said(silent), "50%\n");
+        answerer.expire(owing[0], true);
+        answerer.expire(owing[1], false);
+        assert_eq!(silent.map(said), ["50%\n", "50%\n"]);
         assert_eq!((answerer.totals().timed_out, answerer.totals().crowded), (1, 1));
     }
 
     #[test]
     fn pollers_are_remembered_and_the_oldest_makes_room() {
-        let mut answerer = Answerer::new(Vec::new(), 1);
+        let mut answerer = Answerer::new(Vec::new());
         for n in 0..100u8 {
             answerer.remember(Some(IpAddr::from([10, 0, 0, n])), true, u64::from(n));
         }

@@ -33,8 +33,13 @@ pub struct Job {
 /// What to read.
 #[derive(Debug)]
 pub enum Kind {
-    /// A known worker's title, by its kept file where there is one.
-    Title(Option<Arc<OwnedFd>>),
+    /// A known worker's title.
+    Title {
+        /// Its kept file, where there is one.
+        file: Option<Arc<OwnedFd>>,
+        /// The selectors that accept it.
+        accepted: u32,
+    },
     /// A process that may be anything: name first, title only if the name fits.
     Probe {
         /// Also read when it started.
@@ -101,8 +106,17 @@ impl From<Miss> for Outcome {
 }
 
 impl Job {
-    /// Reads. May block for as long as the target's memory lock is held. `mask` is set to the
-    /// selectors whose names the process bears before anything that can block.
+    /// The selectors that the process may concern, as far as is known before it is read.
+    #[must_use]
+    pub fn mask(&self) -> u32 {
+        match self.kind {
+            Kind::Title { accepted, .. } => accepted,
+            Kind::Probe { .. } => u32::MAX,
+        }
+    }
+
+    /// Reads. May block for as long as the target's memory lock is held. A probe sets `mask` to
+    /// the selectors whose names the process bears before anything that can block.
     pub fn run<'b>(
         &self,
         context: &Context,
@@ -111,7 +125,7 @@ impl Job {
         buf: &'b mut [u8; TITLE_LEN_MAX],
     ) -> (Outcome, &'b [u8]) {
         match &self.kind {
-            Kind::Title(file) => {
+            Kind::Title { file, .. } => {
                 let title = match file {
                     Some(file) => read_at_start(file, buf),
                     None => files.read(self.pid, "cmdline", buf),

@@ -236,6 +236,16 @@ pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], 
     }
 }
 
+/// Whether a thread of this process runs, or could if a processor were free. It is asked of the
+/// kernel's own /proc, whatever the root of the scan is.
+#[must_use]
+pub fn waits_for_a_cpu(tid: rustix::thread::Pid) -> bool {
+    let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
+    let mut buf = [0; 1024];
+    let stat = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Miss::from);
+    stat.and_then(|file| read_at_start(&file, &mut buf).map(|s| parse_state(s) == Some(b'R'))).unwrap_or(false)
+}
+
 fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
@@ -264,6 +274,12 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     Some(Stat { ppid, started_ms })
 }
 
+/// `PID (COMM) STATE …`.
+fn parse_state(stat: &[u8]) -> Option<u8> {
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    stat.get(end + 2).copied()
+}
+
 fn status_number(status: &[u8], key: &str, nth: usize) -> Option<u32> {
     let line = status.split(|&b| b == b'\n').find_map(|l| l.strip_prefix(key.as_bytes()))?;
     std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(nth)?.parse().ok()
@@ -287,6 +303,7 @@ mod tests {
         assert_eq!(parse_stat(stat), Some(Stat { ppid: 7, started_ms: 42420 }));
         assert_eq!(parse_stat(b"12 (a) S 7"), Some(Stat { ppid: 7, started_ms: 0 }));
         assert_eq!(parse_stat(b"12 (a"), None);
+        assert_eq!((parse_state(stat), parse_state(b"12 (a)")), (Some(b'S'), None));
         assert_eq!(parse_stat(b""), None);
     }
 
@@ -310,6 +327,24 @@ mod tests {
         for name in [&b"self"[..], b"+1", b"1a", b"", b"99999999999"] {
             assert_eq!(parse_pid(name), None);
         }
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_something_else_than_a_processor_is_told() {
+        assert!(waits_for_a_cpu(rustix::thread::gettid()));
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let blocked = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).unwrap();
+            let _ = ended.recv();
+        });
+        let tid = told.recv().unwrap();
+        while waits_for_a_cpu(tid) {
+            std::thread::yield_now();
+        }
+        drop(end);
+        blocked.join().unwrap();
+        assert!(!waits_for_a_cpu(tid), "gone is not running");
     }
 
     #[test]

@@ -171,18 +171,26 @@ impl Scanner {
             return Err(Error::TooManySelectors(selectors.len()).into());
         }
         let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
+        // All that can fail comes before the kernel's programs, which a former scanner shares, change.
         let procfs = Procfs::open(Path::new(procfs))?;
-        let kernel = former.and_then(|f| f.scanner.kernel());
+        let event = scanner::new_event()?;
+        let former = former.as_ref().map(|f| &f.scanner);
+        let kernel = former.and_then(scanner::Scanner::kernel);
         let choice = discovery::choose(discovery, &procfs, &selectors, kernel, drop_privileges);
         let context = Arc::new(Context { selectors, detail });
         scanner::reserve_fds(kept_max);
-        let scanner = scanner::Scanner::new(Tracker::new(context, procfs, choice.discovery, kept_max))?;
-        Ok(Self { scanner, refused: choice.refused })
+        let tracker = Tracker::new(context, procfs, choice.discovery, kept_max);
+        Ok(Self { scanner: scanner::Scanner::new(tracker, event, former), refused: choice.refused })
     }
 
     #[getter]
     fn refused(&self) -> Vec<String> {
         self.refused.clone()
+    }
+
+    #[getter]
+    fn discovery(&self, py: Python<'_>) -> &'static str {
+        py.detach(|| self.scanner.discovery())
     }
 
     #[getter]
@@ -251,12 +259,12 @@ fn nets(allow: &[String]) -> PyResult<Vec<Net>> {
 #[pymethods]
 impl Answerer {
     #[new]
-    fn new(allow: Vec<String>, owing_max: usize) -> PyResult<Self> {
-        Ok(Self(answer::Answerer::new(nets(&allow)?, owing_max)))
+    fn new(allow: Vec<String>) -> PyResult<Self> {
+        Ok(Self(answer::Answerer::new(nets(&allow)?)))
     }
 
-    fn configure(&mut self, allow: Vec<String>, owing_max: usize) -> PyResult<()> {
-        self.0.configure(nets(&allow)?, owing_max);
+    fn configure(&mut self, allow: Vec<String>) -> PyResult<()> {
+        self.0.configure(nets(&allow)?);
         Ok(())
     }
 
@@ -292,8 +300,9 @@ impl Answerer {
         py.detach(|| self.0.readable(fd))
     }
 
-    fn expire(&mut self, py: Python<'_>, fd: RawFd) {
-        py.detach(|| self.0.expire(fd));
+    #[pyo3(signature = (fd, *, crowded=false))]
+    fn expire(&mut self, py: Python<'_>, fd: RawFd, crowded: bool) {
+        py.detach(|| self.0.expire(fd, crowded));
     }
 
     fn totals(&self) -> Totals {

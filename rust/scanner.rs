@@ -16,10 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{Pid as Tid, gettid};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::discovery::ebpf::Kernel;
-use crate::procfs::TITLE_LEN_MAX;
+use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
 use crate::snapshot::{Pid, Snapshot};
 use crate::tracker::{Tracker, WorkerInfo};
 
@@ -27,7 +28,8 @@ use crate::tracker::{Tracker, WorkerInfo};
 /// took 18 ms at the median; on an idle host it takes some microseconds.
 pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 
-/// Threads left behind at one time. Each is a process that holds its own memory lock.
+/// Threads left behind at one time, by a scanner and those that it succeeded. Each is a process
+/// that holds its own memory lock.
 pub const LEFT_BEHIND_MAX: u32 = 16;
 
 /// A scan that took less is charged by the wall clock, which asks no system call.
@@ -40,16 +42,19 @@ const STACK_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 struct Reading {
     pid: Pid,
+    tid: Tid,
     since_ns: u64,
     progress: Arc<Progress>,
 }
 
 /// What a reader tells of itself to whoever takes over from it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Progress {
     /// The selectors whose names the process bears, as far as it was read.
     mask: AtomicU32,
-    /// It was left behind, and came back.
+    /// It was left behind, and is counted as such.
+    left: AtomicBool,
+    /// It came back from where it was left.
     back: AtomicBool,
 }
 
@@ -64,11 +69,10 @@ struct Flight {
     /// The scan was begun by a reader that was left behind since.
     begun: bool,
     reading: Option<Reading>,
-    left_behind: u32,
+    /// What the owner's predecessor hangs at, until the owner takes it over.
+    taken_over: Option<Reading>,
     /// Callers of [`Scanner::scan`], who wait for `changed` rather than for the event.
     waiting: u32,
-    /// The scanner is gone, and nobody counts who is left behind.
-    closed: bool,
     done: Option<Result<Snapshot, String>>,
 }
 
@@ -79,6 +83,8 @@ struct Shared {
     changed: Condvar,
     /// Readable when a scan is done, for event loops.
     event: OwnedFd,
+    /// Readers that hang now. They outlive their scanner, so its successors count them, too.
+    left_behind: Arc<AtomicU32>,
 }
 
 /// See the module.
@@ -104,19 +110,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Scanner {
-    /// Wraps a tracker. No thread exists until the first scan.
-    ///
-    /// # Errors
-    /// When no file descriptor is to be had.
-    pub fn new(tracker: Tracker) -> std::io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+    /// Wraps a tracker, in place of a `former` scanner if there is one. No thread exists until
+    /// the first scan. `event` is what [`new_event`] made.
+    #[must_use]
+    pub fn new(tracker: Tracker, event: OwnedFd, former: Option<&Self>) -> Self {
         let shared = Shared {
             tracker: Mutex::new(tracker),
             flight: Mutex::new(Flight::default()),
             changed: Condvar::new(),
             event,
+            left_behind: former.map(|f| Arc::clone(&f.shared.left_behind)).unwrap_or_default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
 
     /// Starts a scan unless one is running. Returns at once.
@@ -137,17 +142,15 @@ impl Scanner {
     #[must_use]
     pub fn nudge(&self) -> bool {
         let mut flight = lock(&self.shared.flight);
-        let overdue = flight
-            .reading
-            .as_ref()
-            .is_some_and(|r| now_ns().saturating_sub(r.since_ns) > READ_DEADLINE.as_nanos() as u64);
-        if overdue && flight.left_behind < LEFT_BEHIND_MAX {
-            flight.left_behind += 1;
-            flight.owner += 1;
+        // Left behind once: until its successor reads, there is nothing else to be late.
+        let overdue = flight.reading.take_if(|r| r.is_overdue() && self.left_behind() < LEFT_BEHIND_MAX);
+        if let Some(reading) = overdue {
+            self.shared.leave_behind(&mut flight, &reading);
+            flight.taken_over = Some(reading);
             flight.manned = false;
             Shared::man(&self.shared, &mut flight);
         }
-        flight.left_behind < LEFT_BEHIND_MAX
+        self.left_behind() < LEFT_BEHIND_MAX
     }
 
     /// The finished scan's snapshot, once. `None` while it runs.
@@ -198,7 +201,7 @@ impl Scanner {
     /// Readers that hang now.
     #[must_use]
     pub fn left_behind(&self) -> u32 {
-        lock(&self.shared.flight).left_behind
+        self.shared.left_behind.load(Ordering::Relaxed)
     }
 
     /// Every process with a worker's title, as of the last scan. May wait for a scan's own
@@ -214,6 +217,12 @@ impl Scanner {
         lock(&self.shared.tracker).kernel()
     }
 
+    /// The discovery in use.
+    #[must_use]
+    pub fn discovery(&self) -> &'static str {
+        lock(&self.shared.tracker).discovery()
+    }
+
     /// Why the discovery is not the one it began with.
     #[must_use]
     pub fn fallback(&self) -> Option<String> {
@@ -221,16 +230,33 @@ impl Scanner {
     }
 }
 
+impl Reading {
+    /// Whether it takes so long because something holds it up. One that waits for a processor,
+    /// on a host that has none to spare, does not hang.
+    fn is_overdue(&self) -> bool {
+        now_ns().saturating_sub(self.since_ns) > READ_DEADLINE.as_nanos() as u64 && !waits_for_a_cpu(self.tid)
+    }
+}
+
 impl Drop for Scanner {
     fn drop(&mut self) {
         let mut flight = lock(&self.shared.flight);
-        flight.closed = true;
-        flight.owner += 1;
+        match flight.reading.take() {
+            Some(reading) => self.shared.leave_behind(&mut flight, &reading),
+            None => flight.owner += 1,
+        }
         self.shared.changed.notify_all();
     }
 }
 
 impl Shared {
+    /// The owner shall end when it comes back from this, and is counted until then.
+    fn leave_behind(&self, flight: &mut Flight, reading: &Reading) {
+        reading.progress.left.store(true, Ordering::Relaxed);
+        self.left_behind.fetch_add(1, Ordering::Relaxed);
+        flight.owner += 1;
+    }
+
     /// Makes sure that the owner's number has a thread.
     fn man(shared: &Arc<Self>, flight: &mut Flight) {
         if flight.manned {
@@ -255,25 +281,23 @@ impl Shared {
             if flight.owner != owner {
                 return;
             }
-            let taken_over = flight.reading.take();
+            let taken_over = flight.taken_over.take();
             let begun = std::mem::replace(&mut flight.begun, true);
             drop(flight);
             let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, begun, taken_over)));
             let done = match done {
-                Ok(None) => {
-                    let mut flight = lock(&self.flight);
-                    if !flight.closed {
-                        flight.left_behind -= 1;
-                    }
-                    return;
-                }
+                Ok(None) => return,
                 Ok(Some(mut snapshot)) => {
                     charge(&mut snapshot, &mut cpu_ns);
                     Ok(snapshot)
                 }
                 Err(_) => Err("the scan panicked".into()),
             };
-            self.end(&mut lock(&self.flight), done);
+            let mut flight = lock(&self.flight);
+            if flight.owner != owner {
+                return;
+            }
+            self.end(&mut flight, done);
         }
     }
 
@@ -299,13 +323,18 @@ impl Shared {
             tracker.begin(now_ns());
         }
         let (files, context) = (tracker.files(), tracker.context());
-        let progress = Arc::new(Progress { mask: AtomicU32::new(u32::MAX), back: AtomicBool::new(false) });
-        let mut buf = [0; TITLE_LEN_MAX];
+        let progress = Arc::new(Progress::default());
+        let (tid, mut buf) = (gettid(), [0; TITLE_LEN_MAX]);
         while let Some(job) = tracker.next_job() {
             drop(tracker);
-            progress.mask.store(u32::MAX, Ordering::Relaxed);
-            let reading = Reading { pid: job.pid, since_ns: now_ns(), progress: Arc::clone(&progress) };
-            lock(&self.flight).reading = Some(reading);
+            progress.mask.store(job.mask(), Ordering::Relaxed);
+            let reading = Reading { pid: job.pid, tid, since_ns: now_ns(), progress: Arc::clone(&progress) };
+            let mut flight = lock(&self.flight);
+            if flight.owner != owner {
+                return None;
+            }
+            flight.reading = Some(reading);
+            drop(flight);
             let (outcome, title) = job.run(&context, &files, &progress.mask, &mut buf);
             let mut flight = lock(&self.flight);
             let left_behind = flight.owner != owner;
@@ -320,6 +349,7 @@ impl Shared {
                 let pid = job.pid;
                 tracker.take(job, outcome, title);
                 tracker.unstuck(pid, now_ns());
+                self.left_behind.fetch_sub(u32::from(progress.left.load(Ordering::Relaxed)), Ordering::Relaxed);
                 return None;
             }
             tracker.on_time(job.pid);
@@ -351,6 +381,14 @@ fn charge(snapshot: &mut Snapshot, cpu_ns: &mut u64) {
     }
 }
 
+/// What becomes readable when a scan is done.
+///
+/// # Errors
+/// When no file descriptor is to be had.
+pub fn new_event() -> std::io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
+}
+
 /// Makes the table of open files large enough at once. Growing it later, with threads about,
 /// waits for a grace period of the kernel's.
 pub fn reserve_fds(kept_max: usize) {
@@ -371,8 +409,8 @@ mod tests {
         host.add(7, "ruby", "ruby");
         host.tracker.begin(now_ns());
         while host.tracker.next_job().is_some() {}
-        let progress = Progress { mask: AtomicU32::new(1), back: AtomicBool::new(back) };
-        take_over(&mut host.tracker, &Reading { pid: 7, since_ns: 0, progress: Arc::new(progress) });
+        let progress = Progress { mask: AtomicU32::new(1), back: AtomicBool::new(back), ..Progress::default() };
+        take_over(&mut host.tracker, &Reading { pid: 7, tid: gettid(), since_ns: 0, progress: Arc::new(progress) });
         host.tracker.begin(now_ns() + 10_000_000_000);
         std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7)
     }

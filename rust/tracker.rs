@@ -102,6 +102,12 @@ impl Tracker {
         Arc::clone(&self.context)
     }
 
+    /// The discovery in use.
+    #[must_use]
+    pub fn discovery(&self) -> &'static str {
+        self.discovery.name()
+    }
+
     /// Why the discovery is not the one it began with.
     #[must_use]
     pub fn fallback(&self) -> Option<String> {
@@ -125,6 +131,8 @@ impl Tracker {
         if let (Err(why), false) = (&looked, self.discovery.name() == "sweep") {
             self.fallback = Some(format!("{} gave up: {why}", self.discovery.name()));
             self.discovery = Box::new(Sweep::new(&self.procfs));
+            // Those that it has not named before need not be new.
+            self.first = true;
             looked = self.discovery.look(&mut self.procfs, &mut self.found);
         }
         match looked {
@@ -138,7 +146,8 @@ impl Tracker {
         for &pid in &self.workers {
             if let State::Worker(worker) = &self.entries[&pid].state {
                 if !self.quarantine.holds(pid) {
-                    self.queue.push_back(Job { pid, kind: Kind::Title(worker.file.clone()) });
+                    let kind = Kind::Title { file: worker.file.clone(), accepted: worker.accepted };
+                    self.queue.push_back(Job { pid, kind });
                 }
             }
         }
@@ -377,7 +386,7 @@ impl Tracker {
         self.next.vanished += 1;
         self.discovery.forget(job.pid);
         let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
-        if matches!(job.kind, Kind::Title(_)) {
+        if matches!(job.kind, Kind::Title { .. }) {
             self.drop_entry(job.pid);
             // Its pid may be another process's by now, which no listing would tell.
             if listed {
@@ -438,8 +447,8 @@ impl Tracker {
         }
         // A queued job holds its file too, and must let go of it.
         for job in &mut self.queue {
-            if matches!(job.kind, Kind::Title(_)) {
-                job.kind = Kind::Title(None);
+            if let Kind::Title { file, .. } = &mut job.kind {
+                *file = None;
             }
         }
         self.kept -= given;

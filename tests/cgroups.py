@@ -8,23 +8,31 @@ from pathlib import Path
 
 import pytest
 
+# The hierarchies that have names for processes, and how each is mounted where it is not.
+V2 = "cgroup2"
+V1 = "name=systemd"
+_MOUNTS = {
+    V2: "mount -t cgroup2 none /sys/fs/cgroup/unified",
+    V1: "mount -t cgroup -o none,name=systemd none /sys/fs/cgroup/systemd",
+}
 
-def mount() -> Path:
-    """Where the v2 hierarchy is mounted; without one, the test cannot be."""
+
+def mount(hierarchy: str = V2) -> Path:
+    """Where that hierarchy is mounted; without it, the test cannot be."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, right = line.split(" - ")
-        if right.startswith("cgroup2 "):
+        if hierarchy in (right.split()[0], *right.split()[-1].split(",")):
             return Path(left.split()[4])
-    message = "no cgroup2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified"
+    message = f"no {hierarchy} hierarchy is mounted: {_MOUNTS[hierarchy]}"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
 @contextmanager
-def cgroup(name: str) -> Iterator[Path]:
+def cgroup(name: str, hierarchy: str = V2) -> Iterator[Path]:
     """A fresh cgroup, removed at the end with those below it; its processes must be gone by then."""
-    with _fresh(mount() / f"{name}-{os.getpid()}") as fresh:
+    with _fresh(mount(hierarchy) / f"{name}-{os.getpid()}") as fresh:
         yield fresh
 
 

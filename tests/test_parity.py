@@ -9,8 +9,8 @@ import pytest
 
 from agent import _scan
 from tests import twin
-from tests.cgroups import cgroup
-from tests.farm import Farm, sidekiq_title
+from tests.cgroups import V1, V2, cgroup
+from tests.farm import Farm, room_for, sidekiq_title
 
 # Names that nobody else bears. Some pass the filter, some do not.
 COMM = ["bwpar*", "bwp?r-[xy]"]
@@ -21,6 +21,8 @@ OUTSIDE = ["bwpa", "bwpAr-z"]
 # four seconds; more than that is a fault.
 AGREED_WITHIN_S = 6.0
 ROUNDS = 15
+
+MAP_ENTRIES = 16_384  # CANDIDATES_MAX in rust/discovery/ebpf.rs
 
 
 def scanner(discovery: str, below: str) -> _scan.Scanner:
@@ -151,14 +153,34 @@ def test_a_new_worker_in_a_cgroup_counts_in_the_very_next_scan(host: tuple[Host,
     assert seen(each) == {pid: (2, 10, False)}
 
 
-def test_cgroups_that_come_and_go_are_followed(host: tuple[Host, str]) -> None:
-    _, below = host
-    each = scanner("cgroup", below)
-    assert seen(each) == {}
-    with cgroup(f"{below[1:]}/later") as later:
-        with Farm() as other:
-            (later / "cgroup.procs").write_text(str(other.pid))
-            [pid] = other.spawn(1, comm="bwpar", title=sidekiq_title(4))
-            assert seen(each) == {pid: (4, 10, False)}
-        seen(each)
+@pytest.mark.parametrize("hierarchy", [V1, V2])
+def test_cgroups_that_come_and_go_are_followed(hierarchy: str) -> None:
+    with cgroup("busyweight-parity", hierarchy) as top:
+        each = scanner("cgroup", f"/{top.name}")
         assert seen(each) == {}
+        with cgroup(f"{top.name}/later", hierarchy) as later:
+            with Farm() as other:
+                (later / "cgroup.procs").write_text(str(other.pid))
+                [pid] = other.spawn(1, comm="bwpar", title=sidekiq_title(4))
+                assert seen(each) == {pid: (4, 10, False)}
+            seen(each)
+            assert seen(each) == {}
+
+
+@pytest.mark.timeout(120)
+def test_a_kernel_map_that_is_full_is_noticed_and_a_sweep_counts_the_same_from_then_on() -> None:
+    each = _scan.Scanner("/proc", "ebpf", [_scan.Selector("sidekiq", comm=["bwfull"])], kept_max=500)
+    if each.refused and not os.environ.get("CI"):
+        pytest.skip(f"eBPF is not to be had here: {each.refused}")
+    with room_for(MAP_ENTRIES + 2_000), Farm() as farm:
+        workers = farm.spawn(3, comm="bwfull", title=sidekiq_title(1))
+        assert (each.scan().discovery, each.scan().pools[0].workers) == ("ebpf", 3)
+        farm.spawn(MAP_ENTRIES, comm="bwfull", title=b"irb")
+        found = each.scan()
+        assert (found.discovery, found.pools[0].workers, each.fallback()) == (
+            "sweep",
+            3,
+            f"ebpf gave up: the kernel's map is full ({MAP_ENTRIES} candidates)",
+        )
+        farm.kill(workers[:1])
+        assert each.scan().pools[0].workers == 2

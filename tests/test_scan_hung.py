@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent._scan import Counts, Scanner
+from agent._scan import Counts, Scanner, Selector
 from tests.farm import sidekiq_title
 from tests.real.parts import until
 
@@ -84,6 +84,49 @@ def test_a_worker_that_begins_to_hang_keeps_its_last_reading_which_grows_old(hun
     assert (now.workers, now.readable, now.busy_threads, now.quarantined) == (1, 0, 3, 1)
     assert now.oldest_ms >= 1000
     assert [w.quarantined for w in scan.workers()] == [True]
+
+
+def test_a_process_that_hangs_costs_one_reader_however_often_it_is_looked_after(hung: Hung) -> None:
+    hung.add()
+    scan = scanner(hung.tree)
+    scan.start()
+    until(lambda: scan.nudge() and scan.left_behind() > 0, "a reader was left behind", RECOVERY_DEADLINE_S)
+    for _ in range(1000):
+        scan.nudge()
+    assert scan.left_behind() == 1
+    hung.heal(sidekiq_title(1))
+    until(lambda: scan.left_behind() == 0, "the reader is back", RECOVERY_DEADLINE_S)
+
+
+def test_a_worker_that_begins_to_hang_concerns_its_own_pool_alone(hung: Hung) -> None:
+    hung.add()
+    [pid] = hung.pids
+    scan = scanner(hung.tree, Selector("sidekiq"), Selector("rq"), kept_max=0)
+    scan.scan()
+    hung.tree.feed(pid, sidekiq_title(3))
+
+    def tried_again() -> bool:
+        scan.scan()
+        return scan.left_behind() == 1 and scan.scan().pools[0].workers == 1
+
+    until(tried_again, "it is a worker now, and hangs again", RECOVERY_DEADLINE_S)
+    assert [pool.quarantined for pool in scan.scan().pools] == [1, 0]
+
+
+def test_a_successor_counts_the_readers_that_its_former_left_behind(hung: Hung) -> None:
+    hung.add(READERS_MAX + 1)
+    former = scanner(hung.tree)
+    with pytest.raises(RuntimeError, match="the readers hang"):
+        former.scan(give_up_s=2.0)
+    scan = Scanner(str(hung.tree), "sweep", [Selector("sidekiq")], kept_max=1000, former=former)
+    del former
+    assert scan.left_behind() == READERS_MAX + 1, "and the one that it was at"
+    with pytest.raises(RuntimeError, match="the readers hang"):
+        scan.scan(give_up_s=0.2)
+    assert scan.left_behind() == READERS_MAX + 1
+    hung.heal(sidekiq_title(1))
+    until(lambda: counts(scan).workers == READERS_MAX + 1, "all are read", RECOVERY_DEADLINE_S)
+    until(lambda: scan.left_behind() == 0, "all readers are back", RECOVERY_DEADLINE_S)
 
 
 def test_a_process_that_recovers_is_read_again(hung: Hung) -> None:

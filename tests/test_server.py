@@ -37,12 +37,12 @@ class Serving:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.answerer = Answerer(allow or [], owing_max)
+        self.answerer = Answerer(allow or [])
         self.say(b"up 75%\n", pools)
 
         def make() -> Server:
             asyncio.set_event_loop(self._loop)
-            return Server(self.answerer, ask, wait_at_most_s=wait_at_most_s, deadline_s=deadline_s)
+            return Server(self.answerer, ask, wait_at_most_s=wait_at_most_s, deadline_s=deadline_s, owing_max=owing_max)
 
         self.server = self.do(make)
         self.listeners: list[socket.socket] = []
@@ -234,8 +234,8 @@ def test_who_closes_instead_of_sending_the_line_is_let_go() -> None:
 def test_so_many_connections_are_set_aside_and_no_more() -> None:
     with Serving(pools=POOLS, owing_max=2) as serving:
         [address] = serving.listen()
-        owing = [connect(address), connect(address)]
-        assert ask(address) == b"up 75%\n", "one too many: answered at once"
+        oldest, *owing = [connect(address) for _ in range(3)]
+        assert said(oldest) == b"up 75%\n", "one too many: who has owed for longest makes room"
         for poll in owing:
             poll.sendall(b"mail\n")
         assert [said(poll) for poll in owing] == [b"up 20%\n"] * 2

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.daemon import FIRST_SAMPLE_S
+
 UNITS = Path(__file__).resolve().parents[1] / "systemd"
 FILES = ("busyweight.service", "busyweight.socket", "ebpf.conf")
 
@@ -94,6 +96,11 @@ def test_stop_timeout_leaves_time_for_the_default_release() -> None:
     [timeout] = re.findall(r"^TimeoutStopSec=(\d+)s$", (UNITS / "busyweight.service").read_text(), re.MULTILINE)
     default_release_for_s = 5
     assert int(timeout) >= 2 * default_release_for_s
+
+
+def test_start_timeout_leaves_time_for_a_first_scan_that_hangs() -> None:
+    [timeout] = re.findall(r"^TimeoutStartSec=(\d+)s$", (UNITS / "busyweight.service").read_text(), re.MULTILINE)
+    assert int(timeout) >= 2 * FIRST_SAMPLE_S
 
 
 def add_ebpf(installed: Path) -> None:

@@ -102,11 +102,16 @@ class Scanner:
     ) -> Scanner:
         """``discovery``: auto, sweep, cgroup or ebpf; one that is not to be had is replaced,
         see ``refused``. At most ``kept_max`` files stay open. ``detail`` keeps users and
-        titles for ``workers()``. ``former`` hands its programs in the kernel on, since the
-        privileges to load them again may be gone. ``drop_privileges`` gives up CAP_BPF and
+        titles for ``workers()``. ``former`` is the scanner that this one succeeds: it hands its
+        programs in the kernel on, since the privileges to load them again may be gone, and its
+        hung readers are counted on. ``drop_privileges`` gives up CAP_BPF and
         CAP_PERFMON for good; capabilities belong to threads, so call it before there are any.
 
         Raises OSError if there is no such procfs root."""
+
+    @property
+    def discovery(self) -> str:
+        """The discovery in use: sweep, cgroup or ebpf."""
 
     @property
     def refused(self) -> list[str]:
@@ -134,7 +139,7 @@ class Scanner:
         running scan's own work (milliseconds), never for a hung reader."""
 
     def left_behind(self) -> int:
-        """Readers that hang now."""
+        """Readers that hang now, those of former scanners included; at most 16."""
 
     def fallback(self) -> str | None:
         """Why the discovery is not the one it began with."""
@@ -147,7 +152,7 @@ class Totals:
     refused: int  # from outside the allowed networks
     lost: int  # gone before their reply
     timed_out: int  # owed their line for too long, and got the default reply
-    crowded: int  # owed their line when too many did, and got the default reply
+    crowded: int  # owed their line for longest when too many did, and got the default reply
     no_fds: int  # times that no file descriptor was free
 
 @final
@@ -155,12 +160,11 @@ class Answerer:
     """Accepts polls and answers them with bytes made beforehand. No connection's error
     leaves it. Not to be shared between threads."""
 
-    def __new__(cls, allow: list[str], owing_max: int) -> Answerer:
-        """``allow``: networks in CIDR notation, empty for all. At most ``owing_max``
-        connections are set aside until their agent-send line comes. Raises ValueError."""
+    def __new__(cls, allow: list[str]) -> Answerer:
+        """``allow``: networks in CIDR notation, empty for all. Raises ValueError."""
 
-    def configure(self, allow: list[str], owing_max: int) -> None:
-        """Other networks and limits from now on. Raises ValueError."""
+    def configure(self, allow: list[str]) -> None:
+        """Other networks from now on. Raises ValueError."""
 
     def set_replies(self, default: bytes, pools: list[tuple[str, bytes]]) -> None:
         """Other replies from now on. With pools, pollers are expected to send a line."""
@@ -180,8 +184,9 @@ class Answerer:
         """A connection that owed its line can be read. True when it is done with and its
         descriptor closed."""
 
-    def expire(self, fd: int) -> None:
-        """A connection's time is over: default reply, then close."""
+    def expire(self, fd: int, *, crowded: bool = False) -> None:
+        """A connection's time is over, or its place is wanted (``crowded``): default reply,
+        then close."""
 
     def totals(self) -> Totals: ...
     def answered_by_pool(self) -> dict[str, int]:

@@ -222,17 +222,13 @@ def _serve(options: argparse.Namespace) -> int:
     from agent.daemon import Daemon
     from agent.reload import StartError
 
-    def reload() -> config.Config:
-        loaded = load(options)
-        logs.set_up(loaded.log.level, loaded.log.format)
-        return loaded
-
-    first = reload()
+    first = load(options)
+    logs.set_up(first.log.level, first.log.format)
 
     async def serve() -> None:
         daemon = Daemon(
             first,
-            reload,
+            lambda: load(options),
             file=options.config or DEFAULT_FILE,
             state=paths.state_directory(options.state),
             control=paths.control_socket(options.control),

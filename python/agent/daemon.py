@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("busyweight")
 
+# The first scan is waited for so long, and then polls are answered without; well within the
+# unit's TimeoutStartSec=, or a scan that hangs would have the agent restarted for ever.
+FIRST_SAMPLE_S = 10.0
+
 # A scan that runs for longer will not end any more.
 STUCK_FOR_GOOD_S = 60.0
 
@@ -75,17 +79,22 @@ class Daemon:
         self.history = History(now_s)
         self._speaks_of: Snapshot | None = None
         self.speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
-        self.answerer = Answerer(list(config.allow), config.limits.max_connections)
+        self.answerer = Answerer(list(config.allow))
         self.replies = Replies(self.answerer)
         self.scans = Scans()
         self.sampler = Sampler(open_scanner(config), self.sampled)
+        self._found_by = self.sampler.scanner.discovery
         self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
         self.reloader = Reloader(self, load)
         self.orders = Orders(StateFile(state), now_s, self._speak, config.reply.release_for)
         self.desk = Desk(self, control)
         self.metrics: Endpoint | None = None
         self.server = Server(
-            self.answerer, self._ask, wait_at_most_s=config.scan.wait_at_most, deadline_s=config.limits.deadline
+            self.answerer,
+            self._ask,
+            wait_at_most_s=config.scan.wait_at_most,
+            deadline_s=config.limits.deadline,
+            owing_max=config.limits.max_connections,
         )
 
     async def run(self) -> None:
@@ -100,7 +109,7 @@ class Daemon:
         self._log_start()
         try:
             self.cache.poll()
-            await self._wait(self._first, self.config.scan.give_up_after)
+            await self._wait(self._first, min(self.config.scan.give_up_after, FIRST_SAMPLE_S))
             self._speak()
             if not self._stop.is_set():
                 self._open()
@@ -119,13 +128,12 @@ class Daemon:
         """Polls and operators are answered from now on."""
         passed = {listener.getsockname()[:2]: listener for listener in passed_sockets()}
         self.sockets_passed = bool(passed)
-        if passed and set(passed) != set(self.config.listen):
-            log.warning("the sockets that systemd passed replace listen = %s", _show(self.config.listen))
         self.publish(open_metrics(self, self.config))
         try:
             self.listen(passed or open_listeners(self.config.listen, self.config.limits.backlog))
         except ListenError as error:
             raise StartError(str(error)) from None
+        self.warn_of_passed_sockets(self.config)
         self.state = "serving"
         self.orders.begin()
         self._notify.ready()
@@ -171,6 +179,7 @@ class Daemon:
             self.cache.failed(why, 0.0)
         else:
             self.cache.done(snapshot, snapshot.began_ns / 1e9, snapshot.cost_ns / 1e9)
+            self._note_discovery(snapshot.discovery)
         self._first.set()
         self._speak()
         self.server.go_on()
@@ -178,7 +187,7 @@ class Daemon:
     def _speak(self) -> None:
         """Says what there is to say now, if it is something else than before."""
         self.speaker.word = self.orders.word
-        if self.state == "stopping":
+        if self.state == "stopping" and self.config.reply.on_stop == "release":
             # HAProxy keeps the last word for ever, so the last word is that the host is free.
             self._say(self.speaker.everywhere(Verdict(100, "stopping", known=True)))
             return
@@ -255,6 +264,11 @@ class Daemon:
         if former and former is not endpoint:
             former.close()
 
+    def warn_of_passed_sockets(self, config: Config) -> None:
+        """Where the agent listens is systemd's to say, if it passed sockets."""
+        if self.sockets_passed and set(self.listeners) != set(config.listen):
+            log.warning("the sockets that systemd passed replace listen = %s", _show(config.listen))
+
     def addresses(self) -> list[Address]:
         """Where polls are answered."""
         return [listener.getsockname()[:2] for listener in self.listeners.values()]
@@ -270,6 +284,7 @@ class Daemon:
         if scanner is not None:
             self.sampler.close()
             self.sampler = Sampler(scanner, self.sampled)
+            self._found_by = ""
             self.cache = Cache(_pace(config), self.clock, self.sampler.start)
         self.cache.pace = _pace(config)
         speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
@@ -278,7 +293,8 @@ class Daemon:
         self.orders.configure(config.reply.release_for)
         self.desk.configure()
         self.answerer.settle(0.0)
-        self._speak()
+        if scanner is None:
+            self._speak()  # else the first sample, which comes with it, is spoken of
 
     # What it tells people.
 
@@ -286,12 +302,27 @@ class Daemon:
         scanner = self.sampler.scanner
         for warning in warnings(self.config):
             log.warning("%s", warning)
-        for refused in scanner.refused:
-            log.info("not to be had: %s", refused)
+        self._log_discovery(scanner)
         for pool, (name, rule) in zip(self.config.all_pools, self.speaker.rules, strict=True):
             capacity = "the sum of all threads" if rule.capacity is None else f"{rule.capacity:g}"
             source = f" ({self._cores[1]})" if pool.weight.capacity == "cores" else ""
             log.info("%s: capacity %s%s, counting %s", _title(name), capacity, source, rule.count)
+
+    @staticmethod
+    def _log_discovery(scanner: Scanner) -> None:
+        for refused in scanner.refused:
+            log.info("not to be had: %s", refused)
+        log.info("finds workers by %s", scanner.discovery)
+
+    def _note_discovery(self, found_by: str) -> None:
+        """A line when another discovery has taken over: a new scanner's, or a sweep for want of it."""
+        if found_by == self._found_by:
+            return
+        self._found_by = found_by
+        if why := self.sampler.scanner.fallback():
+            log.warning("%s; finds workers by %s from now on", why, found_by)
+        else:
+            self._log_discovery(self.sampler.scanner)
 
     def _log_state(self, said: Said) -> None:
         """A line when a pool's state changes: known or not, full or not. Never one per poll,

@@ -260,9 +260,11 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class Endpoint:
     """Serves ``report``, which is called on the running event loop, on a listening socket that
-    it owns from now on."""
+    it owns from now on. ``wanted`` is the address that was asked for."""
 
-    def __init__(self, listener: socket.socket, report: Callable[[], Report]) -> None:
+    def __init__(self, listener: socket.socket, report: Callable[[], Report], *, wanted: tuple[str, int]) -> None:
+        self.listener = listener
+        self.wanted = wanted
         self._loop = asyncio.get_running_loop()
         self._report = report
         registry = CollectorRegistry()

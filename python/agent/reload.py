@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent import host, status, values
+from agent import host, logs, status, values
 from agent._scan import Scanner, Snapshot
 from agent.config import Config, ConfigError, warnings
 from agent.sampler import Sampler
@@ -40,7 +40,7 @@ def open_metrics(daemon: "Daemon", config: Config) -> "Endpoint | None":
     address = config.metrics.listen
     if address is None:
         return None
-    if daemon.metrics and config.metrics == daemon.config.metrics:
+    if daemon.metrics and daemon.metrics.wanted == address:
         return daemon.metrics
     try:
         from agent import metrics
@@ -51,11 +51,12 @@ def open_metrics(daemon: "Daemon", config: Config) -> "Endpoint | None":
             f'metrics.listen = "{values.show_address(address)}" needs the library prometheus-client: '
             "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
         ) from None
+    leaving = [daemon.metrics.listener] if daemon.metrics else []
     try:
-        listener = open_listener(address, metrics.BACKLOG)
+        listener = open_listener(address, metrics.BACKLOG, beside=leaving)
     except ListenError as error:
         raise StartError(f"metrics: {error}") from None
-    endpoint = metrics.Endpoint(listener, lambda: status.report(daemon))
+    endpoint = metrics.Endpoint(listener, lambda: status.report(daemon), wanted=address)
     log.info("metrics on %s", values.show_address(endpoint.address))
     return endpoint
 
@@ -68,6 +69,8 @@ class Reloader:
     def __init__(self, daemon: "Daemon", load: Callable[[], Config]) -> None:
         self._daemon = daemon
         self._load = load
+        # The daemon's own configuration follows when a new scanner has its first sample.
+        self._taken = daemon.config
         self._successor: Sampler | None = None
         self.outcome: dict[str, Any] | None = None
         self.totals: dict[str, float] = {"ok": 0, "failed": 0, "taken": time.time()}
@@ -99,14 +102,12 @@ class Reloader:
             self._successor = None
 
     def _apply(self, config: Config) -> None:
-        daemon, former = self._daemon, self._daemon.config
+        daemon = self._daemon
         # Sockets that systemd passed are systemd's to add and to remove.
         wanted = tuple(daemon.listeners) if daemon.sockets_passed else config.listen
-        opened = open_listeners(wanted, config.limits.backlog, have=daemon.listeners)
-        workers = [pool.workers for pool in config.all_pools]
-        same = workers == [pool.workers for pool in former.all_pools] and (
-            (config.scan.procfs, config.scan.discovery) == (former.scan.procfs, former.scan.discovery)
-        )
+        opened = {} if daemon.sockets_passed else open_listeners(wanted, config.limits.backlog, have=daemon.listeners)
+        # One that is to take over already has changed what the kernel looks for.
+        same = self._successor is None and _sought(config) == _sought(self._taken)
         metrics = daemon.metrics
         try:
             metrics = open_metrics(daemon, config)
@@ -117,17 +118,23 @@ class Reloader:
             if metrics and metrics is not daemon.metrics:
                 metrics.close()
             raise
-        for address in [address for address in daemon.listeners if address not in wanted]:
-            daemon.server.remove(daemon.listeners.pop(address))
+        logs.set_up(config.log.level, config.log.format)
+        self._taken = config
+        gone = [address for address in daemon.listeners if address not in wanted or address in opened]
+        leaving = [daemon.listeners.pop(address) for address in gone]
         daemon.listen(opened)
+        for listener in leaving:
+            daemon.server.remove(listener)
         for listener in daemon.listeners.values():
             listener.listen(config.limits.backlog)
         daemon.publish(metrics)
-        daemon.answerer.configure(list(config.allow), config.limits.max_connections)
+        daemon.answerer.configure(list(config.allow))
+        daemon.server.owing_max = config.limits.max_connections
         daemon.server.wait_at_most_s = config.scan.wait_at_most
         daemon.server.deadline_s = config.limits.deadline
         for warning in warnings(config):
             log.warning("%s", warning)
+        daemon.warn_of_passed_sockets(config)
         self.close()
         if scanner is None:
             daemon.adopt(config)
@@ -144,3 +151,8 @@ class Reloader:
         self._successor = None
         self._daemon.adopt(config, scanner)
         self._daemon.sampled(snapshot, why)
+
+
+def _sought(config: Config) -> tuple[object, ...]:
+    """What a scanner depends on."""
+    return config.scan.procfs, config.scan.discovery, [pool.workers for pool in config.all_pools]

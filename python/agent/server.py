@@ -10,7 +10,8 @@ import errno
 import select
 import socket
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from agent._scan import Answerer
 from agent.values import show_address
@@ -28,23 +29,34 @@ class ListenError(OSError):
     """A listening socket cannot be made. The text names the address and the remedy."""
 
 
-def open_listener(address: Address, backlog: int, *, v6only: bool = False) -> socket.socket:
+def open_listener(
+    address: Address, backlog: int, *, v6only: bool = False, beside: Iterable[socket.socket] = ()
+) -> socket.socket:
     """Binds and listens. ``[::]`` serves both families unless ``v6only``.
 
-    Raises ListenError.
+    ``beside`` are sockets of our own that this one shall replace: they may have its port until
+    they are closed, so that no poll finds it closed. Raises ListenError.
     """
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    # Only for this moment: a port that others may take at any time is nobody's.
+    sharing = [each for each in beside if each.getsockname()[1] == port]
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        for each in [listener, *sharing] if sharing else []:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise ListenError(f"cannot listen on {show_address(address)}: {_remedy(error, port)}") from None
+    finally:
+        for each in [listener, *sharing]:
+            if each.fileno() >= 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return listener
 
 
@@ -60,21 +72,35 @@ def _remedy(error: OSError, port: int) -> str:
 
 
 def open_listeners(
-    addresses: Iterable[Address], backlog: int, *, have: Container[Address] = ()
+    addresses: Iterable[Address], backlog: int, *, have: Mapping[Address, socket.socket] = MappingProxyType({})
 ) -> dict[Address, socket.socket]:
-    """All of them but those that we have already, or none. Raises ListenError."""
+    """All of them but those that we have already, or none. Raises ListenError.
+
+    One that we have for IPv6 only, and want for both families, or the other way round, is made
+    anew.
+    """
     addresses = list(addresses)
     v4_ports = {port for host, port in addresses if ":" not in host}
+    kept = {a: s for a, s in have.items() if a in addresses and _serves(s, v6only=a[1] in v4_ports)}
+    leaving = [listener for address, listener in have.items() if address not in kept]
     opened: dict[Address, socket.socket] = {}
     try:
         for address in addresses:
-            if address not in have:
-                opened[address] = open_listener(address, backlog, v6only=address[1] in v4_ports)
+            if address not in kept:
+                v6only = address[1] in v4_ports
+                opened[address] = open_listener(address, backlog, v6only=v6only, beside=leaving)
     except ListenError:
         for listener in opened.values():
             listener.close()
         raise
     return opened
+
+
+def _serves(listener: socket.socket, *, v6only: bool) -> bool:
+    """Whether a socket that we have is as it would be made now."""
+    if listener.family != socket.AF_INET6:
+        return True
+    return bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) == v6only
 
 
 def _waiting(listener: socket.socket) -> int:
@@ -86,20 +112,28 @@ def _waiting(listener: socket.socket) -> int:
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
-    ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    At most ``owing_max`` connections are waited for, ``deadline_s`` each, until they send their
+    line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
     are settled for now. It returns whether waiting could bring a better answer. Then nobody is
     accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
     or ``wait_at_most_s`` later, once per go_on.
     """
 
     def __init__(
-        self, answerer: Answerer, ask: Callable[[], bool], *, wait_at_most_s: float, deadline_s: float
+        self,
+        answerer: Answerer,
+        ask: Callable[[], bool],
+        *,
+        wait_at_most_s: float,
+        deadline_s: float,
+        owing_max: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._answerer = answerer
         self.ask = ask
         self.wait_at_most_s = wait_at_most_s
         self.deadline_s = deadline_s
+        self.owing_max = owing_max
         self._listeners: list[socket.socket] = []
         self._patience: asyncio.TimerHandle | None = None
         self._waited = False
@@ -115,6 +149,8 @@ class Server:
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
+        if resting := self._resting.pop(listener, None):
+            resting.cancel()
         self._answer(listener, BURST * BURST)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
@@ -176,6 +212,9 @@ class Server:
         for fd in owing:
             self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
+        while len(self._owing) > self.owing_max:
+            # Who has owed for longest makes room: a balancer sends its line with the connection.
+            self._expire(next(iter(self._owing)), crowded=True)
         if end < 0:
             self._loop.remove_reader(listener.fileno())
             self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
@@ -204,7 +243,7 @@ class Server:
         else:
             self._loop.add_reader(fd, self._line, fd)
 
-    def _expire(self, fd: int) -> None:
+    def _expire(self, fd: int, *, crowded: bool = False) -> None:
         self._loop.remove_reader(fd)
         self._owing.pop(fd).cancel()
-        self._answerer.expire(fd)
+        self._answerer.expire(fd, crowded=crowded)

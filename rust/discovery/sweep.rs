@@ -85,6 +85,25 @@ mod tests {
     }
 
     #[test]
+    fn while_no_pid_is_given_out_nothing_is_listed_from_the_third_look_on_and_never_for_long() {
+        let dir = std::env::temp_dir().join(format!("busyweight-quiet-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("17")).unwrap();
+        let say = |last_pid| std::fs::write(dir.join("loadavg"), format!("0 0 0 1/1 {last_pid}\n")).unwrap();
+        say(17);
+        let mut procfs = Procfs::open(&dir).unwrap();
+        let loadavg = std::fs::File::open(dir.join("loadavg")).unwrap().into();
+        let mut sweep = Sweep { loadavg: Some(loadavg), ..Sweep::default() };
+        let mut looks =
+            |n| -> Vec<Look> { (0..n).map(|_| sweep.look(&mut procfs, &mut Vec::new()).unwrap()).collect() };
+        assert_eq!(looks(4), [Look::Listed, Look::Listed, Look::Same, Look::Same]);
+        say(18);
+        assert_eq!(looks(3), [Look::Listed, Look::Listed, Look::Same]);
+        let quiet = looks(10 * LOOKS_PER_LISTING_MAX);
+        assert!(quiet.iter().filter(|&&look| look == Look::Listed).count() >= 9, "CRIU moves no last pid");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn a_tree_of_plain_files_is_always_listed() {
         let dir = std::env::temp_dir().join(format!("busyweight-sweep-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("17")).unwrap();

@@ -227,3 +227,42 @@ fn what_is_planned_does_not_grow_with_the_scans() {
     }
     assert!(host.tracker.due.len() <= 2 * host.tracker.entries.len(), "{} plans", host.tracker.due.len());
 }
+
+/// Another way to look, which ends after so many looks.
+struct Mortal {
+    sweep: Sweep,
+    looks_left: u32,
+}
+
+impl Discovery for Mortal {
+    fn name(&self) -> &'static str {
+        "mortal"
+    }
+
+    fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
+        self.looks_left = self.looks_left.checked_sub(1).ok_or("it is tired")?;
+        self.sweep.look(procfs, found)?;
+        // Not what a sweep says of who is who.
+        for each in found.iter_mut() {
+            each.ident = 77;
+        }
+        Ok(Look::Listed)
+    }
+}
+
+#[test]
+fn a_discovery_that_ends_is_replaced_by_a_sweep_that_counts_the_same_and_calls_nobody_new() {
+    let mut host = Host::new().kernels();
+    host.tracker.discovery = Box::new(Mortal { sweep: Sweep::new(&host.tracker.procfs), looks_left: 1 });
+    host.start(7, "ruby", IDLE, 0);
+    host.start(8, "ruby", "ruby", 0);
+    let before = host.scan(START_MS);
+    assert_eq!((before.discovery, before.pools[0].workers, host.tracker.fallback()), ("mortal", 1, None));
+    let after = host.scan(START_MS + 500);
+    assert_eq!((after.discovery, &after.pools), ("sweep", &before.pools));
+    assert_eq!(host.tracker.fallback(), Some("mortal gave up: it is tired".into()));
+    host.scan(START_MS + 10_000);
+    // As old as its start says, it is not looked at every second.
+    let times = host.probes_of(8, START_MS + 10_100, START_MS + 100_000, 100);
+    assert!(gaps(&times).iter().all(|&gap| gap == 30_000) && times.len() >= 3, "{times:?}");
+}

@@ -1,49 +1,19 @@
-"""`busyweight serve` as operators run it, in trees of its own: answers, signals, reloads, faults, quiet."""
+"""`busyweight serve` as operators run it, in trees of its own: answers, signals, faults, quiet."""
 
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.daemon import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.original import answer
 from tests.real.parts import free_port, until
+from tests.tree import Tree, TreeAgent
 
-from .tree import Tree, TreeAgent
-
-DEADLINE_S = 10.0
-# Every poll gets a scan of its own.
-EAGER = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'
-AT_ONCE = '[reply]\non_stop = "keep"\n'
-CAPACITY = "[weight]\ncapacity = 24\n"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
-@pytest.fixture
-def agent(tmp_path: Path, tree: Tree) -> Iterator[TreeAgent]:
-    """With 6 of 24 busy; a test may write another configuration before it starts it."""
-    tree.workers(busy=6, idle=18)
-    agent = TreeAgent(tmp_path, tree, CAPACITY + AT_ONCE)
-    yield agent
-    agent.stop()
-    assert "Traceback" not in agent.log_text(), agent.evidence()
-
-
-def log_lines(agent: TreeAgent) -> list[str]:
-    """Without the time stamps."""
-    return [line.partition(" ")[2] for line in agent.log_text().splitlines()]
-
-
-def refused(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+from .running import AT_ONCE, CAPACITY, DEADLINE_S, EAGER, Notified, log_lines, refused, thread_names
 
 
 @pytest.mark.parametrize("health", ["none", "up"])
@@ -169,34 +139,6 @@ def test_a_release_ends_by_itself(agent: TreeAgent) -> None:
         assert "info: stopping: says 'up 100% #stopping\\n' for 100ms" in log_lines(agent)
 
 
-class Notified:
-    """A NOTIFY_SOCKET of the test's own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "notify"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self.path))
-        self._socket.settimeout(DEADLINE_S)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def next(self) -> str:
-        return self._socket.recv(4096).decode()
-
-    def until(self, message: str) -> None:
-        while self.next() != message:
-            pass
-
-
-@pytest.fixture
-def notified(tmp_path: Path, agent: TreeAgent) -> Iterator[Notified]:
-    notified = Notified(tmp_path)
-    agent.environ["NOTIFY_SOCKET"] = str(notified.path)
-    yield notified
-    notified.close()
-
-
 def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_there(
     agent: TreeAgent, notified: Notified
 ) -> None:
@@ -235,110 +177,16 @@ def test_a_first_scan_that_hangs_can_be_ended(tree: Tree, agent: TreeAgent) -> N
         tree.heal(pid, b"irb")
 
 
-def thread_names(pid: int) -> list[str]:
-    names = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except OSError:
-            continue
-    return names
-
-
-def test_a_reload_takes_all_that_is_new_and_moves_the_ports(agent: TreeAgent, notified: Notified) -> None:
-    other = free_port()
-    with agent:
-        notified.until("READY=1")
-        former, agent.port = agent.port, other
-        agent.write_config(AT_ONCE + '[weight]\ncapacity = 12\n[workers]\ncomm = ["ruby"]\n')
-        agent.send(signal.SIGHUP)
-        notified.until("READY=1")
-        agent.wait_answer(b"up 50% #6/12 busy\n")
-        assert refused(former)
-        assert "info: reloaded the configuration" in log_lines(agent)
-
-
-def test_a_reload_holds_at_once_however_long_the_former_answer_was_good_for(
-    agent: TreeAgent, notified: Notified
+def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_the_start(
+    tree: Tree, agent: TreeAgent
 ) -> None:
-    agent.write_config(AT_ONCE + CAPACITY + '[scan]\nfresh_for = "1h"\n')
-    with agent:
-        notified.until("READY=1")
-        agent.tree.retitle(100, sidekiq_title(0))
-        assert agent.ask() == b"up 75% #6/24 busy\n"
-        agent.write_config(AT_ONCE + CAPACITY + EAGER)
-        agent.send(signal.SIGHUP)
-        notified.until("READY=1")
-        agent.wait_answer(b"up 79% #5/24 busy\n")
-
-
-def test_a_reload_adds_a_port_and_leaves_the_one_it_keeps_alone(agent: TreeAgent) -> None:
-    other = free_port()
-    with agent:
-        agent.config_file.write_text(
-            f'listen = ["127.0.0.1:{agent.port}", "127.0.0.1:{other}"]\n{AT_ONCE}[weight]\ncapacity = 12\n'
-        )
-        agent.send(signal.SIGHUP)
-        agent.until(lambda: not refused(other), "listening there, too", DEADLINE_S)
-        agent.wait_answer(b"up 50% #6/12 busy\n")
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ("weight = 3\n[scan]\nspeed = 1\n", ["{file}: weight: ", "{file}: scan.speed: ", "the former one stays"]),
-        ("[scan]\nprocfs = '/none'\n", ["procfs root /none: no such file or directory\n", "the former one stays"]),
-        ("not toml", ["{file}: not TOML: "]),
-    ],
-)
-def test_a_reload_of_what_is_wrong_changes_nothing_and_names_every_fault(
-    agent: TreeAgent, notified: Notified, config: str, said: list[str]
-) -> None:
-    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
-    agent.argv = lambda: plain  # type: ignore[method-assign]
-    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
-    with agent:
-        notified.until("READY=1")
-        before = len(log_lines(agent))
-        agent.write_config(config)
-        agent.send(signal.SIGHUP)
-        notified.until("READY=1")
-        new = "\n".join(log_lines(agent)[before:])
-        for words in said:
-            assert words.format(file=agent.config_file) in new
-        assert agent.ask() == b"up 75% #6/24 busy\n"
-
-
-def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified: Notified) -> None:
-    with agent, socket.create_server(("127.0.0.1", 0)) as taken:
-        notified.until("READY=1")
-        port = taken.getsockname()[1]
-        agent.config_file.write_text(f'listen = ["127.0.0.1:{free_port()}", "127.0.0.1:{port}"]\n')
-        agent.send(signal.SIGHUP)
-        notified.until("READY=1")
-        assert f"cannot listen on 127.0.0.1:{port}: address already in use" in agent.log_text()
-        assert agent.ask() == b"up 75% #6/24 busy\n"
-
-
-def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sample(
-    tmp_path: Path, agent: TreeAgent
-) -> None:
-    other = Tree(tmp_path / "other")
-    other.workers(busy=12)
-    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
-    agent.argv = lambda: plain  # type: ignore[method-assign]
-    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
-    with agent:
-        agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{other}'\n")
-        agent.send(signal.SIGHUP)
-        answers: list[bytes] = []
-
-        def moved() -> bool:
-            answers.append(agent.ask())
-            return answers[-1] != b"up 75% #6/24 busy\n"
-
-        agent.until(moved, "in the other tree", DEADLINE_S)
-        assert answers[-1] == b"up 50% #12/24 busy\n"
+    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    agent.start()
+    agent.until(lambda: not refused(agent.port), "listening", 2 * FIRST_SAMPLE_S)
+    assert agent.ask() == b"up #no sample yet\n"
+    for pid in hung:
+        tree.heal(pid, b"irb")
+    agent.wait_answer(b"up 75% #6/24 busy\n", DEADLINE_S)
 
 
 # What it says, and what it does not do.

@@ -1,0 +1,52 @@
+"""What the tests of `busyweight serve` ask of the running agent, and what systemd would hear of it."""
+
+import socket
+from pathlib import Path
+
+from tests.tree import TreeAgent
+
+DEADLINE_S = 10.0
+# Every poll gets a scan of its own.
+EAGER = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'
+AT_ONCE = '[reply]\non_stop = "keep"\n'
+CAPACITY = "[weight]\ncapacity = 24\n"
+
+
+def log_lines(agent: TreeAgent) -> list[str]:
+    """Without the time stamps."""
+    return [line.partition(" ")[2] for line in agent.log_text().splitlines()]
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def thread_names(pid: int) -> list[str]:
+    names = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            names.append((task / "comm").read_text().strip())
+        except OSError:
+            continue
+    return names
+
+
+class Notified:
+    """A NOTIFY_SOCKET of the test's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(DEADLINE_S)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def next(self) -> str:
+        return self._socket.recv(4096).decode()
+
+    def until(self, message: str) -> None:
+        while self.next() != message:
+            pass

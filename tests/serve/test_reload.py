@@ -1,0 +1,193 @@
+"""SIGHUP: the new configuration holds whole or not at all, and no poll is lost meanwhile."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.farm import sidekiq_title
+from tests.real.parts import free_port
+from tests.tree import Tree, TreeAgent
+
+from .running import AT_ONCE, CAPACITY, DEADLINE_S, EAGER, Notified, log_lines, refused, thread_names
+
+
+def test_a_reload_takes_all_that_is_new_and_moves_the_ports(agent: TreeAgent, notified: Notified) -> None:
+    other = free_port()
+    with agent:
+        notified.until("READY=1")
+        former, agent.port = agent.port, other
+        agent.write_config(AT_ONCE + '[weight]\ncapacity = 12\n[workers]\ncomm = ["ruby"]\n')
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+        assert refused(former)
+        assert "info: reloaded the configuration" in log_lines(agent)
+
+
+def test_a_reload_holds_at_once_however_long_the_former_answer_was_good_for(
+    agent: TreeAgent, notified: Notified
+) -> None:
+    agent.write_config(AT_ONCE + CAPACITY + '[scan]\nfresh_for = "1h"\n')
+    with agent:
+        notified.until("READY=1")
+        agent.tree.retitle(100, sidekiq_title(0))
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        agent.write_config(AT_ONCE + CAPACITY + EAGER)
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        agent.wait_answer(b"up 79% #5/24 busy\n")
+
+
+def test_a_reload_adds_a_port_and_leaves_the_one_it_keeps_alone(agent: TreeAgent) -> None:
+    other = free_port()
+    with agent:
+        agent.config_file.write_text(
+            f'listen = ["127.0.0.1:{agent.port}", "127.0.0.1:{other}"]\n{AT_ONCE}[weight]\ncapacity = 12\n'
+        )
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: not refused(other), "listening there, too", DEADLINE_S)
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+
+
+@pytest.mark.parametrize(
+    ("former", "later", "served"),
+    [
+        (["127.0.0.1"], ["0.0.0.0"], ["127.0.0.1", "127.0.0.2"]),
+        (["0.0.0.0"], ["127.0.0.1"], ["127.0.0.1"]),
+        (["127.0.0.1"], ["[::]"], ["127.0.0.1", "::1"]),
+        (["[::]"], ["[::]", "0.0.0.0"], ["127.0.0.1", "::1"]),
+        (["[::]", "0.0.0.0"], ["[::]"], ["127.0.0.1", "::1"]),
+        (["[::]", "127.0.0.1"], ["[::]", "0.0.0.0"], ["127.0.0.1", "127.0.0.2", "::1"]),
+    ],
+)
+def test_a_reload_widens_and_narrows_where_it_listens_without_a_moment_of_silence(
+    agent: TreeAgent, former: list[str], later: list[str], served: list[str]
+) -> None:
+    def write(hosts: list[str], capacity: int) -> None:
+        listen = ", ".join(f'"{host}:{agent.port}"' for host in hosts)
+        agent.config_file.write_text(f"listen = [{listen}]\n{AT_ONCE}[weight]\ncapacity = {capacity}\n")
+
+    def ask(host: str) -> bytes:
+        with socket.create_connection((host, agent.port), DEADLINE_S) as poll:
+            return poll.makefile("rb").readline()
+
+    write(former, 24)
+    with agent:
+        write(later, 12)
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: ask("127.0.0.1") == b"up 50% #6/12 busy\n", "reloaded", DEADLINE_S)
+        assert {ask(host) for host in served} == {b"up 50% #6/12 busy\n"}
+        with pytest.raises(OSError, match="Address already in use"):
+            socket.create_server(("127.0.0.1", agent.port)).close()
+
+
+def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
+    tmp_path: Path, agent: TreeAgent
+) -> None:
+    other = Tree(tmp_path / "other")
+    hung = [other.add_hanging(pid) for pid in range(200, 217)]
+    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
+    agent.argv = lambda: plain  # type: ignore[method-assign]
+
+    def configure(tree: Tree, capacity: int) -> None:
+        agent.write_config(f"{AT_ONCE}[weight]\ncapacity = {capacity}\n[scan]\nprocfs = '{tree}'\n")
+
+    def said(line: str) -> int:
+        return log_lines(agent).count(f"info: {line}")
+
+    configure(agent.tree, 24)
+    with agent:
+        configure(other, 24)
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: said("reloaded the configuration") == 1, "reloading", DEADLINE_S)
+        configure(agent.tree, 12)
+        agent.send(signal.SIGHUP)
+        # Back where it was, it still looks anew: the other one may have changed what the kernel looks for.
+        agent.until(lambda: said("finds workers by sweep") == 2, "looking anew", DEADLINE_S)
+        assert agent.ask() == b"up 50% #6/12 busy\n"
+        for pid in hung:
+            other.heal(pid, sidekiq_title(1))
+        agent.until(lambda: thread_names(agent.pid).count("reader") == 1, "rid of the other one", DEADLINE_S)
+        assert agent.ask() == b"up 50% #6/12 busy\n"
+
+
+def test_a_reload_that_looks_for_other_workers_lets_no_weight_fall(agent: TreeAgent) -> None:
+    weight = '[weight]\ncapacity = 24\nunknown = "0%"\nrise = "0.001%/s"\n'
+    agent.write_config(AT_ONCE + weight)
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        agent.write_config(AT_ONCE + weight + '[workers]\ncomm = ["ruby"]\n')
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: log_lines(agent).count("info: finds workers by sweep") == 2, "new workers", DEADLINE_S)
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert "unknown" not in agent.log_text()
+
+
+def test_a_reload_that_is_refused_leaves_the_log_as_it_was(agent: TreeAgent, notified: Notified) -> None:
+    with agent, socket.create_server(("127.0.0.1", 0)) as taken:
+        notified.until("READY=1")
+        port = taken.getsockname()[1]
+        agent.config_file.write_text(f'listen = ["127.0.0.1:{port}"]\n[log]\nformat = "json"\n')
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        assert log_lines(agent)[-1] == "error: the configuration is not taken; the former one stays"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("weight = 3\n[scan]\nspeed = 1\n", ["{file}: weight: ", "{file}: scan.speed: ", "the former one stays"]),
+        ("[scan]\nprocfs = '/none'\n", ["procfs root /none: no such file or directory\n", "the former one stays"]),
+        ("not toml", ["{file}: not TOML: "]),
+    ],
+)
+def test_a_reload_of_what_is_wrong_changes_nothing_and_names_every_fault(
+    agent: TreeAgent, notified: Notified, config: str, said: list[str]
+) -> None:
+    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
+    agent.argv = lambda: plain  # type: ignore[method-assign]
+    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
+    with agent:
+        notified.until("READY=1")
+        before = len(log_lines(agent))
+        agent.write_config(config)
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        new = "\n".join(log_lines(agent)[before:])
+        for words in said:
+            assert words.format(file=agent.config_file) in new
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified: Notified) -> None:
+    with agent, socket.create_server(("127.0.0.1", 0)) as taken:
+        notified.until("READY=1")
+        port = taken.getsockname()[1]
+        agent.config_file.write_text(f'listen = ["127.0.0.1:{free_port()}", "127.0.0.1:{port}"]\n')
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        assert f"cannot listen on 127.0.0.1:{port}: address already in use" in agent.log_text()
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sample(
+    tmp_path: Path, agent: TreeAgent
+) -> None:
+    other = Tree(tmp_path / "other")
+    other.workers(busy=12)
+    plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
+    agent.argv = lambda: plain  # type: ignore[method-assign]
+    agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{agent.tree}'\n")
+    with agent:
+        agent.write_config(f"{CAPACITY}{AT_ONCE}[scan]\nprocfs = '{other}'\n")
+        agent.send(signal.SIGHUP)
+        answers: list[bytes] = []
+
+        def moved() -> bool:
+            answers.append(agent.ask())
+            return answers[-1] != b"up 75% #6/24 busy\n"
+
+        agent.until(moved, "in the other tree", DEADLINE_S)
+        assert answers[-1] == b"up 50% #12/24 busy\n"
