@@ -1,10 +1,10 @@
 """The turns of the scan bench: who runs, when, on which host.
 
 Every contestant runs in its own process, on the same host, in turns. A turn is two scans: the first after a
-pause, when re-checks have fallen due, the second a breath later, when hardly one has; between them a process
-comes and goes. The second is the steady state that is compared. A host grows first (first scans, in fresh
-processes), then ages past two minutes, then shrinks (steady state). This module must never judge what it
-measures.
+pause, when re-checks have fallen due, the second a breath later, when few have; between them a process comes and
+goes. The second is the steady state that is compared, less what the first says that its few re-checks cost. A host
+grows first (first scans, in fresh processes), then ages past two minutes, then shrinks (steady state). This module
+must never judge what it measures.
 """
 
 import contextlib
@@ -24,13 +24,15 @@ LISTING = ("raw-getdents", "raw-kept", "busyweight-sweep")
 FLAT = ("raw-kept", "busyweight-cgroup", "busyweight-ebpf")
 STEADY = ("original", "psutil", "raw-cmdline", "raw-getdents", "raw-kept", *OURS)
 FIRST = ("original", "raw-cmdline", "raw-comm", "raw-getdents", *OURS)
-STEADY_STATE = ("cpu_ns", "user_ns", "sys_ns", "wall_ns", "rechecked", "unchanged_host_cpu_ns")
+STEADY_STATE = ("cpu_ns", "gross_cpu_ns", "user_ns", "sys_ns", "wall_ns", "rechecked", "unchanged_host_cpu_ns")
 AFTER_PAUSE = ("after_pause_cpu_ns", "after_pause_rechecked")
 PACED_ROUNDS = 20
 PACE_S = 0.5  # two scans a second
 BREATH_S = 0.003  # before a scan that is compared: every one finds an idle CPU, as every scan of a real agent does
-SYSCALL_COUNTS = 9
-ENOUGH = 5
+SYSCALL_COUNTS = 9  # of scans in which no re-check was due
+SYSCALL_TRIES = 100
+SCANNING_THREAD = "reader"  # whoever asks for a scan wakes it and hears of its end, by one call each
+RECHECKS_THAT_TELL = 20  # a pause with fewer says little of what one costs
 MEMORY_WORKERS = 2_000
 SPAWNS = 1_000
 
@@ -96,10 +98,7 @@ class Bench:
                     scan["unchanged_host_cpu_ns"] = contestant.ask("scan")["cpu_ns"]
                 samples[contestant.name].append(scan)
             time.sleep(max(0.0, begun + pace_s - time.monotonic()))
-        return {
-            name: {**_spreads(_undisturbed(scans), STEADY_STATE), **_spreads(scans, AFTER_PAUSE)}
-            for name, scans in samples.items()
-        }
+        return {name: _steady(scans) for name, scans in samples.items()}
 
     def steady(self, host: Host, contestants: Sequence[Contestant]) -> Results:
         """Steady state at the host's present size: all in turns, some twice a second, system calls."""
@@ -202,10 +201,20 @@ def _checked(scan: Scan, name: str) -> Scan:
     return scan
 
 
-def _undisturbed(scans: Sequence[Scan]) -> Sequence[Scan]:
-    """Those in which no re-check was due, if there are enough of them to say something."""
-    undisturbed = [scan for scan in scans if not scan.get("rechecked")]
-    return undisturbed if len(undisturbed) >= ENOUGH else scans
+def _steady(scans: Sequence[Scan]) -> Results:
+    """Spreads of one contestant's turns. `cpu_ns` is without re-checks, `gross_cpu_ns` with those that had fallen due
+    since the scan before; `recheck_cpu_ns` is one, by the scans after a pause, which have many."""
+    telling = [scan for scan in scans if scan.get("after_pause_rechecked", 0) >= RECHECKS_THAT_TELL]
+    each = [
+        (scan["after_pause_cpu_ns"] - scan["unchanged_host_cpu_ns"]) / scan["after_pause_rechecked"] for scan in telling
+    ]
+    one_ns = max(0.0, statistics.median(each)) if each else 0.0
+    net = [
+        {**scan, "gross_cpu_ns": scan["cpu_ns"], "cpu_ns": round(scan["cpu_ns"] - one_ns * scan.get("rechecked", 0))}
+        for scan in scans
+    ]
+    spreads = {**_spreads(net, STEADY_STATE), **_spreads(scans, AFTER_PAUSE)}
+    return {**spreads, "recheck_cpu_ns": Spread.of(each)} if each else spreads
 
 
 def _spreads(scans: Sequence[Scan], keys: Sequence[str]) -> dict[str, Spread]:
@@ -215,11 +224,14 @@ def _spreads(scans: Sequence[Scan], keys: Sequence[str]) -> dict[str, Spread]:
 def _syscalls(contestant: Contestant, host: Host) -> float | None:
     counts = []
     try:
-        for _ in range(SYSCALL_COUNTS):
+        for _ in range(SYSCALL_TRIES):
             contestant.ask("scan")
             host.stir()
-            calls, scan = contestant.count_syscalls()
-            counts.append({**scan, "calls": calls})
+            calls, scan = contestant.count_syscalls(thread=SCANNING_THREAD if contestant.name in OURS else "")
+            if not scan.get("rechecked"):
+                counts.append(calls)
+            if len(counts) == SYSCALL_COUNTS:
+                break
     except UnavailableError:
         return None
-    return statistics.median(scan["calls"] for scan in _undisturbed(counts))
+    return statistics.median(counts) if counts else None
