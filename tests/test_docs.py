@@ -1,5 +1,6 @@
 """Documentation says what the program says."""
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from tools import commands
 
 from agent import config
+from agent.cli import parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +36,23 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page not in reached:
+            reached.add(page)
+            todo += [page.parent.joinpath(to).resolve() for to in re.findall(r"\]\(([^)#:]+\.md)\b", page.read_text())]
+    assert set(PAGES) <= reached
+
+
+def test_every_command_is_named_where_operators_look() -> None:
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/operations.md"))
+    named = set(re.findall(r"\bbusyweight (\w+)", text))
+    [every] = (a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert set(every) <= named
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -12,7 +12,7 @@ __all__ = ["here"]
 
 CORPUS = Path(__file__).parent / "haproxy"
 FULL = CORPUS / "traps/zero_no_fallback.cfg"  # its only fault is that a full host leaves the pool
-POOLS = 'listen = ["10.0.0.1:7001"]\n[weight]\nfloor = "2%"\n[pools.mail]\n[pools.shop]\n'
+POOLS = 'listen = ["10.0.0.1:7001"]\n[weight]\nfloor = "2%"\ncapacity = 48\n[pools.mail]\n[pools.shop]\n'
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "busyweight.toml"
 
 
-def test_a_snippet_has_the_port_pools_and_floor_of_the_configuration_and_the_servers_named(
+def test_a_snippet_has_the_port_pools_floor_and_capacity_of_the_configuration_and_the_servers_named(
     here: Run, file: Path
 ) -> None:
     file.write_text(POOLS)
@@ -34,6 +34,7 @@ def test_a_snippet_has_the_port_pools_and_floor_of_the_configuration_and_the_ser
     assert (done.code, done.err) == (0, "")
     assert text.count("agent-port 7001") == text.count('agent-send "') == 3
     assert "floor is 2%" in text
+    assert text.count(" ge 48 }") == 3
     for words in ("server a 192.0.2.1:80", "server b [2001:db8::1]:8080", "backend mail_all_busy", "backend shop"):
         assert words in text
 

@@ -117,6 +117,11 @@ def test_a_finding_reads_file_line_what_why_remedy(tmp_path: Path) -> None:
     assert texts["note"].startswith(f"{path}:1: note: ")
 
 
+def test_the_remedy_takes_the_place_of_a_rule_that_refuses() -> None:
+    remedies = [f.remedy for f in lint([CORPUS / "traps/zero_refused.cfg"], {5001}) if f.severity == "finding"]
+    assert [re.findall(r"in place of \S+cfg:(\d+), `use_backend", remedy) for remedy in remedies] == [["15"], ["21"]]
+
+
 def test_a_default_server_at_fault_is_one_finding_however_many_servers_it_serves(tmp_path: Path) -> None:
     servers = "".join(f" server s{i} 192.0.2.1:{i}\n" for i in range(1, 60))
     path = write(tmp_path, f"backend b\n default-server weight 9 agent-check agent-port 5001\n{servers}")

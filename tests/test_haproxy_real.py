@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, product
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from agent.haproxy.lint import _readings
 from agent.haproxy.parse import Configuration, read_files
 from agent.haproxy.read import configuration_files
 
+from .test_haproxy_snippet import spilling
+
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 if HAPROXY is None and os.environ.get("CI") != "true":
     pytest.skip("no haproxy here", allow_module_level=True)
@@ -30,7 +32,6 @@ EVERY = sorted([*(CORPUS / "sound").iterdir(), *(CORPUS / "traps").iterdir()])
 DEADLINE_S = 20.0
 # Set in srv_agent_state where an agent check is configured (haproxy's check-t.h).
 CHK_ST_AGENT = 16
-TURNED_AWAY = (0, 503)
 Row = dict[str, str]
 
 
@@ -92,12 +93,14 @@ class Balancer:
 class Peer:
     """A server of one answer per connection, on a free port of loopback; it keeps what it was sent.
 
-    One that listens waits for a line before it answers.
+    One that listens waits for a line before it answers, and all wait while their gate is shut.
     """
 
     def __init__(self, answer: bytes, *, listens: bool = False) -> None:
         self.answer = answer
         self.received: set[bytes] = set()
+        self.gate = threading.Event()
+        self.gate.set()
         self._listens = listens
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
@@ -114,6 +117,7 @@ class Peer:
         with connection, suppress(OSError):
             if self._listens:
                 self.received.add(connection.recv(4096))
+            self.gate.wait(DEADLINE_S)
             connection.sendall(self.answer)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(4096)
@@ -123,12 +127,19 @@ def website() -> Peer:
     return Peer(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", listens=True)
 
 
+def asking(path: Path, url: str = "/") -> socket.socket:
+    """A client whose request is under way."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(path))
+    with suppress(OSError):
+        client.sendall(f"GET {url} HTTP/1.0\r\nHost: web\r\n\r\n".encode())
+    return client
+
+
 def status_of(path: Path, url: str = "/") -> int:
     """The status of one request; 0 if there is no answer, as in TCP mode without a server."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
+    with asking(path, url) as client:
         try:
-            client.sendall(f"GET {url} HTTP/1.0\r\nHost: web\r\n\r\n".encode())
             answer = client.recv(4096)
         except OSError:
             answer = b""
@@ -151,11 +162,14 @@ def test_haproxy_takes_every_configuration_of_the_corpus(path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("pools", [[], ["shop", "mail"]], ids=str)
-def test_haproxy_takes_every_snippet_without_a_warning(tmp_path: Path, pools: list[str]) -> None:
+@pytest.mark.parametrize("chosen", [str, spilling])
+@pytest.mark.parametrize("pools", [[], ["shop", "mail", "a-b:c.d"]], ids=str)
+def test_haproxy_takes_every_snippet_without_a_warning(
+    tmp_path: Path, pools: list[str], chosen: Callable[[str], str]
+) -> None:
     for index, servers in enumerate([[], [("a", "192.0.2.1", 80), ("b", "::1", 80), ("c", "localhost", 80)]]):
         path = tmp_path / f"{index}.cfg"
-        path.write_text(snippet(5001, servers, pools, floor_percent=index))
+        path.write_text(chosen(snippet(5001, servers, pools, floor_percent=index)))
         result = check(path)
         assert result.returncode == 0, result.stderr
         assert "WARNING" not in result.stderr
@@ -248,7 +262,7 @@ def test_clients_are_turned_away_where_the_lint_says_so_and_nowhere_else(tmp_pat
 
     def served() -> set[tuple[Path, str]]:
         asked = product(tmp_path.glob("front*.sock"), ("/", "/api", "/mail", "/assets/x"))
-        return {(front, url) for front, url in asked if status_of(front, url) not in TURNED_AWAY}
+        return {(front, url) for front, url in asked if 0 < status_of(front, url) < 500}
 
     with Balancer(tmp_path, *bound_to(tmp_path, *texts)).running() as balancer:
         before = served()
@@ -285,6 +299,32 @@ def test_when_all_are_busy_the_snippet_serves_from_the_same_servers(tmp_path: Pa
             eventually(lambda: weights() == {"25"})
             assert status_of(front) == 200
             assert balancer.stat("web_all_busy", "BACKEND")["stot"] == "1"
+
+
+@pytest.mark.parametrize("pool", ["web", "shop"])
+def test_requests_go_to_all_hosts_while_those_in_the_pool_have_more_than_they_bear(tmp_path: Path, pool: str) -> None:
+    free, full, web = Peer(b"50%\n"), Peer(b"0%\n"), website()
+    servers = [(name, "127.0.0.1", web.port) for name in ("a", "b", "c")]
+    pools = [] if pool == "web" else [pool]
+    text = spilling(snippet(free.port, servers, pools, agent_inter="300ms", bears={pool: 2}))
+    text = re.sub(r"(server c .*:\d+)$", rf"\1 agent-port {full.port}", text, flags=re.M)
+    front, url = tmp_path / "front0.sock", "/" if pool == "web" else f"/{pool}/"
+
+    def in_service(backend: str) -> int:
+        return int(balancer.stat(backend, "BACKEND")["scur"])
+
+    with Balancer(tmp_path, *bound_to(tmp_path, text)).running() as balancer, ExitStack() as clients:
+        eventually(lambda: [balancer.stat(pool, name)["weight"] for name in ("a", "b", "c")] == ["50", "50", "0"])
+        web.gate.clear()
+        # Two each are what the two hosts bear.
+        for number in range(1, 7):
+            clients.enter_context(asking(front, url))
+            eventually(lambda number=number: in_service(pool) + in_service(f"{pool}_all_busy") == number)  # type: ignore[misc]
+        assert (in_service(pool), in_service(f"{pool}_all_busy")) == (4, 2)
+        web.gate.set()
+        eventually(lambda: in_service(pool) == 0)
+        assert status_of(front, url) == 200
+        assert balancer.stat(f"{pool}_all_busy", "BACKEND")["stot"] == "2"
 
 
 def test_each_backend_of_the_snippet_names_its_pool_to_the_agent(tmp_path: Path) -> None:

@@ -1,21 +1,30 @@
 """The ready fragment: what it must hold, and what it refuses. test_haproxy_real runs it."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.haproxy import SnippetError, lint, parse_server, snippet
+from agent import config
+from agent.haproxy import SnippetError, capacities, lint, parse_server, snippet
 
 SERVERS = [("a", "192.0.2.11", 80), ("b", "2001:db8::2", 8080)]
 
 
+def spilling(text: str) -> str:
+    """A snippet with its other choice taken: lines that begin with `#` and no blank are in force."""
+    return re.sub(r"(?m)^( +)#(?=\S)", r"\1", text)
+
+
+@pytest.mark.parametrize("chosen", [str, spilling])
 @pytest.mark.parametrize("pools", [[], ["shop", "mail"], ["web"]], ids=str)
 @pytest.mark.parametrize("servers", [[], SERVERS], ids=["examples", "servers"])
 def test_the_lint_finds_nothing_in_a_snippet(
-    tmp_path: Path, servers: list[tuple[str, str, int]], pools: list[str]
+    tmp_path: Path, servers: list[tuple[str, str, int]], pools: list[str], chosen: Callable[[str], str]
 ) -> None:
     path = tmp_path / "haproxy.cfg"
-    path.write_text(snippet(5001, servers, pools))
+    path.write_text(chosen(snippet(5001, servers, pools)))
     topics = [(f.severity, f.what.split()[:4]) for f in lint([path], {5001}, environment={})]
     # The note proves that the lint saw agent checks at all. The state file is in `global`, not in a snippet.
     assert topics == [("note", ["no", "server", "state", "file"])]
@@ -35,6 +44,39 @@ def test_it_asks_the_port_and_as_often_as_told() -> None:
 def test_it_speaks_of_the_floor_where_there_is_one() -> None:
     assert "floor" not in snippet(5001)
     assert "floor is 5%" in snippet(5001, floor_percent=5)
+
+
+def test_a_spike_spills_at_the_capacity_of_the_backends_pool() -> None:
+    text = snippet(5001, SERVERS, ["shop", "mail"], bears={"web": 48, "mail": 12})
+    limits = re.findall(r"#use_backend (\w+)_all_busy if .*{ be_conn\((\w+)\),div\((\S+)\) ge (\d+) }", text)
+    assert [(first, second, limit) for first, second, _, limit in limits] == [
+        ("shop", "shop", "24"),
+        ("mail", "mail", "12"),
+        ("web", "web", "48"),
+    ]
+    assert {(variable, second) for _, second, variable, _ in limits} == set(
+        re.findall(r"#http-request set-var\((\S+)\) nbsrv\((\w+)\)", text)
+    )
+
+
+def test_it_says_what_its_own_number_stands_for_where_the_configuration_has_none() -> None:
+    assert "24 stands for the cores of one host" in snippet(5001, SERVERS, ["mail"], bears={"web": 48})
+    assert "stands for" not in snippet(5001, SERVERS, ["mail"], bears={"web": 48, "mail": 1})
+
+
+@pytest.mark.parametrize(
+    ("toml", "found"),
+    [
+        ("", {}),
+        ("[weight]\ncapacity = 48", {"web": 48}),
+        ("[weight]\ncapacity = 0.2", {"web": 1}),
+        ('[weight]\ncapacity = 48\ncount = "threads"', {}),
+        ("[weight]\ncapacity = 48\n[pools.mail]\n[pools.shop]\ncapacity = 8", {"web": 48, "mail": 48, "shop": 8}),
+        ('[weight]\ncapacity = 48\n[pools.web]\ncapacity = "cores"', {}),
+    ],
+)
+def test_the_capacities_known_are_those_given_in_processes(toml: str, found: dict[str, int]) -> None:
+    assert capacities(config.parse(toml, "busyweight.toml").all_pools) == found
 
 
 def test_it_says_so_when_the_servers_are_examples() -> None:

@@ -84,15 +84,18 @@ update() { # one source out of reach need not be the one that matters
 }
 
 # Debian 12's first release has an older Rust than this; its security suite has a newer one (packaged for the
-# browsers). Where apt does not list that suite, it is used for this one installation, beside apt's own settings.
+# browsers). Where apt does not list that suite, it is used for this one installation, beside apt's own settings,
+# from where apt has Debian itself: Debian and its mirrors keep `debian-security` beside `debian`.
 find_new_rust() { # SCRATCH PACKAGE...
     scratch=$1 && shift
     oldest=$(apt-cache policy "$@" | sed -n 's/ *Candidate: //p' | sort -V | head -n 1)
     if at_least "$msrv" "$oldest"; then return; fi
     mkdir "$scratch/sources" "$scratch/lists"
     cp -a /etc/apt/sources.list.d/. "$scratch/sources"
-    suite=$(sed -n 's/^VERSION_CODENAME=\(.*\)/\1-security/p' /etc/os-release)
-    echo "deb http://deb.debian.org/debian-security $suite main" >"$scratch/sources/security.list"
+    release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    # shellcheck disable=SC2016  # a format of apt's own
+    apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' "Codename: $release" | sort -u |
+        sed "s,\(.*[^/]\)/*$,deb \1-security $release-security main," >"$scratch/sources/security.list"
     printf 'Dir::Etc::SourceParts "%s";\nDir::State::Lists "%s";\n' "$scratch/sources" "$scratch/lists" >"$scratch/apt.conf"
     export APT_CONFIG="$scratch/apt.conf"
     update

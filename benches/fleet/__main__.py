@@ -25,7 +25,7 @@ from benches.harness import RESULTS, CompileError, Spread, Target, machine, writ
 
 SEEDS = 3
 # Where docs/fleet.md says why busyweight is worse than static, and what to do about it.
-EXPLAINED = {"night spike: night", "agent dead at 100%: night", "rolling restart: restarts"}
+EXPLAINED = {"night spike: night", "agent dead at 100%: night"}
 FOLLOW_S = HEARTBEAT_S + AGENT_INTER_S + FRESH_FOR_S + 0.1
 
 

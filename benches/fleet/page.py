@@ -71,7 +71,7 @@ def _windows(arrangements: Results) -> str:
 
 
 def scenarios(results: Results) -> str:
-    titles = {scenario.name: scenario.title for scenario in (*all_scenarios(), restarts())}
+    titles = {scenario.name: scenario.title for scenario in (*all_scenarios(), *restarts())}
     parts = [
         f"**{titles[name]}** (`{name}`)\n\n{_windows(arrangements)}"
         for name, arrangements in results["scenarios"].items()

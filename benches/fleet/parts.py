@@ -30,7 +30,6 @@ SETTINGS: dict[str, tuple[str, str, str | float]] = {
     "floor10": ("weight", "floor", "10%"),
     "floor25": ("weight", "floor", "25%"),
     "rise5": ("weight", "rise", 5.0),
-    "keep": ("reply", "on_stop", "keep"),
 }
 
 
@@ -124,6 +123,18 @@ class HostAgent(Agent):
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(1 + RELEASE_FOR_S / self.compression)
         super().stop()
+
+    def restart(self) -> None:
+        """As `systemctl restart`: by a signal at which it ends without last words."""
+        if self.running:
+            self.send(signal.SIGUSR1)
+            self.wait_exit(5)
+        self.start()
+        self.wait_ready()
+
+    def stop_and_start(self) -> None:
+        """As two commands of systemctl: with last words."""
+        super().restart()
 
     def adopt(self, settings: str) -> None:
         """Takes one of SETTINGS, as by `systemctl reload`."""

@@ -185,7 +185,8 @@ class _Watch:
             agent.send(signal.SIGKILL)
             agent.wait_exit(5)
         else:
-            self.restarts.append(threading.Thread(target=agent.restart))
+            does = {"restart": agent.restart, "stop and start": agent.stop_and_start}[what]
+            self.restarts.append(threading.Thread(target=does))
             self.restarts[-1].start()
 
 

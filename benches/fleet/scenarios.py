@@ -22,7 +22,7 @@ BUSYWEIGHT = Arrangement("busyweight", agent="real")
 ORACLE = Arrangement("oracle", oracle=True)
 STATIC_LEASTCONN = Arrangement("static leastconn", balance="leastconn")
 BUSYWEIGHT_LEASTCONN = Arrangement("busyweight leastconn", agent="real", balance="leastconn")
-BUSYWEIGHT_KEEP = Arrangement("busyweight, on_stop = keep", agent="keep")
+BUSYWEIGHT_STOPPED = Arrangement("busyweight, stopped and started", agent="real")
 MAIN = (DEDICATED, STATIC, BUSYWEIGHT, ORACLE)
 ALL = (*MAIN, STATIC_LEASTCONN, BUSYWEIGHT_LEASTCONN)
 AGENTS = (STATIC, BUSYWEIGHT, ORACLE)
@@ -42,7 +42,7 @@ CANDIDATES = (
     Arrangement("curve: share", agent="share"),
 )
 
-Accident = tuple[float, str, int]  # at, "kill" or "restart", host
+Accident = tuple[float, str, int]  # at, "kill", "restart" or "stop and start", host
 
 
 @dataclass(frozen=True)
@@ -164,17 +164,20 @@ def _all_full() -> Scenario:
     )
 
 
-def restarts() -> Scenario:
-    """All agents, one after the other."""
-    return Scenario(
-        "rolling restart",
-        "All agents restarted one after the other, in the night batch",
-        120,
-        in_order([load(0, THREE_MAX / 2), *full(10, JOB_HOSTS)]),
-        {"restarts": (35, 120)},
-        (STATIC, BUSYWEIGHT, BUSYWEIGHT_KEEP),
-        tuple((40.0 + 11 * host, "restart", host) for host in range(7)),
-    )
+def restarts() -> list[Scenario]:
+    """All agents, one after the other: as `systemctl restart` does it, and as `stop` and then `start`."""
+    return [
+        Scenario(
+            "rolling restart",
+            "All agents restarted one after the other, in the night batch",
+            120,
+            in_order([load(0, THREE_MAX / 2), *full(10, JOB_HOSTS)]),
+            {"restarts": (35, 120)},
+            arrangements,
+            tuple((40.0 + 11 * host, how, host) for host in range(7)),
+        )
+        for how, arrangements in (("restart", (STATIC, BUSYWEIGHT)), ("stop and start", (BUSYWEIGHT_STOPPED,)))
+    ]
 
 
 def all_scenarios() -> list[Scenario]:

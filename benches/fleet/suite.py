@@ -138,10 +138,10 @@ class Suite:
 
     def restarts(self, seed: int) -> None:
         """With little compression: an agent's start takes the time that it takes."""
-        scenario = restarts()
         with fleet(self.home / f"restarts{seed}", 3, 4, RESTARTS_COMPRESSION, network=79) as hosts:
-            for arrangement in scenario.arrangements:
-                self.play(hosts, scenario, arrangement, seed, self.measured)
+            for scenario in restarts():
+                for arrangement in scenario.arrangements:
+                    self.play(hosts, scenario, arrangement, seed, self.measured)
 
     def small(self, hosts: Fleet) -> None:
         """A taste of it, in some five minutes."""

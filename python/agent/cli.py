@@ -351,6 +351,7 @@ def _snippet(options: argparse.Namespace) -> int:
             [haproxy.parse_server(server) for server in options.servers],
             [pool.name for pool in loaded.pools],
             floor_percent=config.lowest_weight(loaded),
+            bears=haproxy.capacities(loaded.all_pools),
         )
     except haproxy.SnippetError as error:
         return _fail(error, USAGE)

@@ -5,6 +5,6 @@ Nothing here talks to HAProxy or to the agent; it is text in, text out.
 
 from .lint import Finding, lint
 from .read import LintError
-from .snippet import Server, SnippetError, parse_server, snippet
+from .snippet import Server, SnippetError, capacities, parse_server, snippet
 
-__all__ = ["Finding", "LintError", "Server", "SnippetError", "lint", "parse_server", "snippet"]
+__all__ = ["Finding", "LintError", "Server", "SnippetError", "capacities", "lint", "parse_server", "snippet"]

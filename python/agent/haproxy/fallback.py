@@ -19,6 +19,7 @@ from .parse import Configuration, Proxy, Rule
 from .read import Place
 
 _ANSWERS = frozenset(("redirect", "return", "use-service"))
+_REFUSALS = frozenset(("deny", "reject", "silent-drop", "tarpit"))
 # A variable or header may choose the backend in a `use_backend %[...]`.
 _CHOICES = frozenset(("set-var", "set-var-fmt", "set-header"))
 _COMPARE: dict[str, Callable[[int], bool]] = {
@@ -47,29 +48,62 @@ class _Term:
 _Condition = tuple[tuple[_Term, ...], ...]
 
 
-def unguarded_way(configuration: Configuration, backend: Proxy) -> Place | None:
-    """The line that sends clients to `backend` with nothing to catch them once it has no server left.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The line that leads into a backend, and the one before it that refuses clients once no server is left."""
+
+    at: Place
+    refusal: Place | None = None
+
+
+def unguarded_way(configuration: Configuration, backend: Proxy) -> Way | None:
+    """The way that sends clients to `backend` with nothing to catch them once it has no server left.
 
     None if they are caught everywhere. The line of the backend itself where no line leads to it that can be
     seen (a map, a file not given) and nothing anywhere looks at how many servers it has left.
     """
-    own = [rule for rule in backend.rules if rule.kind == "use-server" or rule.kind in _ANSWERS]
+    own = [rule for rule in backend.rules if rule.kind == "use-server" or _answers(rule)]
     if any(_catches(rule, backend, backend, frozenset()) for rule in own):
         return None
     ways = 0
     for frontend in configuration.frontends():
         if not _leads_to(frontend, backend):
             continue
+        refusals = [rule for rule in frontend.rules if _refuses(rule, frontend)]
         for at, terms, earlier in _ways(frontend, backend):
             ways += 1
+            # These come before all switching, so nothing catches what they refuse.
+            refusal = next((rule.at for rule in refusals if _catches(rule, frontend, backend, terms)), None)
+            if refusal:
+                return Way(at, refusal)
             if any(_at_zero(term, frontend, backend.name) is False for term in terms):
                 continue
             # The rule that catches is mostly the one just above.
             if not any(_catches(rule, frontend, backend, terms) for rule in reversed(earlier)):
-                return at
+                return Way(at)
     if ways or any(_looks_at(frontend, backend) for frontend in configuration.frontends()):
         return None
-    return backend.at
+    return Way(backend.at)
+
+
+def _answers(rule: Rule) -> bool:
+    """Whether the client gets an answer of use."""
+    return rule.kind in _ANSWERS and not _fails(rule)
+
+
+def _fails(rule: Rule) -> bool:
+    """A `return` of 5xx is the very failure that it was to prevent, in other words."""
+    return rule.kind == "return" and rule.target.startswith("5")
+
+
+def _refuses(rule: Rule, proxy: Proxy) -> bool:
+    """Whether the rule turns clients away by how many servers are left. What else it may heed is not for here."""
+    if rule.kind not in _REFUSALS and not _fails(rule):
+        return False
+    terms = [term for alternative in _condition(rule.words) for term in alternative]
+    named = [words for term in terms if term.named for words in proxy.acls.get(term.words[0], [])]
+    unnamed = [term.words for term in terms if not term.named]
+    return any(words[0].startswith("nbsrv") for words in named + unnamed if words)
 
 
 def _leads_to(frontend: Proxy, backend: Proxy) -> bool:
@@ -82,7 +116,7 @@ def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, frozenset[_T
     switching = [rule for rule in frontend.rules if rule.kind == "use_backend"]
     dynamic = any("%[" in rule.target for rule in switching)
     # These come before all switching, wherever they are written.
-    earlier = [rule for rule in frontend.rules if rule.kind in _ANSWERS or (dynamic and rule.kind in _CHOICES)]
+    earlier = [rule for rule in frontend.rules if _answers(rule) or (dynamic and rule.kind in _CHOICES)]
     holds: set[_Term] = set()
     for rule in switching:
         if rule.target == backend.name:
@@ -116,7 +150,7 @@ def _looks_at(frontend: Proxy, backend: Proxy) -> bool:
     return any(
         True in values and False not in values
         for rule in frontend.rules
-        if (rule.kind == "use_backend" and rule.target != backend.name) or rule.kind in _ANSWERS | _CHOICES
+        if (rule.kind == "use_backend" and rule.target != backend.name) or _answers(rule) or rule.kind in _CHOICES
         for terms in _condition(rule.words)
         if (values := [_at_zero(term, frontend, backend.name) for term in terms])
     )

@@ -119,12 +119,14 @@ class _Judge:
         way = unguarded_way(self.configuration, backend)
         if way is None:
             return
-        led, before = (f" (led here by {way})", " before that") if way != backend.at else ("", "")
+        led, where = (f" (led here by {way.at})", " before that") if way.at != backend.at else ("", "")
+        if way.refusal:
+            where = f", in place of {way.refusal},"
         yield _finding(
             backend.at,
             f"{backend.title} may lose all its servers at once{led}",
             "once every host is full each of them has weight 0 and every client gets a 503",
-            f"add{before} `use_backend {backend.name}_all_busy if {{ nbsrv({backend.name}) eq 0 }}`: the same "
+            f"add{where} `use_backend {backend.name}_all_busy if {{ nbsrv({backend.name}) eq 0 }}`: the same "
             'servers without agent-check, as `busyweight haproxy snippet` shows, or set floor = "1%"',
         )
 

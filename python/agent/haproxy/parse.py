@@ -61,7 +61,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line that may lead a request elsewhere. `words` are its condition, from `if` or `unless` on."""
+    """A line that may lead a request elsewhere, `target` being where, or the status that it answers by itself.
+
+    `words` are its condition, from `if` or `unless` on.
+    """
 
     kind: str
     target: str
@@ -271,7 +274,22 @@ def _rule(proxy: Proxy, line: Line) -> None:
     if not words:
         return
     start = next((i for i, word in enumerate(words) if word in ("if", "unless")), len(words))
-    proxy.rules.append(Rule(words[0].partition("(")[0], "".join(words[1:2]), words[start:], line.at))
+    target = _status(words[1:start]) if words[0] == "return" else "".join(words[1:2])
+    proxy.rules.append(Rule(words[0].partition("(")[0], target, words[start:], line.at))
+
+
+def _status(words: tuple[str, ...]) -> str:
+    """What `http-request return` with these words answers; a header may well be called "status".
+
+    An error file answers with the status in it, whatever the rule says. By custom it is in its name, too.
+    """
+    said = {}
+    position = 0
+    while position < len(words):
+        said[words[position]] = "".join(words[position + 1 : position + 2])
+        position += {"default-errorfiles": 1, "hdr": 3}.get(words[position], 2)
+    custom = re.fullmatch(r"(?:.*/)?(\d{3})\b[^/]*", said.get("errorfile", ""))
+    return custom[1] if custom else said.get("status", "200")
 
 
 _PROXY_LINES = {

@@ -5,13 +5,17 @@ stands alone: it takes nothing from `defaults` and changes nothing for what foll
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.config import Pool
 
 # What HAProxy lets a proxy or a server be called.
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _NAME_RULE = "HAProxy's names are letters, digits, - _ . and : only"
 _DURATION = re.compile(r"[1-9]\d*(us|ms|s|m|h|d)?")
 _MAX_PORT = 65535
+# Requests in service that a host bears, where the configuration has no number: docs/fleet.md tried it.
+_CORES = 24
 
 # name, host, port
 Server = tuple[str, str, int]
@@ -38,18 +42,29 @@ def parse_server(text: str) -> Server:
     return server
 
 
-def snippet(
+def capacities(pools: Iterable[Pool]) -> dict[str, int]:
+    """By the backend's name, how many busy processes fill a host, where the pool has a number for that."""
+    found: dict[str, int] = {}
+    for pool in pools:
+        found.pop(pool.name or "web", None)
+        if pool.weight.count == "processes" and not isinstance(pool.weight.capacity, str):
+            found[pool.name or "web"] = max(1, round(pool.weight.capacity))
+    return found
+
+
+def snippet(  # noqa: PLR0913 - what is of the configuration is named at the call
     listen_port: int,
     servers: Sequence[Server] = (),
     pools: Sequence[str] = (),
     *,
     agent_inter: str = "1s",
     floor_percent: int = 0,
+    bears: Mapping[str, int] | None = None,
 ) -> str:
     """The fragment, one backend `web` and one for each pool, each with its fallback. Raises SnippetError.
 
     `listen_port` is the agent's, `servers` its hosts as HAProxy reaches them (examples if there are none),
-    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor.
+    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor, `bears` what `capacities` gives.
     """
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
@@ -60,7 +75,7 @@ def snippet(
             raise SnippetError("pool", pool, _NAME_RULE)
     _check_servers(servers)
     backends = list(dict.fromkeys(("web", *pools)))
-    parts = [_head(listen_port, not servers, floor_percent), _frontend(backends)]
+    parts = [_head(listen_port, not servers, floor_percent), _frontend(backends, bears or {})]
     for backend in backends:
         send = f' agent-send "{backend}\\n"' if pools else ""
         parts.append(_backend(backend, servers or EXAMPLE_SERVERS, listen_port, agent_inter, send))
@@ -107,20 +122,44 @@ def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
     return text
 
 
-def _frontend(backends: list[str]) -> str:
+def _frontend(backends: list[str], bears: Mapping[str, int]) -> str:
     lines = ["frontend www", "    bind :80", "    mode http", "    timeout client 30s"]
     if len(backends) > 1:
         lines.append("    # Examples: put here how you tell the pools' requests apart.")
         lines += [f"    acl for_{name} path_beg /{name}/" for name in backends[1:]]
+    lines += _spill_head(backends, bears)
     lines += [
         "    # A full host answers 0% and leaves its backend. Once all have left, every client gets a 503,",
         "    # unless a backend without servers is bypassed by a rule before the one that leads to it.",
     ]
-    lines += [f"    use_backend {n}_all_busy if for_{n} {{ nbsrv({n}) eq 0 }}" for n in backends[1:]]
-    lines += [f"    use_backend {name} if for_{name}" for name in backends[1:]]
-    lines += [f"    use_backend {backends[0]}_all_busy if {{ nbsrv({backends[0]}) eq 0 }}"]
-    lines += [f"    default_backend {backends[0]}", ""]
+    default, *others = backends
+    for name in others:
+        lines += [f"    use_backend {name}_all_busy if for_{name} {{ nbsrv({name}) eq 0 }}"]
+        lines += [_spill(name, f"for_{name} ", backends, bears)]
+    lines += [f"    use_backend {name} if for_{name}" for name in others]
+    lines += [f"    use_backend {default}_all_busy if {{ nbsrv({default}) eq 0 }}"]
+    lines += [_spill(default, "", backends, bears), f"    default_backend {default}", ""]
     return "\n".join(lines)
+
+
+def _spill_head(backends: list[str], bears: Mapping[str, int]) -> list[str]:
+    """The choice of who suffers in a spike, and the first part of the other answer to it."""
+    note = "" if bears.keys() >= set(backends) else f" {_CORES} stands for the cores of one host."
+    text = f"""\
+    # In a spike, requests suffer on the hosts in the pool, and the jobs on the others do not. Uncomment the lines
+    # like `#use_backend` for the opposite: at so many requests in service per host, new ones go to all hosts.
+    # Each balancer counts its own alone: with two of them, write half.{note}"""
+    return [text, *(f"    #http-request set-var({_servers(n, backends)}) nbsrv({n})" for n in backends)]
+
+
+def _spill(name: str, first: str, backends: list[str], bears: Mapping[str, int]) -> str:
+    each = f"be_conn({name}),div({_servers(name, backends)})"
+    return f"    #use_backend {name}_all_busy if {first}{{ {each} ge {bears.get(name, _CORES)} }}"
+
+
+def _servers(name: str, backends: list[str]) -> str:
+    """The variable for the servers left; HAProxy allows fewer characters in its name than in a backend's."""
+    return f"txn.servers{backends.index(name) or ''}"
 
 
 def _backend(name: str, servers: Sequence[Server], listen_port: int, agent_inter: str, send: str) -> str:
