@@ -139,6 +139,11 @@ fn rfind(hay: &[u8], needle: &[u8]) -> Option<usize> {
     hay.windows(needle.len()).rposition(|w| w == needle)
 }
 
+/// The words after a bracket, each with a blank before it.
+fn words_after(bracket: &[u8]) -> impl Iterator<Item = &[u8]> {
+    words(bracket.iter().position(|&b| b == b' ').map_or(&[], |blank| &bracket[blank..]))
+}
+
 /// The blank-separated words of a text.
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&b| b == b' ').filter(|w| !w.is_empty())
@@ -171,7 +176,7 @@ fn sidekiq(title: &[u8]) -> Reading {
     bracket(rest).map_or(Reading::Unparsable, |(busy, total, rest)| Reading::Worker {
         busy,
         total,
-        stopping: words(rest).next() == Some(b"stopping"),
+        stopping: rest.starts_with(b" ") && words(rest).next() == Some(b"stopping"),
     })
 }
 
@@ -180,7 +185,7 @@ fn faktory(title: &[u8]) -> Reading {
     bracket(rest).map_or(Reading::Unparsable, |(busy, total, rest)| Reading::Worker {
         busy,
         total,
-        stopping: words(rest).any(|w| w == b"stopping" || w == b"quiet"),
+        stopping: words_after(rest).any(|w| w == b"stopping" || w == b"quiet"),
     })
 }
 
@@ -273,6 +278,8 @@ mod tests {
     fn only_sidekiqs_own_word_means_stopping() {
         assert_eq!(Grammar::Sidekiq.read(b"sidekiq 7.0.0 stopping [1 of 5 busy]"), worker(1, 5, false));
         assert_eq!(Grammar::Sidekiq.read(b"sidekiq 7.0.0 [1 of 5 busy] not stopping"), worker(1, 5, false));
+        assert_eq!(Grammar::Sidekiq.read(b"sidekiq 7.0.0 [1 of 5 busy]stopping"), worker(1, 5, false));
+        assert_eq!(Grammar::Faktory.read(b"faktory-worker 1.1.1 [1 of 5 busy]stopping"), worker(1, 5, false));
         assert_eq!(Grammar::Sidekiq.read(b"sidekiq 7.0.0 [1 of 5 busy] stopping leader"), worker(1, 5, true));
     }
 

@@ -29,7 +29,7 @@ def sidekiq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     last = title.rfind(b" busy]")
     for match in _BRACKET.finditer(title):
         if match.end() == last + len(b" busy]") and int(match[1]) <= int(match[2]):
-            return int(match[1]), int(match[2]), re.match(rb" *stopping( |$)", title[match.end() :]) is not None
+            return int(match[1]), int(match[2]), re.match(rb" +stopping( |$)", title[match.end() :]) is not None
     return "unparsable"
 
 
@@ -41,7 +41,7 @@ def faktory(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     reading = sidekiq(title.replace(b"faktory-worker ", b"sidekiq ", 1))
     if not isinstance(reading, tuple):
         return reading
-    last_words = title[title.rfind(b" busy]") + len(b" busy]") :].split(b" ")
+    last_words = title[title.rfind(b" busy]") + len(b" busy]") :].split(b" ")[1:]
     return (*reading[:2], b"stopping" in last_words or b"quiet" in last_words)
 
 

@@ -15,7 +15,7 @@ import pytest
 from agent._scan import Counts, Scanner, Selector
 from tests.cgroups import cgroup, controlled, limit
 from tests.farm import Farm, room_for, sidekiq_title
-from tests.faults import amount
+from tests.faults import SOAK, amount
 from tests.faults.hostile import holdings, hostile, let_go
 from tests.real.parts import Agent, until
 from tests.tree import scanner
@@ -204,9 +204,10 @@ def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_tr
                 try:
                     full = int(amount(80, 1900))
                     until(lambda: len((end / "cgroup.procs").read_text().split()) > full, "the bomb is off", DEADLINE_S)
-                    # It takes all the processor's time there is, so that a sample may be long in coming.
+                    # It takes all the processor's time there is. Who waits for that does not hang; but where two
+                    # thousand want it, a sample can be long in coming.
                     said = {agent.ask() for _ in range(int(amount(50, 5000)))}
-                    assert said <= {b"up 60% #4/10 busy\n", b"up #no sample of late\n"}
+                    assert said - {b"up 60% #4/10 busy\n"} <= ({b"up #no sample of late\n"} if SOAK else set())
                 finally:
                     (end / "cgroup.kill").write_text("1")
             until(lambda: not (end / "cgroup.procs").read_text(), "the bomb is gone", DEADLINE_S)

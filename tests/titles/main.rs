@@ -102,8 +102,8 @@ impl Twins {
         Self {
             counted: [regex(r"^sidekiq \d"), regex(r"^faktory-worker \d")],
             last_bracket: regex(r"^.*\[(\d{1,6}) of (\d{1,6}) busy\](.*)$"),
-            sidekiq_stops: regex(r"^ *stopping( |$)"),
-            faktory_stops: regex(r"(^| )(stopping|quiet)( |$)"),
+            sidekiq_stops: regex(r"^ +stopping( |$)"),
+            faktory_stops: regex(r" (stopping|quiet)( |$)"),
             resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
             rq: regex(
                 r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
