@@ -190,6 +190,22 @@ def test_a_configuration_that_cannot_be_read_is_one_line_and_exit_code_2(here: R
     assert (done.code, done.err) == (2, f"{tmp_path}: cannot be read: is a directory\n")
 
 
+COUNTS_THREADS = """
+import os, sys
+from agent import cli
+os.register_at_fork(before=lambda: print("threads:", len(os.listdir("/proc/self/task")), file=sys.stderr))
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_a_command_forks_only_before_a_scan_has_started_threads(tree: Tree, file: Path, command: str) -> None:
+    file.write_text(f'[scan]\nprocfs = "{tree}"\n')
+    tree.workers(busy=3)
+    done = run(command, "--config", file, program=(sys.executable, "-c", COUNTS_THREADS))
+    assert done.err == "threads: 1\n"
+
+
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(tree: Tree, file: Path) -> None:
     file.write_text("")
     tree.workers(busy=3)

@@ -58,15 +58,16 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
         silence = str(error)
     found, wide, trouble = None, None, ""
     try:
+    cores = host.cores()
         # Opened first, since privileges are given up at the first opening. An agent tells itself how
         # it finds processes; then no programs need be loaded for that.
         scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
         # Scanned first: who is missing in the other scan was there already.
-        wide = check.check(_every_name(config))
-        found = check.check(config, scanner)
+        wide = check.check(_every_name(config), cores=cores[0])
+        found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
         found, trouble = None, str(error)
-    return Patient(config, file, control, haproxy_socket, status, silence, known, found, wide, trouble)
+    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, trouble)
 
 
 def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
