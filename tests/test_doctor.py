@@ -220,6 +220,33 @@ def test_an_order_in_force_is_a_warning_and_a_failed_reload_a_fail(agent: TreeAg
         agent.until(lambda: "RELOAD FAILED" in agent.order("status"), "reloaded", DEADLINE_S)
         agent.config_file.write_text(good)
         found = doctor()
+def test_orders_that_are_in_memory_only_are_a_warning_beside_the_one_in_force(agent: TreeAgent, doctor: Doctor) -> None:
+    (agent.home / "state").symlink_to("nowhere")
+    with agent:
+        memory_only, in_doubt = doctor().said("orders").splitlines()
+        assert memory_only.startswith(f"warn {agent.home / 'state'}: file exists: orders are in memory only")
+        assert in_doubt.endswith("start may be lost -> if HAProxy keeps a drain or maint of before: busyweight ready")
+        agent.order("drain", "--reason", "kernel update")
+        said = doctor().said("orders")
+    assert "kernel update" in said and "orders are in memory only, and a restart loses them" in said
+
+
+def test_a_state_file_set_aside_is_a_warning_with_the_way_out_until_it_was_taken(
+    agent: TreeAgent, doctor: Doctor
+) -> None:
+    agent.write_config(f'[reply]\nrelease_for = "1ms"\n[scan]\nprocfs = "{agent.tree}"\n')
+    (agent.home / "state").mkdir()
+    (agent.home / "state/override.json").write_text("{")
+    with agent:
+        found = doctor()
+        assert found.states("orders") == ["warn"]
+        assert "override.json: not JSON, or not all of it; set aside as " in found.said("orders")
+        assert found.said("orders").endswith("-> if HAProxy keeps a drain or maint of before: busyweight ready")
+        agent.order("ready")
+        agent.until(lambda: "ready was said for long enough" in agent.log_text(), "done with ready", DEADLINE_S)
+        assert doctor().said("orders").endswith("starts without an override -> ")
+
+
     assert found.states("orders") == ["warn"]
     assert "kernel update" in found.said("orders") and "busyweight ready" in found.said("orders")
     assert "fail the last reload failed" in found.said("configuration")
@@ -238,6 +265,25 @@ def test_a_status_of_another_version_is_a_warning_and_no_traceback(
         return answer
 
     monkeypatch.setattr(client, "ask", older)
+    assert "restart the agent" in found.said("readers")
+
+
+def test_what_an_agent_of_the_same_version_does_not_tell_is_no_reason_to_restart_it(
+    agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = client.ask
+
+    def mute(path: Path, command: str, **words: object) -> dict[str, Any]:
+        answer = ask(path, command, **words)
+        if command == "status":
+            del answer["status"]["scanner"]
+        return answer
+
+    monkeypatch.setattr(client, "ask", mute)
+    with agent:
+        said = doctor().said("readers")
+    assert "the agent does not tell 'scanner', though it is of doctor's version" in said
+    assert "restart" not in said and "doctor is" not in said
     with agent:
         found = doctor()
     assert found.code == 0

@@ -73,11 +73,14 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
 def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
     """A check that cannot be made. An agent of another version may tell other things of itself."""
     name = examined.__name__.replace("_", " ")
-    if isinstance(error, KeyError) and patient.status is not None:
-        version = patient.status.get("agent", {}).get("version", "unknown")
-        what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
-        return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
-    return Finding("warn", name, f"cannot be checked: {error}")
+    if not isinstance(error, KeyError) or patient.status is None:
+        return Finding("warn", name, f"cannot be checked: {error}")
+    version = patient.status.get("agent", {}).get("version", "unknown")
+    if version == _scan.__version__:
+        what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
+        return Finding("warn", name, what, "report this as a fault of busyweight")
+    what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
+    return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
 
 
 def _by_sweep(config: Config) -> Config:
