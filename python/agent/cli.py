@@ -347,7 +347,7 @@ def _doctor(options: argparse.Namespace) -> int:
     """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
     check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
     as any user, as far as that goes; it changes nothing. While somebody polls the agent it
-    watches for a few seconds. Exit code 1 if a check fails, 0 otherwise."""
+    watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
     from agent import doctor, paths
 
     found = doctor.examine(

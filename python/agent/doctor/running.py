@@ -156,10 +156,15 @@ def _listen(patient: Patient) -> str:
     return listed([values.show_address(address) for address in patient.config.listen])
 
 
+def reached(address: tuple[str, int]) -> tuple[str, int]:
+    """Where this host reaches what listens there, and from where it comes then."""
+    host, number = address
+    return ANY_ADDRESS.get(host, host), number
+
+
 def _poll(address: tuple[str, int]) -> str:
     """One poll; a blank line goes first, for pools wait for one."""
-    host, number = address
-    with socket.create_connection((ANY_ADDRESS.get(host, host), number), timeout=POLL_TIMEOUT_S) as connection:
+    with socket.create_connection(reached(address), timeout=POLL_TIMEOUT_S) as connection:
         connection.sendall(b"\n")
         with connection.makefile("rb") as answer:
             return answer.readline(4096).decode(errors="replace")
