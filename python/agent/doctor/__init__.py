@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import _scan, check, client, host
 from agent.config import Config, Workers
-from agent.doctor import polls, running, sight, unit, workers
+from agent.doctor import metrics, polls, running, sight, unit, workers
 from agent.doctor.balancer import Balancer
 from agent.doctor.finding import Finding, Patient
 
@@ -33,6 +33,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
         # Before the port is polled, which makes this host a poller.
         polls.allow,
         running.port,
+        metrics.metrics,
         unit.unit,
     )
     for examined in before:
@@ -57,8 +58,8 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
     except client.ClientError as error:
         silence = str(error)
     found, wide, trouble = None, None, ""
-    try:
     cores = host.cores()
+    try:
         # Opened first, since privileges are given up at the first opening. An agent tells itself how
         # it finds processes; then no programs need be loaded for that.
         scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
