@@ -1,5 +1,6 @@
 """The command line: words in, the exact words out, and an exit code: 0 well, 1 wrong, 2 usage or configuration."""
 
+import errno
 import json
 import os
 import subprocess
@@ -188,6 +189,46 @@ def test_a_configuration_that_cannot_be_read_is_one_line_and_exit_code_2(here: R
     assert here("config", "--config", file).err == f"{file}: not UTF-8 at byte 5\n"
     done = here("config", "--config", tmp_path)
     assert (done.code, done.err) == (2, f"{tmp_path}: cannot be read: is a directory\n")
+
+
+COUNTS_THREADS = """
+import os, sys
+from agent import cli
+os.register_at_fork(before=lambda: print("threads:", len(os.listdir("/proc/self/task")), file=sys.stderr))
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["check", "doctor"])
+def test_a_command_forks_only_before_a_scan_has_started_threads(tree: Tree, file: Path, command: str) -> None:
+    file.write_text(f'[scan]\nprocfs = "{tree}"\n')
+    tree.workers(busy=3)
+    done = run(command, "--config", file, program=(sys.executable, "-c", COUNTS_THREADS))
+    assert done.err == "threads: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [(["config"], ""), (["check"], ""), (["check", "--workers"], "1"), (["doctor"], ""), (["--version"], "")],
+)
+def test_an_output_that_cannot_be_written_is_one_line_with_exit_code_1(
+    tree: Tree, file: Path, words: list[str], unbuffered: str
+) -> None:
+    file.write_text(f'[scan]\nprocfs = "{tree}"\n')
+    argv: list[Path | str] = [COMMAND, *words, *([] if words == ["--version"] else ["--config", str(file)])]
+    environ = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False, env=environ)
+    assert (done.returncode, done.stderr) == (1, b"busyweight: cannot write the output: no space left on device\n")
+
+
+def test_an_error_that_is_not_the_outputs_is_not_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: object) -> int:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+
+    monkeypatch.setattr(cli, "_config", refuses)
+    with pytest.raises(ConnectionRefusedError):
+        cli.main(["config"])
 
 
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(tree: Tree, file: Path) -> None:

@@ -67,6 +67,7 @@ def agent(tmp_path: Path, tree: Tree) -> Iterator[TreeAgent]:
 def doctor(here: Run, agent: TreeAgent, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     """Asks by the agent's own configuration and socket; the watch of the pollers is short."""
     monkeypatch.setattr(polls, "WATCH_S", 0.3)
+    monkeypatch.setattr(polls, "SELDOM_S", 0.3)
 
     def ask(*more: object) -> Asked:
         words = ["--config", agent.config_file, "--control", agent.control, *more]
@@ -75,12 +76,6 @@ def doctor(here: Run, agent: TreeAgent, monkeypatch: pytest.MonkeyPatch) -> Doct
         return Asked(done.code, json.loads(done.out))
 
     return ask
-
-
-@pytest.fixture
-def patient(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch is as long as it takes to see polls."""
-    monkeypatch.setattr(polls, "WATCH_S", DEADLINE_S)
 
 
 def write(agent: TreeAgent, config: str) -> None:
@@ -225,6 +220,33 @@ def test_an_order_in_force_is_a_warning_and_a_failed_reload_a_fail(agent: TreeAg
     assert "fail the last reload failed" in found.said("configuration")
 
 
+def test_orders_that_are_in_memory_only_are_a_warning_beside_the_one_in_force(agent: TreeAgent, doctor: Doctor) -> None:
+    (agent.home / "state").symlink_to("nowhere")
+    with agent:
+        memory_only, in_doubt = doctor().said("orders").splitlines()
+        assert memory_only.startswith(f"warn {agent.home / 'state'}: file exists: orders are in memory only")
+        assert in_doubt.endswith("start may be lost -> if HAProxy keeps a drain or maint of before: busyweight ready")
+        agent.order("drain", "--reason", "kernel update")
+        said = doctor().said("orders")
+    assert "kernel update" in said and "orders are in memory only, and a restart loses them" in said
+
+
+def test_a_state_file_set_aside_is_a_warning_with_the_way_out_until_it_was_taken(
+    agent: TreeAgent, doctor: Doctor
+) -> None:
+    agent.write_config(f'[reply]\nrelease_for = "1ms"\n[scan]\nprocfs = "{agent.tree}"\n')
+    (agent.home / "state").mkdir()
+    (agent.home / "state/override.json").write_text("{")
+    with agent:
+        found = doctor()
+        assert found.states("orders") == ["warn"]
+        assert "override.json: not JSON, or not all of it; set aside as " in found.said("orders")
+        assert found.said("orders").endswith("-> if HAProxy keeps a drain or maint of before: busyweight ready")
+        agent.order("ready")
+        agent.until(lambda: "ready was said for long enough" in agent.log_text(), "done with ready", DEADLINE_S)
+        assert doctor().said("orders").endswith("starts without an override -> ")
+
+
 def test_a_status_of_another_version_is_a_warning_and_no_traceback(
     agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +265,25 @@ def test_a_status_of_another_version_is_a_warning_and_no_traceback(
     assert found.code == 0
     assert "but" in found.said("agent") and "systemctl restart busyweight" in found.said("agent")
     assert found.said("readers").startswith("warn the agent, version 0.0.1, does not tell 'scanner' in its status")
+    assert "restart the agent" in found.said("readers")
+
+
+def test_what_an_agent_of_the_same_version_does_not_tell_is_no_reason_to_restart_it(
+    agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = client.ask
+
+    def mute(path: Path, command: str, **words: object) -> dict[str, Any]:
+        answer = ask(path, command, **words)
+        if command == "status":
+            del answer["status"]["scanner"]
+        return answer
+
+    monkeypatch.setattr(client, "ask", mute)
+    with agent:
+        said = doctor().said("readers")
+    assert "the agent does not tell 'scanner', though it is of doctor's version" in said
+    assert "restart" not in said and "doctor is" not in said
 
 
 def test_a_doctor_of_another_configuration_than_the_agents_says_so(
@@ -322,77 +363,6 @@ def test_ports_that_listen_everywhere_are_asked_on_loopback(agent: TreeAgent, do
     )
     with agent:
         assert doctor().states("port") == ["ok", "ok"]
-
-
-def test_pollers_turned_away_are_named_and_so_are_those_who_may(agent: TreeAgent, doctor: Doctor) -> None:
-    write(agent, 'allow = ["192.0.2.0/24"]')
-    with agent:
-        assert agent.ask() == b""
-        found = doctor()
-        assert "warn turned away: 127.0.0.1; allowed are 192.0.2.0/24" in found.said("allow")
-        assert found.states("pollers") == ["warn"]
-    write(agent, "")
-    with agent:
-        found = doctor()
-        assert found.said("allow").startswith("ok empty: anyone")
-        assert found.said("pollers").startswith("ok 127.0.0.1")
-
-
-class Balancer:
-    """Polls an agent again and again, until it is closed."""
-
-    def __init__(self, agent: TreeAgent, every_s: float) -> None:
-        self._end = threading.Event()
-        self._agent, self._every_s = agent, every_s
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        while not self._end.wait(self._every_s):
-            self._agent.ask()
-
-
-@pytest.mark.parametrize(
-    ("settings", "state", "expected"),
-    [
-        ("", "ok", "go with it"),
-        ('give_up_after = "10ms"', "fail", "too old to be believed"),
-        ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before it was asked"),
-    ],
-)
-@pytest.mark.usefixtures("patient")
-def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
-    agent: TreeAgent, doctor: Doctor, settings: str, state: str, expected: str
-) -> None:
-    agent.write_config(f'[scan]\nprocfs = "{agent.tree}"\n{settings}\n')
-    with agent, Balancer(agent, 0.05):
-        found = doctor()
-    assert found.states("agent-inter") == [state]
-    assert "polls: 127.0.0.1 every " in found.said("agent-inter") and expected in found.said("agent-inter")
-
-
-def test_who_does_not_poll_twice_has_no_pace_and_who_has_not_of_late_is_not_waited_for(
-    agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with agent:
-        assert "not two polls within 0.3 s" in doctor().said("agent-inter")
-        monkeypatch.setattr(polls, "WATCH_S", 3600.0)
-        monkeypatch.setattr(polls, "OF_LATE_S", -1.0)
-        assert "nobody polled within" in doctor().said("agent-inter")
-
-
-def test_a_gap_between_polls_is_the_average_of_what_was_seen() -> None:
-    seen = polls.Seen(5)
-    for now_s, count in ((10.0, 5), (11.0, 6), (12.5, 8), (13.0, 9)):
-        seen.look(now_s, count)
-    assert seen.enough
-    assert seen.gap_s == pytest.approx(2.0 / 3)
 
 
 # What cannot be had here, by its words.

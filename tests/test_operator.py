@@ -15,12 +15,18 @@ from typing import Any
 import pytest
 
 from agent.control import CLIENTS_MAX
+from agent.override import WAY_OUT
 from tests.real.parts import Agent, Mortal, until
 
 DEADLINE_S = 10.0
 SAMPLE = b"up 75% #1/4 busy\n"
 RELEASE_FOR = 'release_for = "500ms"'
 SHORTER = f"[reply]\n{RELEASE_FOR}\n"
+
+NOTHING = [
+    "nothing was in force; nothing changes",
+    "if HAProxy keeps what a restart lost: busyweight drain, then busyweight ready",
+]
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def test_a_lock_is_said_until_ready_which_is_said_for_a_while_and_never_again(ag
     assert f"ended: {kind} by " in agent.order("ready", "--reason", "done")
     assert agent.ask() == b"ready " + SAMPLE
     agent.wait_answer(SAMPLE)
-    assert agent.order("ready") == "nothing was in force; nothing changes\nsays 'up 75% #1/4 busy'\n"
+    assert agent.order("ready").splitlines() == [*NOTHING, "says 'up 75% #1/4 busy'"]
     assert agent.ask() == SAMPLE
 
 
@@ -360,6 +366,22 @@ def test_a_damaged_state_file_is_set_aside_and_told(agent: Agent) -> None:
     assert agent.ask() == SAMPLE
     for told in (agent.log_text(), agent.order("status")):
         assert f"{state}: not JSON, or not all of it; set aside as " in told
+        assert WAY_OUT in told
+
+
+def test_a_drain_that_a_damaged_state_file_forgot_is_taken_back_once_if_ready_is_ordered(agent: Agent) -> None:
+    agent.order("drain")
+    kill(agent)
+    (agent.home / "state" / "override.json").write_bytes(b"")
+    again(agent)
+    assert agent.ask() == SAMPLE, "never by itself"
+    assert "says ready to every poll for " in agent.order("ready", "--reason", "all well")
+    assert agent.ask() == b"ready " + SAMPLE
+    assert "ends what was in force before the start, if anything was: all well" in agent.log_text()
+    agent.wait_answer(SAMPLE)
+    assert WAY_OUT not in agent.order("status")
+    assert agent.order("ready").splitlines()[:2] == NOTHING
+    assert agent.ask() == SAMPLE
 
 
 def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_in_memory(tmp_path: Path) -> None:
@@ -410,6 +432,19 @@ def test_a_full_disk_is_told_and_overrides_work_in_memory(small_disk: Path, tmp_
         assert agent.ask().startswith(b"drain up #")
 
 
+def test_a_drain_that_a_full_disk_forgot_is_taken_back_as_ready_says(small_disk: Path, tmp_path: Path) -> None:
+    with serving(tmp_path) as agent:
+        (small_disk / "log").write_bytes(b"x" * 4096)
+        agent.order("drain")
+        kill(agent)
+        again(agent)
+        assert agent.order("ready").splitlines()[:2] == NOTHING
+        assert agent.ask() == SAMPLE
+        agent.order("drain")
+        agent.order("ready")
+        assert agent.ask() == b"ready " + SAMPLE
+
+
 def test_a_read_only_disk_is_told_and_overrides_work_in_memory(small_disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with serving(tmp_path) as agent:
@@ -418,9 +453,15 @@ def test_a_read_only_disk_is_told_and_overrides_work_in_memory(small_disk: Path,
         assert done.returncode == 0
         assert "read-only file system: this is in memory only" in done.stderr
         assert agent.ask().startswith(b"maint up #")
+        kill(agent)
+        again(agent)
+        assert agent.ask() == SAMPLE
+        assert WAY_OUT in agent.order("status")
         agent.order("ready")
         assert agent.ask() == b"ready " + SAMPLE
         agent.wait_answer(SAMPLE)
+        agent.order("ready")
+        assert agent.ask() == SAMPLE
 
 
 def test_without_polls_a_waiting_override_wakes_the_agent_not_once(agent: Agent) -> None:

@@ -126,6 +126,24 @@ def test_what_must_be_taken_back_is_in_the_record_before_and_while_it_is() -> No
     assert restored(Switch().record, WALL_S, 0) == Switch()
 
 
+def test_a_ready_in_doubt_is_said_only_if_it_is_ordered_and_until_it_was_said_once() -> None:
+    doubtful = restored(Record(), WALL_S, 0, in_doubt=True)
+    assert doubtful.word(show_when) == Word()
+    weighted = doubtful.ordered(ordered("weight", 60, percent=40), 0)
+    assert weighted.ticked(60) == doubtful, "what ends by itself says nothing that is in doubt"
+    for switch in (doubtful, weighted):
+        heard = switch.readied().heard(100, READY_FOR_S)
+        assert line(heard) == b"ready up 75% #6/24 busy\n"
+        assert heard.ticked(100 + READY_FOR_S + LATE_S + 1).in_doubt, "who slept has told nobody"
+        assert heard.ticked(100 + READY_FOR_S) == Switch()
+
+
+def test_a_lock_that_was_ended_leaves_no_doubt_and_without_doubt_an_ordered_ready_is_an_end() -> None:
+    drained = restored(Record(), WALL_S, 0, in_doubt=True).ordered(ordered("drain", 60), 0)
+    assert drained.ticked(60).heard(60, READY_FOR_S).ticked(60 + READY_FOR_S) == Switch()
+    assert Switch().readied() == Switch()
+
+
 def test_an_override_goes_on_for_what_is_left_of_it_after_a_restart() -> None:
     record = Switch().ordered(ordered("drain", 60), 0).record
     assert restored(record, WALL_S + 45, 7000).next_s == 7015

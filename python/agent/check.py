@@ -25,12 +25,14 @@ class Found:
     refused: list[str]
 
 
-def check(config: Config, scanner: Scanner | None = None) -> Found:
-    """Scans once, by a scanner of its own if none is given. Raises OSError (no procfs root) or
-    RuntimeError (the scan broke)."""
+def check(config: Config, scanner: Scanner | None = None, cores: int | None = None) -> Found:
+    """Scans once, by a scanner of its own if none is given, for so many physical cores, the
+    machine's if it is not said. Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
+    # Counted first: that forks, and a scan leaves threads.
+    cores = cores or host.cores()[0]
     scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()
-    speaker = Speaker(config.all_pools, host.cores()[0], config.reply.health)
+    speaker = Speaker(config.all_pools, cores, config.reply.health)
     said = speaker.speak(snapshot.pools, 0.0, visible=snapshot.visible, silence="")
     return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
 

@@ -5,6 +5,7 @@ what it needs when it runs, so that the agent carries nothing it does not use.
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,25 +17,38 @@ DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
 WELL, WRONG, USAGE = 0, 1, 2
 
+# How a write to a file, a pipe or a terminal fails: write(2).
+UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code."""
     try:
-        options = parser().parse_args(argv)
-        run: Callable[[argparse.Namespace], int] = options.run
-        code = run(options)
-        sys.stdout.flush()
+        return _run(argv)
     except config.ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return USAGE
-    except BrokenPipeError:
-        # Nobody reads any more; what is still buffered must not be tried again at exit.
+    except OSError as error:
+        if error.errno not in UNWRITTEN or error.filename is not None:
+            raise
+        # What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return WRONG
+        if isinstance(error, BrokenPipeError):
+            return WRONG  # nobody reads any more, so nobody wants to know
+        return _fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
     except KeyboardInterrupt:
         return WRONG
-    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    finally:
+        # Also where --help or --version ends it.
+        sys.stdout.flush()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -329,7 +343,7 @@ def _doctor(options: argparse.Namespace) -> int:
     """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
     check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
     as any user, as far as that goes; it changes nothing. While somebody polls the agent it
-    watches for a few seconds. Exit code 1 if a check fails, 0 otherwise."""
+    watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
     from agent import doctor, paths
 
     found = doctor.examine(

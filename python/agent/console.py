@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import client
+from agent.override import WAY_OUT
 
 
 def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reason: str | None) -> tuple[str, list[str]]:
@@ -22,6 +23,7 @@ def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reaso
         lines.append("in force: " + show_override(done["override"], now_s=time.time()))
     elif not done["ended"] and not done["ready_owed"]:
         lines.append("nothing was in force; nothing changes")
+        lines.append("if HAProxy keeps what a restart lost: busyweight drain, then busyweight ready")
     if done["ready_owed"]:
         left_s = done["ready_left_s"]
         lines.append("says ready to every poll" + ("" if left_s is None else f" for {span(left_s)}"))
@@ -64,6 +66,8 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
         yield "WARNING", f"{state['trouble']}: overrides are in memory only, and a restart will not know them"
     if state["remark"]:
         yield "WARNING", state["remark"]
+    if status.get("ready_in_doubt"):
+        yield "", WAY_OUT
     yield from _evidence(status)
     yield from _polls(status["polls"], status["pools"])
     yield "config", _config(status["config"], now_s)

@@ -65,8 +65,10 @@ class Orders:
             log.warning("state directory %s; overrides will not survive a restart", self.file.trouble)
         record = self._recorded = self.file.load()
         if self.file.remark:
-            log.warning("%s", self.file.remark)
-        switch = override.restored(record, time.time(), self._clock())
+            log.warning("%s; %s", self.file.remark, override.WAY_OUT)
+        # Where nothing can be written, the former agent's orders may not have been either.
+        in_doubt = bool(self.file.trouble or self.file.remark)
+        switch = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
         if switch.override:
             log.info("still in force: %s", switch.override.note(show_when))
         elif record.override:
@@ -107,9 +109,12 @@ class Orders:
             ready_for_s = self.ready_for_s
             if order.kind == "ready":
                 ready_for_s = order.for_s or ready_for_s
-                switch = before.ended()
+                switch = before.readied()
+                why = order.why and f": {order.why}"
                 if before.override:
-                    log.info("%s ends %s%s", who, before.override.note(show_when), order.why and f": {order.why}")
+                    log.info("%s ends %s%s", who, before.override.note(show_when), why)
+                elif switch.ready_owed and not before.ready_owed:
+                    log.info("%s ends what was in force before the start, if anything was%s", who, why)
             else:
                 asked = order.override(who, time.time())
                 switch = before.ordered(asked, self._clock())
@@ -127,6 +132,7 @@ class Orders:
             "override": switch.override and override.as_value(switch.override) | {"left_s": left_s},
             "ready_owed": switch.ready_owed,
             "ready_left_s": ready_s,
+            "ready_in_doubt": switch.in_doubt,
             "state_file": {"path": str(self.file.path), "trouble": self.file.trouble, "remark": self.file.remark},
         }
 

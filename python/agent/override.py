@@ -29,6 +29,9 @@ LATE_S = 1.0
 # From when to when, for people; the zone of the host is not for here to know.
 ShowWhen = Callable[[float, float | None], str]
 
+# For people, where it is in doubt whether a ``ready`` is owed.
+WAY_OUT = "if HAProxy keeps a drain or maint of before: busyweight ready"
+
 WALL_MAX_S = 253_402_300_799.0  # the end of the year 9999, after which dates cannot be shown
 
 
@@ -76,13 +79,15 @@ class Switch:
     """The state of the operator's switch. Every change makes a new one.
 
     ``expires_s``: when the override ends, of the steady clock. ``ready_until_s``: until when
-    ``ready`` is said; None while it is owed and nobody can hear it yet.
+    ``ready`` is said; None while it is owed and nobody can hear it yet. ``in_doubt``: an agent
+    before this one may owe a ``ready`` that nothing tells of; it is said if somebody orders it.
     """
 
     override: Override | None = None
     expires_s: float | None = None
     ready_owed: bool = False
     ready_until_s: float | None = None
+    in_doubt: bool = False
 
     @property
     def locks(self) -> bool:
@@ -105,11 +110,16 @@ class Switch:
         lasts_s = None if override.until_s is None else override.until_s - override.since_s
         expires_s = None if lasts_s is None else now_s + lasts_s
         owed = override.kind not in LOCKS and (self.ready_owed or self.locks)
-        return Switch(override, expires_s, ready_owed=owed)
+        return Switch(override, expires_s, ready_owed=owed, in_doubt=self.in_doubt)
 
     def ended(self) -> "Switch":
         """Nothing is in force any more. What is owed is said from :meth:`heard` on."""
-        return Switch(ready_owed=self.ready_owed or self.locks)
+        return Switch(ready_owed=self.ready_owed or self.locks, in_doubt=self.in_doubt)
+
+    def readied(self) -> "Switch":
+        """An operator ends it, and so whatever an agent before this one may have begun."""
+        ended = self.ended()
+        return replace(ended, ready_owed=ended.ready_owed or self.in_doubt)
 
     def heard(self, now_s: float, ready_for_s: float) -> "Switch":
         """From now on polls are answered: the time of an owed ``ready`` begins."""
@@ -124,7 +134,7 @@ class Switch:
         if self.ready_until_s is not None and now_s >= self.ready_until_s:
             # Suspended or stopped meanwhile, the agent answered nobody: then it begins anew.
             late = now_s - self.ready_until_s > LATE_S
-            return replace(self, ready_owed=late, ready_until_s=None)
+            return replace(self, ready_owed=late, ready_until_s=None, in_doubt=self.in_doubt and late)
         return self
 
     def word(self, show_when: ShowWhen) -> Word:
@@ -136,13 +146,13 @@ class Switch:
         return Word(self.override.kind if self.locks else ready, verdict)
 
 
-def restored(record: Record, wall_s: float, now_s: float) -> Switch:
-    """The switch of an agent that finds this record.
+def restored(record: Record, wall_s: float, now_s: float, *, in_doubt: bool = False) -> Switch:
+    """The switch of an agent that finds this record; ``in_doubt`` if it may not be the newest.
 
     What ran out meanwhile is over, and its ``ready`` is owed. An override never lasts longer
     than it was ordered for, however far back the wall clock was set.
     """
-    switch = Switch(ready_owed=record.ready_owed)
+    switch = Switch(ready_owed=record.ready_owed, in_doubt=in_doubt)
     override = record.override
     if override is None:
         return switch

@@ -143,11 +143,43 @@ def test_a_worker_that_the_comm_filter_hides_is_found_in_the_real_proc(host: Hos
     assert str(copies[0]) not in json.dumps(found["comm filter"])
 
 
-def test_a_worker_that_has_not_run_for_long_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+IMPATIENT = """
+import sys
+from agent import cli
+from agent.doctor import workers
+workers.SILENT_S = float(sys.argv[1])
+cli.main(["doctor", "--json", *sys.argv[2:]])
+"""
+
+
+def titles(host: Host, silent_s: float) -> dict[str, str]:
+    """What a doctor says of the titles to whom so many seconds without running are long."""
+    words = [str(silent_s), "--config", str(host.agent.config_file), "--control", str(host.agent.control)]
+    argv = [sys.executable, "-c", IMPATIENT, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    [found] = [finding for finding in json.loads(done.stdout)["checks"] if finding["check"] == "titles"]
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def test_a_worker_that_has_not_run_for_long_is_told(host: Host) -> None:
+    ran = [workers._last_ran(Path(f"/proc/{pid}")) for pid in host.pids]
+    newest = max(when or 0.0 for when in ran)
+    assert newest, "this kernel does not tell when a process last ran"
+    # A worker that only sleeps stays where it is.
+    until(lambda: _now() > newest + 0.5, "half a second on", DEADLINE_S)
+    found = titles(host, 0.2)
+    assert found["state"] == "warn"
+    assert found["what"].startswith("3 workers have not run for up to ")
+    assert {int(pid) for pid in found["what"].partition("pids ")[2].split(", ")} == set(host.pids)
+    found = titles(host, workers.SILENT_S)
+    assert (found["state"], found["what"].partition(" within ")[0]) == ("ok", "all 3 workers ran")
+
+
+def test_a_title_that_is_written_moves_on_when_its_worker_last_ran(host: Host) -> None:
     ran = workers._last_ran(Path(f"/proc/{host.pids[0]}"))
     assert ran is not None, "this kernel does not tell when a process last ran"
-    # A title that is written moves it on; a worker that only sleeps stays where it is.
-    until(lambda: _now() > ran + 0.5, "half a second on", DEADLINE_S)
+    until(lambda: _now() > ran + 0.1, "a moment on", DEADLINE_S)
     assert workers._last_ran(Path(f"/proc/{host.pids[0]}")) == ran
     host.farm.retitle({host.pids[0]: sidekiq_title(1)})
     later = workers._last_ran(Path(f"/proc/{host.pids[0]}"))

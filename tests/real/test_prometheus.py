@@ -20,6 +20,10 @@ HERE = Path(__file__).parent.parent.parent
 ALERTS = HERE / "metrics/alerts.yml"
 DASHBOARD = HERE / "metrics/dashboard.json"
 FIRES_WITHIN_S = 30.0
+# That old is a sample of which BusyweightStale tells.
+STALE_S = 30.0
+# As many readers as may hang at one time.
+READERS_MAX = 16
 
 CONFIG = """
 global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}
@@ -31,14 +35,15 @@ scrape_configs:
 
 
 class Prometheus(Part):
-    """Scrapes one target twice a second; the alerts are ours, but fire without waiting."""
+    """Scrapes one target twice a second; the alerts are ours, but fire without waiting and look back for seconds."""
 
     def __init__(self, home: Path, target: str) -> None:
         super().__init__("prometheus", home)
         self.program = need("prometheus", "prometheus")
         self.port = free_port()
         rules = self.home / "alerts.yml"
-        rules.write_text(re.sub(r"for: \d+[mhd]", "for: 0s", ALERTS.read_text()))
+        at_once = re.sub(r"for: \d+[mhd]", "for: 0s", ALERTS.read_text())
+        rules.write_text(re.sub(r"\[\d+[mhd]\]", "[3s]", at_once))
         self.config = self.home / "prometheus.yml"
         self.config.write_text(CONFIG.format(rules=rules, target=target))
 
@@ -63,7 +68,7 @@ class Prometheus(Part):
 
 
 class Site:
-    """An agent with 6 of 24 busy, polled whenever somebody looks, and the Prometheus that reads it."""
+    """An agent with 6 of 24 busy, polled whenever somebody looks if he polls, and the Prometheus that reads it."""
 
     def __init__(self, home: Path) -> None:
         self.tree = Tree(home / "proc")
@@ -73,14 +78,21 @@ class Site:
         self.agent = TreeAgent(home, self.tree, f'{base}[metrics]\nlisten = "127.0.0.1:{port}"\n')
         self.prometheus = Prometheus(home, f"127.0.0.1:{port}")
 
-    def wait(self, firing: Set[str], quiet: Set[str] = frozenset()) -> None:
+    def wait(
+        self,
+        firing: Set[str],
+        quiet: Set[str] = frozenset(),
+        *,
+        polls: bool = True,
+        within_s: float = FIRES_WITHIN_S,
+    ) -> None:
         def look() -> bool:
-            if self.agent.running:
+            if polls and self.agent.running:
                 self.agent.ask()
             now = self.prometheus.firing()
             return firing <= now and not quiet & now
 
-        self.prometheus.until(look, f"firing {firing}, not {quiet}", FIRES_WITHIN_S)
+        self.prometheus.until(look, f"firing {firing}, not {quiet}", within_s)
 
 
 @pytest.fixture
@@ -101,6 +113,23 @@ def test_alerts_fire_when_it_is_so_and_end_when_it_is_over(site: Site) -> None:
     site.agent.order("ready")
     site.agent.stop()
     site.wait({"BusyweightGone"}, quiet={"BusyweightOverrideForgotten"})
+
+
+def test_workers_that_hang_are_quarantined_and_so_many_that_no_scan_ends_make_the_sample_stale(site: Site) -> None:
+    quarantined, stale = {"BusyweightQuarantined"}, {"BusyweightStale"}
+    pids = [site.tree.add_hanging(200)]
+    site.wait(quarantined, quiet=stale)
+    pids += [site.tree.add_hanging(201 + i) for i in range(READERS_MAX)]
+    site.wait(stale, within_s=STALE_S + FIRES_WITHIN_S)
+    for pid in pids:
+        site.tree.heal(pid, b"irb")
+    site.wait(set(), quiet=quarantined | stale)
+
+
+def test_an_agent_that_nobody_polls_is_told_until_somebody_does(site: Site) -> None:
+    nobody = {"BusyweightNoPolls"}
+    site.wait(nobody, quiet={"BusyweightStale"}, polls=False)
+    site.wait(set(), quiet=nobody)
 
 
 def expressions() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import _scan, check, client, host
 from agent.config import Config, Workers
-from agent.doctor import polls, running, sight, unit, workers
+from agent.doctor import metrics, polls, running, sight, unit, workers
 from agent.doctor.balancer import Balancer
 from agent.doctor.finding import Finding, Patient
 
@@ -33,6 +33,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
         # Before the port is polled, which makes this host a poller.
         polls.allow,
         running.port,
+        metrics.metrics,
         unit.unit,
     )
     for examined in before:
@@ -57,26 +58,30 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
     except client.ClientError as error:
         silence = str(error)
     found, wide, trouble = None, None, ""
+    cores = host.cores()
     try:
         # Opened first, since privileges are given up at the first opening. An agent tells itself how
         # it finds processes; then no programs need be loaded for that.
         scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
         # Scanned first: who is missing in the other scan was there already.
-        wide = check.check(_every_name(config))
-        found = check.check(config, scanner)
+        wide = check.check(_every_name(config), cores=cores[0])
+        found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
         found, trouble = None, str(error)
-    return Patient(config, file, control, haproxy_socket, status, silence, known, found, wide, trouble)
+    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, trouble)
 
 
 def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
     """A check that cannot be made. An agent of another version may tell other things of itself."""
     name = examined.__name__.replace("_", " ")
-    if isinstance(error, KeyError) and patient.status is not None:
-        version = patient.status.get("agent", {}).get("version", "unknown")
-        what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
-        return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
-    return Finding("warn", name, f"cannot be checked: {error}")
+    if not isinstance(error, KeyError) or patient.status is None:
+        return Finding("warn", name, f"cannot be checked: {error}")
+    version = patient.status.get("agent", {}).get("version", "unknown")
+    if version == _scan.__version__:
+        what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
+        return Finding("warn", name, what, "report this as a fault of busyweight")
+    what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
+    return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
 
 
 def _by_sweep(config: Config) -> Config:

@@ -31,8 +31,9 @@ class Patient:
 
     ``status`` and ``workers`` are the running agent's answers on its control socket, see
     docs/control.md; without an agent they are None and empty, and ``silence`` says why.
-    ``found`` is the doctor's own scan, None if it broke: then ``trouble`` says why. ``wide``
-    is one more, regardless of the processes' names.
+    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own
+    scan, None if it broke: then ``trouble`` says why. ``wide`` is one more, regardless of the
+    processes' names.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Patient:
     status: dict[str, Any] | None
     silence: str
     workers: Sequence[dict[str, Any]]
+    cores: tuple[int, str]
     found: Found | None
     wide: Found | None
     trouble: str

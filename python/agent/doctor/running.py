@@ -8,6 +8,7 @@ from typing import Any
 from agent import _scan, client, console, values
 from agent.config import warnings
 from agent.doctor.finding import Finding, Patient, listed, pool_title
+from agent.override import WAY_OUT
 
 POLL_TIMEOUT_S = 2.0
 START = "start it: systemctl start busyweight"
@@ -62,11 +63,17 @@ def _orders(status: dict[str, Any]) -> Iterator[Finding]:
     if status["override"]:
         what = "in force, so nothing measured is said: " + console.show_override(status["override"], status["now"])
         yield Finding("warn", "orders", what, "if it is over: busyweight ready")
-    elif not status["state_file"]["trouble"]:
+    file = status["state_file"]
+    if file["trouble"]:
+        what = f"{file['trouble']}: orders are in memory only, and a restart loses them"
+        remedy = "see to it that there is room and that the agent may write there (StateDirectory=, --state)"
+        yield Finding("warn", "orders", what, remedy)
+    in_doubt = status.get("ready_in_doubt", False)
+    if file["remark"] or in_doubt:
+        what = file["remark"] or "what was in force before the agent's start may be lost"
+        yield Finding("warn", "orders", what, WAY_OUT if in_doubt else "")
+    if not any((status["override"], file["trouble"], file["remark"], in_doubt)):
         yield Finding("ok", "orders", "none in force")
-    if status["state_file"]["trouble"]:
-        what = f"{status['state']['trouble']}: orders are in memory only"
-        yield Finding("warn", "orders", what, "see to it that the agent may write there (StateDirectory=, --state)")
 
 
 def discovery(patient: Patient) -> Iterator[Finding]:
@@ -149,10 +156,15 @@ def _listen(patient: Patient) -> str:
     return listed([values.show_address(address) for address in patient.config.listen])
 
 
+def reached(address: tuple[str, int]) -> tuple[str, int]:
+    """Where this host reaches what listens there, and from where it comes then."""
+    host, number = address
+    return ANY_ADDRESS.get(host, host), number
+
+
 def _poll(address: tuple[str, int]) -> str:
     """One poll; a blank line goes first, for pools wait for one."""
-    host, number = address
-    with socket.create_connection((ANY_ADDRESS.get(host, host), number), timeout=POLL_TIMEOUT_S) as connection:
+    with socket.create_connection(reached(address), timeout=POLL_TIMEOUT_S) as connection:
         connection.sendall(b"\n")
         with connection.makefile("rb") as answer:
             return answer.readline(4096).decode(errors="replace")

@@ -111,7 +111,7 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
 
 def capacity(patient: Patient) -> Iterator[Finding]:
     """What counts as full, and where the number comes from; containers deceive about cores."""
-    cores, source = host.cores()
+    cores, source = patient.cores
     contained = host.in_container()
     for pool in patient.config.all_pools:
         title, weight = pool_title(pool.name), pool.weight
