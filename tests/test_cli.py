@@ -222,6 +222,14 @@ def test_an_output_that_cannot_be_written_is_one_line_with_exit_code_1(
     assert (done.returncode, done.stderr) == (1, b"busyweight: cannot write the output: no space left on device\n")
 
 
+def test_an_output_that_is_closed_takes_no_words_and_says_nothing(tree: Tree, file: Path) -> None:
+    file.write_text(f'[scan]\nprocfs = "{tree}"\n')
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", COMMAND, "config", "--config", file], stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_error_that_is_not_the_outputs_is_not_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(_: object) -> int:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")

@@ -311,6 +311,17 @@ def test_stopping_takes_a_drain_back_together_with_the_release(tmp_path: Path) -
 def test_stopping_takes_a_drain_back_even_where_the_weight_is_kept(tmp_path: Path) -> None:
     with serving(tmp_path, f'[reply]\non_stop = "keep"\n{RELEASE_FOR}\n') as agent:
         agent.order("drain")
+        agent.order("ready", "--for", "1h")
+        agent.send(signal.SIGTERM)
+        agent.until(lambda: status(agent)["agent"]["state"] == "stopping", "stopping", DEADLINE_S)
+        assert agent.ask() == b"ready " + SAMPLE
+        agent.send(signal.SIGTERM)
+        assert agent.wait_exit(DEADLINE_S) == 0
+
+
+def test_a_ready_that_a_stop_has_said_is_owed_no_more(tmp_path: Path) -> None:
+    with serving(tmp_path, f'[reply]\non_stop = "keep"\n{RELEASE_FOR}\n') as agent:
+        agent.order("drain")
         agent.order("ready")
         agent.send(signal.SIGTERM)
         assert agent.wait_exit(DEADLINE_S) == 0

@@ -26,10 +26,11 @@ from benches.harness import Spread, UnavailableError, compile_c
 
 HERE = Path(__file__).parent
 C, UVLOOP, ASYNCIO = "c", "uvloop", "asyncio"
-OURS, SWEEPING, HUNG = "busyweight", "busyweight-sweeping", "busyweight-hung"
+OURS, SWEEPING, HUNG, EBPF = "busyweight", "busyweight-sweeping", "busyweight-hung", "busyweight-ebpf"
 CONTESTANTS = (C, "c-recv", "c-segment", OURS, HUNG, UVLOOP, ASYNCIO)
 BALANCED = (C, "c-segment", OURS, UVLOOP, ASYNCIO)  # by a real HAProxy
-SWEPT = (OURS, SWEEPING)
+SWEPT = (OURS, SWEEPING, EBPF)
+HANGING = 17  # one more than readers may be left behind: from then on no scan ends
 
 PROCESSES = 10_000
 WORKERS = 100
@@ -101,10 +102,13 @@ class Bench:
             self._farm.spawn(WORKERS, comm="ruby", title=sidekiq_title(3))
             self._farm.spawn(PROCESSES - WORKERS, comm="nginx", title=b"nginx: worker process")
             self._founded_s = time.monotonic()
-            for name in (*CONTESTANTS, SWEEPING):
+            for name in (*CONTESTANTS, SWEEPING, EBPF):
                 self.contestants[name] = stack.enter_context(self._started(name))
             for contestant in self.contestants.values():
                 _wait_ready(contestant)
+            if _discovery(self._directory / "ours-ebpf") != "ebpf":
+                del self.contestants[EBPF]
+            _hang(self._directory / f"ours-{HUNG.partition('-')[2]}" / "proc")
             self._stack = stack.pop_all()
         return self
 
@@ -165,7 +169,7 @@ class Bench:
     @contextlib.contextmanager
     def _life(self, name: str) -> Iterator[None]:
         """Processes come and go while that contestant sweeps the host."""
-        if name != SWEEPING or self._farm is None:
+        if name not in (SWEEPING, EBPF) or self._farm is None:
             yield
             return
         churn = self._farm.churn(CHURN_PER_S, 60)
@@ -188,11 +192,14 @@ class Bench:
     def _our_words(self, port: int, way: str) -> list[str]:
         home = self._directory / f"ours-{way}"
         home.mkdir()
-        procfs = "/proc" if way == "sweeping" else str(_fixture(home / "proc", hung=way == "hung"))
+        real = way in ("sweeping", "ebpf")
+        procfs = "/proc" if real else str(_fixture(home / "proc"))
         config = home / "busyweight.toml"
         config.write_text(
             f'listen = ["127.0.0.1:{port}"]\n[weight]\ncapacity = 24\n'
-            f'[scan]\nprocfs = "{procfs}"\ndiscovery = "sweep"\n[reply]\non_stop = "keep"\n'
+            f'[scan]\nprocfs = "{procfs}"\ndiscovery = "{"ebpf" if way == "ebpf" else "sweep"}"\n'
+            # The one that will hang goes on from the sample that it had before.
+            f'give_up_after = "1h"\n[reply]\non_stop = "keep"\n'
         )
         places = ["--control", str(home / "control.sock"), "--state", str(home / "state")]
         return [str(Path(sys.executable).with_name("busyweight")), "serve", "--config", str(config), *places]
@@ -214,8 +221,8 @@ def _running(words: list[str], cpu: int | None = None) -> Iterator[subprocess.Po
                 process.kill()
 
 
-def _fixture(root: Path, *, hung: bool) -> Path:
-    """A procfs with six busy workers; `hung`: and a candidate whose cmdline never comes."""
+def _fixture(root: Path) -> Path:
+    """A procfs with six busy workers."""
     processes = {1: ("systemd", b"/sbin/init\0")}
     processes |= {100 + n: ("ruby", sidekiq_title(1 if n < 6 else 0) + b"\0") for n in range(12)}
     for pid, (comm, title) in processes.items():
@@ -223,11 +230,24 @@ def _fixture(root: Path, *, hung: bool) -> Path:
         (root / str(pid) / "comm").write_text(f"{comm}\n")
         (root / str(pid) / "cmdline").write_bytes(title)
         (root / str(pid) / "stat").write_text(f"{pid} ({comm}) S 1 {pid} {pid} 0 -1 0 " + "0 " * 12 + f"{pid} 0 0\n")
-    if hung:
-        (root / "999").mkdir()
-        (root / "999" / "comm").write_text("ruby\n")
-        os.mkfifo(root / "999" / "cmdline")
     return root
+
+
+def _discovery(home: Path) -> str:
+    """By what that agent finds workers: eBPF may not be to be had here."""
+    busyweight = Path(sys.executable).with_name("busyweight")
+    words = [busyweight, "status", "--json", "--control", home / "control.sock"]
+    told = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    found_by: str = told["sample"]["discovery"]
+    return found_by
+
+
+def _hang(root: Path) -> None:
+    """From now on there are candidates, too, whose cmdlines never come."""
+    for pid in range(900, 900 + HANGING):
+        (root / str(pid)).mkdir()
+        os.mkfifo(root / str(pid) / "cmdline")
+        (root / str(pid) / "comm").write_text("ruby\n")
 
 
 def _haproxy_config(port: int, control: Path) -> str:

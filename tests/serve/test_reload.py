@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,25 @@ def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sam
 
         agent.until(moved, "in the other tree", DEADLINE_S)
         assert answers[-1] == b"up 50% #12/24 busy\n"
+
+
+# What systemd does for a service with a socket unit.
+WITH_A_SOCKET = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_passed_socket_is_systemds_to_move_and_another_listen_is_warned_of(agent: TreeAgent) -> None:
+    argv = [sys.executable, "-c", WITH_A_SOCKET, str(agent.port), *agent.argv()]
+    agent.argv = lambda: argv  # type: ignore[method-assign]
+    with agent:
+        assert "replace listen" not in agent.log_text()
+        agent.config_file.write_text(f'listen = ["127.0.0.1:{free_port()}"]\n{AT_ONCE}[weight]\ncapacity = 12\n')
+        agent.send(signal.SIGHUP)
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+        assert "warning: the sockets that systemd passed replace listen = 127.0.0.1:" in agent.log_text()
