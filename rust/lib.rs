@@ -9,6 +9,7 @@ pub mod answer;
 pub mod discovery;
 pub mod error;
 pub mod job;
+pub mod net;
 pub mod presets;
 pub mod procfs;
 mod python;

@@ -14,10 +14,11 @@ use std::time::Duration;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::answer::{self, End, Net, Replies};
+use crate::answer::{self, End, Replies};
 use crate::discovery;
 use crate::error::Error;
 use crate::job::Context;
+use crate::net::Net;
 use crate::presets::{self, Spec};
 use crate::procfs::Procfs;
 use crate::scanner;

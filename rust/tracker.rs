@@ -5,8 +5,7 @@
 //! quarantined. The tracker itself never reads a process: it hands out [`Job`]s and takes
 //! their outcomes, so that it is free while a reader hangs.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::discovery::ebpf::Kernel;
@@ -18,18 +17,11 @@ use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
 use crate::title::{Reading, first_string};
 
 mod entry;
+mod rechecks;
 
 pub use entry::WorkerInfo;
 use entry::{Entry, State, Worker};
-
-/// A process that came or was renamed this recently is looked at every second: a booting
-/// `ruby` becomes `sidekiq` up to a minute later.
-const YOUNG_MS: u64 = 120_000;
-const YOUNG_PERIOD_MS: u64 = 1_000;
-/// All others are spread evenly over this time.
-const OLD_PERIOD_MS: u64 = 30_000;
-/// Those that were there before us, and may be either, show their age within this time.
-const UNKNOWN_PERIOD_MS: u64 = 4_000;
+use rechecks::Rechecks;
 
 /// File descriptors given back when the process has run out of them.
 const GIVE_BACK: usize = 16;
@@ -50,7 +42,7 @@ pub struct Tracker {
     workers: BTreeSet<Pid>,
     /// Workers absent from the last listing.
     missing: Vec<Pid>,
-    due: BinaryHeap<Reverse<(u64, Pid)>>,
+    rechecks: Rechecks,
     quarantine: Quarantine,
     queue: VecDeque<Job>,
     denied: u32,
@@ -77,7 +69,7 @@ impl Tracker {
             entries: HashMap::new(),
             workers: BTreeSet::new(),
             missing: Vec::new(),
-            due: BinaryHeap::new(),
+            rechecks: Rechecks::default(),
             quarantine: Quarantine::default(),
             queue: VecDeque::new(),
             denied: 0,
@@ -286,27 +278,19 @@ impl Tracker {
             for (&pid, entry) in &mut self.entries {
                 if !matches!(entry.state, State::Worker(_)) && !queued.contains(&pid) {
                     entry.due_ms = now_ms;
-                    self.due.push(Reverse((now_ms, pid)));
+                    self.rechecks.plan(pid, now_ms);
                 }
             }
         }
-        while let Some(&Reverse((due_ms, pid))) = self.due.peek() {
-            if due_ms > self.now_ms {
-                break;
-            }
-            self.due.pop();
+        while let Some((due_ms, pid)) = self.rechecks.next(self.now_ms) {
             let Some(entry) = self.entries.get(&pid) else { continue };
             if entry.due_ms != due_ms || self.quarantine.holds(pid) {
                 continue;
             }
             // The start of an old candidate tells whether its pid was reused.
-            let start = matches!(entry.state, State::Candidate) && !self.is_young(entry);
+            let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came_ms, self.now_ms);
             self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came_ms.is_none() } });
         }
-    }
-
-    fn is_young(&self, entry: &Entry) -> bool {
-        entry.came_ms.is_some_and(|came| self.now_ms.saturating_sub(came) < YOUNG_MS)
     }
 
     fn take_title(&mut self, pid: Pid, title: &[u8]) {
@@ -423,14 +407,8 @@ impl Tracker {
             self.workers.remove(&pid);
         }
         entry.state = state;
-        entry.due_ms = match (&entry.state, entry.came_ms) {
-            (State::Worker(_), _) => next_turn(pid, now_ms, OLD_PERIOD_MS),
-            // Many: their start would double the first scan's cost.
-            (State::Foreign, None) => next_turn(pid, now_ms, UNKNOWN_PERIOD_MS),
-            (_, Some(came_ms)) if now_ms.saturating_sub(came_ms) >= YOUNG_MS => next_turn(pid, now_ms, OLD_PERIOD_MS),
-            _ => now_ms + YOUNG_PERIOD_MS,
-        };
-        self.due.push(Reverse((entry.due_ms, pid)));
+        entry.due_ms = rechecks::due_ms(pid, entry.state.kind(), entry.came_ms, now_ms);
+        self.rechecks.plan(pid, entry.due_ms);
     }
 
     /// Closes some kept files, so that others can be opened. They are opened and closed again
@@ -482,14 +460,6 @@ impl Tracker {
         }
         counts
     }
-}
-
-/// The next turn of a process that is looked at once in a period. Turns depend on the pid
-/// alone, so they stay spread evenly whatever has made many processes due at once.
-fn next_turn(pid: Pid, now_ms: u64, period_ms: u64) -> u64 {
-    let turn_ms = (u64::from(pid.wrapping_mul(2_654_435_769)) * period_ms) >> 32;
-    let round_ms = now_ms - now_ms % period_ms + turn_ms;
-    if round_ms > now_ms { round_ms } else { round_ms + period_ms }
 }
 
 #[cfg(test)]

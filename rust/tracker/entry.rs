@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::rechecks::Kind;
 use crate::snapshot::Pid;
 use crate::title::Reading;
 
@@ -51,6 +52,17 @@ pub(super) enum State {
     /// Its name is, its title is not a worker's.
     Candidate,
     Worker(Box<Worker>),
+}
+
+impl State {
+    /// How often it is looked at.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Worker(_) => Kind::Worker,
+            Self::Foreign => Kind::Foreign,
+            Self::Unread | Self::Denied | Self::Candidate => Kind::Other,
+        }
+    }
 }
 
 /// One process.

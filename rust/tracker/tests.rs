@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::rechecks::UNKNOWN_PERIOD_MS;
 use super::*;
 use crate::presets::{Selector, Spec};
 use crate::procfs::TITLE_LEN_MAX;
@@ -225,7 +226,7 @@ fn what_is_planned_does_not_grow_with_the_scans() {
     for now_ms in (START_MS..START_MS + 300_000).step_by(250) {
         host.scan(now_ms);
     }
-    assert!(host.tracker.due.len() <= 2 * host.tracker.entries.len(), "{} plans", host.tracker.due.len());
+    assert!(host.tracker.rechecks.len() <= 2 * host.tracker.entries.len(), "{} plans", host.tracker.rechecks.len());
 }
 
 /// Another way to look, which ends after so many looks.
