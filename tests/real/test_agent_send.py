@@ -158,5 +158,8 @@ def test_no_reply_is_lost_to_a_reset_where_haproxy_sends(tmp_path: Path, config:
 def test_no_reply_is_lost_to_a_reset_on_a_wire_that_loses_packets(tmp_path: Path) -> None:
     with lossy_wire(tmp_path) as (here, there):
         agent = FarAgent(tmp_path, here, PATIENT + POOL)
-        with polled(agent, FarHAProxy(tmp_path, there, here, agent.port), 5_000):
+        haproxy = FarHAProxy(tmp_path, there, here, agent.port)
+        with polled(agent, haproxy, 5_000):
             assert agent.aborted() == 0
+            # A lost packet may cost a check its time; a lost reply would cost it its meaning.
+            assert haproxy.failed() == []
