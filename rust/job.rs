@@ -21,6 +21,14 @@ pub struct Context {
     pub detail: bool,
 }
 
+impl Context {
+    /// The selectors whose names a process bears.
+    #[must_use]
+    pub fn named(&self, comm: &[u8]) -> u32 {
+        bits(self, |s| s.comm.matches(comm))
+    }
+}
+
 /// Something to read.
 #[derive(Debug)]
 pub struct Job {
@@ -149,7 +157,7 @@ impl Job {
     ) -> Result<Probed, Miss> {
         let pid = self.pid;
         let comm = files.comm(pid, buf)?;
-        let named = bits(context, |s| s.comm.matches(comm));
+        let named = context.named(comm);
         mask.store(named, Ordering::Relaxed);
         if named == 0 {
             let stat = start.then(|| files.stat(pid).ok()).flatten();

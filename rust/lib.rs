@@ -16,5 +16,6 @@ mod python;
 pub mod quarantine;
 pub mod scanner;
 pub mod snapshot;
+pub mod stuck;
 pub mod title;
 pub mod tracker;

@@ -41,12 +41,18 @@ impl Quarantine {
         held.wait_from(now_ms);
     }
 
-    /// The reader came back.
-    pub fn unstuck(&mut self, pid: Pid, now_ms: u64) {
-        if let Some(held) = self.held.get_mut(&pid) {
+    /// Readers may have come back: none hangs but where `hangs` says so.
+    pub fn heal(&mut self, hangs: impl Fn(Pid) -> bool, now_ms: u64) {
+        for (_, held) in self.held.iter_mut().filter(|(pid, held)| held.stuck && !hangs(**pid)) {
             held.stuck = false;
             held.wait_from(now_ms);
         }
+    }
+
+    /// Whether a reader hangs there, as far as is known.
+    #[must_use]
+    pub fn hangs(&self, pid: Pid) -> bool {
+        self.held.get(&pid).is_some_and(|held| held.stuck)
     }
 
     /// It was read in good time.
@@ -89,7 +95,9 @@ mod tests {
         let mut q = Quarantine::default();
         q.hung(7, 1, 0);
         assert!(q.holds(7) && q.due(1_000_000).is_empty());
-        q.unstuck(7, 5_000);
+        q.heal(|pid| pid == 7, 4_000);
+        assert!(q.hangs(7) && q.due(1_000_000).is_empty());
+        q.heal(|_| false, 5_000);
         assert!(q.due(5_999).is_empty());
         assert_eq!(q.due(6_000), [7]);
     }
@@ -99,7 +107,7 @@ mod tests {
         let mut q = Quarantine::default();
         for (strike, wait_ms) in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000].into_iter().enumerate() {
             q.hung(7, 1, 0);
-            q.unstuck(7, 0);
+            q.heal(|_| false, 0);
             assert!(q.due(wait_ms - 1).is_empty(), "strike {strike}");
             assert_eq!(q.due(wait_ms), [7], "strike {strike}");
         }

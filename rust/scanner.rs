@@ -22,14 +22,15 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::discovery::ebpf::Kernel;
 use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
 use crate::snapshot::{Pid, Snapshot};
+use crate::stuck::Stuck;
 use crate::tracker::{Tracker, WorkerInfo};
 
 /// A read that takes longer is left behind. Against a process that loops over mprotect a read
 /// took 18 ms at the median; on an idle host it takes some microseconds.
 pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 
-/// Threads left behind at one time, by a scanner and those that it succeeded. Each is a process
-/// that holds its own memory lock.
+/// Threads left behind at one time, by a scanner and those that it succeeded, each at a process
+/// that holds its own memory lock. (One more may hang where a scanner ended in the middle of a scan.)
 pub const LEFT_BEHIND_MAX: u32 = 16;
 
 /// A scan that took less is charged by the wall clock, which asks no system call.
@@ -52,10 +53,24 @@ struct Reading {
 struct Progress {
     /// The selectors whose names the process bears, as far as it was read.
     mask: AtomicU32,
-    /// It was left behind, and is counted as such.
+    /// Its process was told to be stuck.
     left: AtomicBool,
-    /// It came back from where it was left.
-    back: AtomicBool,
+}
+
+/// Takes a process off the stuck ones when the reader that was left behind there is back, however
+/// that ends.
+struct Back<'a> {
+    pid: Pid,
+    progress: &'a Progress,
+    stuck: &'a Stuck,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        if self.progress.left.load(Ordering::Relaxed) {
+            self.stuck.remove(self.pid);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,8 +98,7 @@ struct Shared {
     changed: Condvar,
     /// Readable when a scan is done, for event loops.
     event: OwnedFd,
-    /// Readers that hang now. They outlive their scanner, so its successors count them, too.
-    left_behind: Arc<AtomicU32>,
+    stuck: Arc<Stuck>,
 }
 
 /// See the module.
@@ -113,13 +127,17 @@ impl Scanner {
     /// Wraps a tracker, in place of a `former` scanner if there is one. No thread exists until
     /// the first scan. `event` is what [`new_event`] made.
     #[must_use]
-    pub fn new(tracker: Tracker, event: OwnedFd, former: Option<&Self>) -> Self {
+    pub fn new(mut tracker: Tracker, event: OwnedFd, former: Option<&Self>) -> Self {
+        let stuck = former.map(|f| f.shared.all_stuck()).unwrap_or_default();
+        for pid in stuck.all() {
+            tracker.hung_before(pid, now_ns());
+        }
         let shared = Shared {
             tracker: Mutex::new(tracker),
             flight: Mutex::new(Flight::default()),
             changed: Condvar::new(),
             event,
-            left_behind: former.map(|f| Arc::clone(&f.shared.left_behind)).unwrap_or_default(),
+            stuck,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -201,7 +219,7 @@ impl Scanner {
     /// Readers that hang now.
     #[must_use]
     pub fn left_behind(&self) -> u32 {
-        self.shared.left_behind.load(Ordering::Relaxed)
+        self.shared.stuck.count()
     }
 
     /// Every process with a worker's title, as of the last scan. May wait for a scan's own
@@ -246,15 +264,28 @@ impl Drop for Scanner {
             None => flight.owner += 1,
         }
         self.shared.changed.notify_all();
+        drop(flight);
+        // A reader that hangs keeps all this for as long as it hangs, and needs nothing of it.
+        lock(&self.shared.tracker).abandon();
     }
 }
 
 impl Shared {
-    /// The owner shall end when it comes back from this, and is counted until then.
+    /// The owner shall end when it comes back from this, and its process is stuck until then.
     fn leave_behind(&self, flight: &mut Flight, reading: &Reading) {
         reading.progress.left.store(true, Ordering::Relaxed);
-        self.left_behind.fetch_add(1, Ordering::Relaxed);
+        self.stuck.add(reading.pid);
         flight.owner += 1;
+    }
+
+    /// The stuck ones, that at which the owner itself hangs included.
+    fn all_stuck(&self) -> Arc<Stuck> {
+        let flight = lock(&self.flight);
+        if let Some(reading) = flight.reading.as_ref().filter(|r| r.is_overdue()) {
+            reading.progress.left.store(true, Ordering::Relaxed);
+            self.stuck.add(reading.pid);
+        }
+        Arc::clone(&self.stuck)
     }
 
     /// Makes sure that the owner's number has a thread.
@@ -317,10 +348,10 @@ impl Shared {
     fn scan(&self, owner: u64, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
         let mut tracker = lock(&self.tracker);
         if let Some(reading) = taken_over {
-            take_over(&mut tracker, &reading);
+            tracker.hung(reading.pid, reading.progress.mask.load(Ordering::Relaxed));
         }
         if !begun {
-            tracker.begin(now_ns());
+            tracker.begin(now_ns(), &|pid| self.stuck.has(pid));
         }
         let (files, context) = (tracker.files(), tracker.context());
         let progress = Arc::new(Progress::default());
@@ -335,6 +366,7 @@ impl Shared {
             }
             flight.reading = Some(reading);
             drop(flight);
+            let _back = Back { pid: job.pid, progress: &progress, stuck: &self.stuck };
             let (outcome, title) = job.run(&context, &files, &progress.mask, &mut buf);
             let mut flight = lock(&self.flight);
             let left_behind = flight.owner != owner;
@@ -342,14 +374,10 @@ impl Shared {
                 flight.reading = None;
             }
             drop(flight);
-            progress.back.store(left_behind, Ordering::Relaxed);
             tracker = lock(&self.tracker);
             if left_behind {
                 // What it brought is late, and true all the same.
-                let pid = job.pid;
                 tracker.take(job, outcome, title);
-                tracker.unstuck(pid, now_ns());
-                self.left_behind.fetch_sub(u32::from(progress.left.load(Ordering::Relaxed)), Ordering::Relaxed);
                 return None;
             }
             tracker.on_time(job.pid);
@@ -358,16 +386,6 @@ impl Shared {
         let mut snapshot = tracker.finish();
         snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
         Some(snapshot)
-    }
-}
-
-/// Quarantines the process at which the former reader hangs. That reader may be back before
-/// its successor gets here, and then nobody else would tell that the process can be read.
-/// Both hold the tracker's lock, the former only after it said that it is back.
-fn take_over(tracker: &mut Tracker, from: &Reading) {
-    tracker.hung(from.pid, from.progress.mask.load(Ordering::Relaxed));
-    if from.progress.back.load(Ordering::Relaxed) {
-        tracker.unstuck(from.pid, now_ns());
     }
 }
 
@@ -396,32 +414,5 @@ pub fn reserve_fds(kept_max: usize) {
     if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {
         // The duplicate is closed at once; the table keeps its size.
         drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tracker::tests::Host;
-
-    fn is_tried_again(back: bool) -> bool {
-        let mut host = Host::new();
-        host.add(7, "ruby", "ruby");
-        host.tracker.begin(now_ns());
-        while host.tracker.next_job().is_some() {}
-        let progress = Progress { mask: AtomicU32::new(1), back: AtomicBool::new(back), ..Progress::default() };
-        take_over(&mut host.tracker, &Reading { pid: 7, tid: gettid(), since_ns: 0, progress: Arc::new(progress) });
-        host.tracker.begin(now_ns() + 10_000_000_000);
-        std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7)
-    }
-
-    #[test]
-    fn a_reader_that_was_back_before_its_successor_began_is_not_waited_for() {
-        assert!(is_tried_again(true));
-    }
-
-    #[test]
-    fn a_process_is_left_alone_while_a_reader_hangs_there() {
-        assert!(!is_tried_again(false));
     }
 }

@@ -112,9 +112,11 @@ impl Tracker {
         self.discovery.kernel()
     }
 
-    /// Begins a scan: looks for processes, and queues what is to be read.
-    pub fn begin(&mut self, now_ns: u64) {
+    /// Begins a scan: looks for processes, and queues what is to be read. `hangs` tells where a
+    /// reader hangs now.
+    pub fn begin(&mut self, now_ns: u64, hangs: &dyn Fn(Pid) -> bool) {
         self.now_ms = now_ns / 1_000_000;
+        self.quarantine.heal(hangs, self.now_ms);
         self.next = Snapshot { began_ns: now_ns, visible: self.procfs.visible(), ..Snapshot::default() };
         if !self.next.visible {
             return;
@@ -184,9 +186,20 @@ impl Tracker {
         self.quarantine.hung(pid, mask, self.now_ms);
     }
 
-    /// The reader that hung at this process came back: it may be tried again in time.
-    pub fn unstuck(&mut self, pid: Pid, now_ns: u64) {
-        self.quarantine.unstuck(pid, now_ns / 1_000_000);
+    /// A former scanner's reader hangs at this process. Its name can be read all the same.
+    pub fn hung_before(&mut self, pid: Pid, now_ns: u64) {
+        let mut buf = [0; 64];
+        let named = self.procfs.files().comm(pid, &mut buf).map_or(u32::MAX, |comm| self.context.named(comm));
+        self.quarantine.hung(pid, named, now_ns / 1_000_000);
+    }
+
+    /// Forgets all, and closes what it can, because nobody will ask any more.
+    pub fn abandon(&mut self) {
+        self.discovery = Box::new(Sweep::default());
+        self.queue.clear();
+        self.workers.clear();
+        self.entries.clear();
+        self.found.clear();
     }
 
     /// Ends a scan: adds up what is known now.
@@ -254,7 +267,9 @@ impl Tracker {
         let entry = self.entries.entry(new.pid).or_insert(fresh);
         entry.ident = new.ident;
         entry.came_ms = came_ms;
-        self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
+        if !self.quarantine.hangs(new.pid) {
+            self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
+        }
     }
 
     fn gone(&mut self, pid: Pid) {

@@ -139,7 +139,8 @@ class Scanner:
         running scan's own work (milliseconds), never for a hung reader."""
 
     def left_behind(self) -> int:
-        """Readers that hang now, those of former scanners included; at most 16."""
+        """Readers that hang now, each at a process of its own, those of former scanners included.
+        Beyond 16 none is left behind any more: the scan waits."""
 
     def fallback(self) -> str | None:
         """Why the discovery is not the one it began with."""

@@ -119,6 +119,7 @@ class Daemon:
             await self.orders.close()
             self._watchdog.close()
             self.desk.close()
+            self.reloader.close()
             self.publish(None)
             self.server.close()
             self.sampler.close()

@@ -4,6 +4,7 @@ What can fail comes first, and undoes nothing when it does. No listener that sta
 so no poll is lost; a new scanner takes over when it has its first sample.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from agent.metrics import Endpoint
 
 log = logging.getLogger("busyweight")
+
+
+# From then on it is told that a new scanner has no sample yet.
+LATE_S = 10.0
 
 
 class StartError(RuntimeError):
@@ -72,6 +77,7 @@ class Reloader:
         # The daemon's own configuration follows when a new scanner has its first sample.
         self._taken = daemon.config
         self._successor: Sampler | None = None
+        self._late: asyncio.TimerHandle | None = None
         self.outcome: dict[str, Any] | None = None
         self.totals: dict[str, float] = {"ok": 0, "failed": 0, "taken": time.time()}
 
@@ -97,6 +103,8 @@ class Reloader:
 
     def close(self) -> None:
         """Ends what has not taken over yet."""
+        if self._late:
+            self._late.cancel()
         if self._successor:
             self._successor.close()
             self._successor = None
@@ -142,6 +150,11 @@ class Reloader:
             # The former scanner serves until the new one has its first sample.
             self._successor = Sampler(scanner, lambda snapshot, why: self._succeed(config, snapshot, why))
             self._successor.start()
+            self._late = asyncio.get_running_loop().call_later(
+                LATE_S,
+                log.warning,
+                "the new configuration still waits for its first sample; the former one answers meanwhile",
+            )
 
     def _succeed(self, config: Config, snapshot: Snapshot | None, why: str) -> None:
         """The new scanner's first scan ended: it takes over."""
@@ -149,6 +162,7 @@ class Reloader:
             return
         scanner = self._successor.scanner
         self._successor = None
+        self.close()
         self._daemon.adopt(config, scanner)
         self._daemon.sampled(snapshot, why)
 

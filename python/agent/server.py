@@ -40,7 +40,7 @@ def open_listener(
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    # Only for this moment: a port that others may take at any time is nobody's.
+    # Only for this moment, so that another agent of the same user is still told that the port is taken.
     sharing = [each for each in beside if each.getsockname()[1] == port]
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

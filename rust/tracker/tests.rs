@@ -56,7 +56,7 @@ impl Host {
 
     fn scan(&mut self, now_ms: u64) -> Snapshot {
         self.probed.clear();
-        self.tracker.begin(now_ms * 1_000_000);
+        self.tracker.begin(now_ms * 1_000_000, &|_| false);
         let (files, context, mask) = (self.tracker.files(), self.tracker.context(), AtomicU32::new(0));
         let mut buf = [0; TITLE_LEN_MAX];
         while let Some(job) = self.tracker.next_job() {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.daemon import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.tree import Tree, TreeAgent
@@ -103,6 +104,8 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
         configure(other, 24)
         agent.send(signal.SIGHUP)
         agent.until(lambda: said("reloaded the configuration") == 1, "reloading", DEADLINE_S)
+        late = "warning: the new configuration still waits for its first sample; the former one answers meanwhile"
+        agent.until(lambda: late in log_lines(agent), "late", 2 * FIRST_SAMPLE_S)
         configure(agent.tree, 12)
         agent.send(signal.SIGHUP)
         # Back where it was, it still looks anew: the other one may have changed what the kernel looks for.
@@ -112,6 +115,36 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
             other.heal(pid, sidekiq_title(1))
         agent.until(lambda: thread_names(agent.pid).count("reader") == 1, "rid of the other one", DEADLINE_S)
         assert agent.ask() == b"up 50% #6/12 busy\n"
+
+
+def held(agent: TreeAgent) -> tuple[int, int]:
+    """Its readers, and its open files."""
+    return thread_names(agent.pid).count("reader"), len(list(Path(f"/proc/{agent.pid}/fd").iterdir()))
+
+
+def test_reloads_while_readers_hang_hold_and_leave_nothing_behind(agent: TreeAgent) -> None:
+    def configure(n: int) -> None:
+        agent.write_config(f'{AT_ONCE}[weight]\ncapacity = {6 * n}\n[workers]\ncomm = ["ruby", "x{n}"]\n')
+
+    def reload(n: int) -> None:
+        configure(n)
+        agent.send(signal.SIGHUP)
+        agent.wait_answer(b"up %d%% #6/%d busy\n" % (round(100 - 100 / n), 6 * n), DEADLINE_S)
+
+    def no_more(before: tuple[int, int]) -> bool:
+        return all(now <= then for now, then in zip(held(agent), before, strict=True))
+
+    hung = [agent.tree.add_hanging(pid) for pid in range(200, 210)]
+    configure(1)
+    with agent:
+        reload(2)
+        before = held(agent)
+        for n in range(3, 10):
+            reload(n)
+            agent.until(lambda: no_more(before), f"as it was after the first reload: {before}", DEADLINE_S)
+        for pid in hung:
+            agent.tree.heal(pid, b"irb")
+        agent.until(lambda: thread_names(agent.pid).count("reader") == 1, "rid of those that hung", DEADLINE_S)
 
 
 def test_a_reload_that_looks_for_other_workers_lets_no_weight_fall(agent: TreeAgent) -> None:

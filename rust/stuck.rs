@@ -1,0 +1,47 @@
+//! WORLD. The processes at which a reader hangs now.
+//!
+//! A reader that hangs outlives the scanner that left it behind. So a scanner shares this with
+//! those that succeed it: they leave the same processes alone, and no process costs two readers.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::snapshot::Pid;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Stuck(Mutex<HashSet<Pid>>);
+
+impl Stuck {
+    fn pids(&self) -> MutexGuard<'_, HashSet<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reader was left behind there.
+    pub fn add(&self, pid: Pid) {
+        self.pids().insert(pid);
+    }
+
+    /// It came back.
+    pub fn remove(&self, pid: Pid) {
+        self.pids().remove(&pid);
+    }
+
+    /// Whether a reader hangs there.
+    #[must_use]
+    pub fn has(&self, pid: Pid) -> bool {
+        self.pids().contains(&pid)
+    }
+
+    /// All of them, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Pid> {
+        self.pids().iter().copied().collect()
+    }
+
+    /// How many readers hang.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.pids().len() as u32
+    }
+}
