@@ -245,3 +245,6 @@ def fleet(
         for agent in agents:
             agent.wait_ready()
         yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only)
+        for agent in agents:
+            if agent.running:
+                agent.send(signal.SIGUSR1)  # nobody is left to hear a hundred last words, one after the other
