@@ -1,4 +1,4 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --pages] [--seeds N]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --pages] [--seeds N]`.
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed: the first takes
 about half an hour, each other about twenty minutes. `--small` takes five minutes and writes fleet-small.json alone.
@@ -188,11 +188,24 @@ def measure_restarts(home: Path, seeds: int) -> list[Target]:
     return save(results, "fleet")
 
 
+def measure_rules(home: Path, seeds: int) -> list[Target]:
+    """Only the candidates for better rules that the results do not have yet, into them."""
+    suite = Suite(home)
+    results = json.loads((RESULTS / "fleet.json").read_text())
+    with fleet(home / "seven", 3, 4, COMPRESSION) as hosts:
+        for seed in range(1, seeds + 1):
+            suite.rules(hosts, seed, results["candidates"].get("night", {}))
+    for scenario, arrangements in spreads(suite.candidates).items():
+        results["candidates"].setdefault(scenario, {}).update(arrangements)
+    return save(results, "fleet")
+
+
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
     parser.add_argument("--restarts", action="store_true", help="only the rolling restart, into the results there are")
+    parser.add_argument("--rules", action="store_true", help="only rules that the results do not have yet, into them")
     parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
     options = parser.parse_args()
@@ -205,6 +218,8 @@ def main() -> int:
         try:
             if options.restarts:
                 judged = measure_restarts(Path(directory), options.seeds)
+            elif options.rules:
+                judged = measure_rules(Path(directory), options.seeds)
             else:
                 judged = measure(Path(directory), small=options.small, seeds=options.seeds)
         except (CompileError, pytest.fail.Exception, pytest.skip.Exception) as reason:

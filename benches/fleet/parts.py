@@ -24,12 +24,14 @@ RELEASE_FOR_S = 5.0
 PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001
 WORKERS = 24
 
-# One other setting of the real agent: table, key and value; a rate is per model second.
+# One other setting of the real agent: table, key and value; a rate is per model second, a duration in them.
 SETTINGS: dict[str, tuple[str, str, str | float]] = {
     "real": ("weight", "floor", "0%"),
     "floor10": ("weight", "floor", "10%"),
     "floor25": ("weight", "floor", "25%"),
     "rise5": ("weight", "rise", 5.0),
+    "fresh01": ("scan", "fresh_for", 0.1),
+    "fresh2": ("scan", "fresh_for", 2.0),
 }
 
 
@@ -39,7 +41,7 @@ class Arrangement:
 
     agent: "" for none, one of SETTINGS, or a rule of host.c by which the bench answers itself.
     web_only: job hosts get no requests. all_busy: the second backend for when all are full. spill_at: so many
-    requests in service per server that still gets some send new ones to everybody.
+    requests in service per server that still gets some send new ones to everybody. inter_s: HAProxy's agent-inter.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Arrangement:
     oracle: bool = False
     all_busy: bool = True
     spill_at: int = 0
+    inter_s: float = AGENT_INTER_S
 
     @property
     def rule(self) -> str:
@@ -110,7 +113,9 @@ class HostAgent(Agent):
             "reply": {"release_for": lasts(RELEASE_FOR_S)},
             "weight": {"capacity": CORES},
         }
-        tables[table][key] = value if isinstance(value, str) else f"{value * self.compression:g}%/s"
+        if isinstance(value, float):
+            value = lasts(value) if table == "scan" else f"{value * self.compression:g}%/s"
+        tables[table][key] = value
         lines = [f'listen = ["{self.address}:{self.port}"]']
         for name, keys in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
@@ -195,7 +200,7 @@ class Fleet:
 
     def config(self, arrangement: Arrangement) -> str:
         """haproxy.cfg without its global section; the name of host 0 is h1."""
-        inter = f"{AGENT_INTER_S * 1000 / self.compression:.0f}ms"
+        inter = f"{arrangement.inter_s * 1000 / self.compression:.0f}ms"
         check = f"agent-check agent-port {arrangement.agent_port} agent-inter {inter}"
         count = self.web_hosts if arrangement.web_only else self.hosts
         lines = [

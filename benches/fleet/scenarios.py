@@ -40,6 +40,10 @@ CANDIDATES = (
     Arrangement("workers' CPU", agent="cpu"),
     Arrangement("workers' CPU and requests", agent="load"),
     Arrangement("curve: share", agent="share"),
+    Arrangement("agent-inter 1s", agent="real", inter_s=1.0),
+    Arrangement("agent-inter 5s", agent="real", inter_s=5.0),
+    Arrangement("fresh_for 0.1s", agent="fresh01"),
+    Arrangement("fresh_for 2s", agent="fresh2"),
 )
 
 Accident = tuple[float, str, int]  # at, "kill", "restart" or "stop and start", host

@@ -4,6 +4,7 @@ It must not judge: benches/fleet/__main__.py holds results against what was prom
 """
 
 from collections import defaultdict
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,12 @@ class Suite:
         for scenario in all_scenarios():
             for arrangement in scenario.arrangements:
                 self.play(hosts, scenario, arrangement, seed, self.measured)
+        self.rules(hosts, seed)
+
+    def rules(self, hosts: Fleet, seed: int, known: Container[str] = ()) -> None:
+        """The candidates for better rules, but for those that are known already."""
         for scenario in (s for s in all_scenarios() if s.name in JUDGED):
-            for arrangement in CANDIDATES:
+            for arrangement in (c for c in CANDIDATES if c.name not in known):
                 self.play(hosts, scenario, arrangement, seed, self.candidates)
 
     def restarts(self, seed: int) -> None:
