@@ -42,7 +42,7 @@ $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*
 
 soak: test-parts build ## the long tests, about half an hour
-	BUSYWEIGHT_SOAK=1 $(BIN)/pytest --timeout=1800 tests/faults
+	BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
 
 # zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
 dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/

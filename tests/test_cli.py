@@ -222,6 +222,14 @@ def test_an_output_that_cannot_be_written_is_one_line_with_exit_code_1(
     assert (done.returncode, done.stderr) == (1, b"busyweight: cannot write the output: no space left on device\n")
 
 
+def test_faults_that_nobody_can_be_told_of_keep_their_exit_code(file: Path) -> None:
+    file.write_text("bogus = 1\nmore = 2\n")
+    commands = (f"config --config {file}", f"haproxy lint {file}", f"status --control {file}")
+    with Path("/dev/full").open("wb") as full:
+        dones = [subprocess.run([COMMAND, *c.split()], stderr=full, timeout=60, check=False) for c in commands]
+    assert [done.returncode for done in dones] == [2, 2, 1]
+
+
 def test_an_output_that_is_closed_takes_no_words_and_says_nothing(tree: Tree, file: Path) -> None:
     file.write_text(f'[scan]\nprocfs = "{tree}"\n')
     done = subprocess.run(

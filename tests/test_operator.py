@@ -400,6 +400,7 @@ def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_i
     (agent.home / "state").write_text("in the way")
     with agent:
         assert agent.log_text().count("overrides will not survive a restart") == 1
+        assert agent.log_text().count(str(agent.home / "state")) == 1
         done = agent.run("drain", "--control", str(agent.control))
         assert done.returncode == 0
         assert f"warning: {agent.home / 'state'}: file exists: this is in memory only" in done.stderr

@@ -2,12 +2,15 @@
 
 import asyncio
 import os
+import re
 import resource
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self, TypeVar
 
 import pytest
@@ -16,6 +19,7 @@ import uvloop
 from agent._scan import Answerer, Totals
 from agent.cache import Cache, Pace
 from agent.server import Address, ListenError, Server, open_listener, open_listeners
+from tests.real.parts import need
 
 DEADLINE_S = 10.0
 T = TypeVar("T")
@@ -37,6 +41,7 @@ class Serving:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
+        self.thread_id = self.do(threading.get_native_id)
         self.answerer = Answerer(allow or [])
         self.say(b"up 75%\n", pools)
 
@@ -146,6 +151,35 @@ def test_only_the_networks_allowed_are_answered_in_both_families() -> None:
         stranger.connect(("127.0.0.1", port))
         assert said(stranger) == b""
         assert (serving.totals().answered, serving.totals().refused) == (2, 1)
+
+
+def system_calls(serving: Serving, trace: Path, address: Address, source: str, polls: int) -> tuple[list[str], bytes]:
+    """What the server calls while so many polls come from there one after the other, and what they are told."""
+    command = [need("strace", "strace"), "-o", str(trace), "-p", str(serving.thread_id)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as watching:
+        assert watching.stderr is not None
+        assert b"attached" in watching.stderr.readline()
+        try:
+            told = b"".join(
+                said(socket.create_connection(address, DEADLINE_S, source_address=(source, 0))) for _ in range(polls)
+            )
+            serving.totals()  # so that the last one is over
+        finally:
+            watching.terminate()
+    return re.findall(r"^\w+(?=\()", trace.read_text(), re.MULTILINE), told
+
+
+def test_a_refused_poll_costs_no_more_system_calls_than_an_answered_one_and_is_sent_nothing(tmp_path: Path) -> None:
+    with Serving(allow=["127.0.0.1"]) as serving:
+        [address] = serving.listen()
+        answered, told = system_calls(serving, tmp_path / "answered", address, "127.0.0.1", polls=20)
+        assert told == b"up 75%\n" * 20
+        assert sum(call.startswith("send") for call in answered) == 20
+        refused, told = system_calls(serving, tmp_path / "refused", address, "127.0.0.9", polls=20)
+        assert told == b""
+        assert not [call for call in refused if call.startswith(("send", "write"))]
+        assert refused.count("accept4") == 20
+        assert len(refused) <= len(answered)
 
 
 def test_several_addresses_are_served() -> None:

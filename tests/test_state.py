@@ -161,3 +161,11 @@ def test_a_disk_that_does_not_answer_is_told_and_a_late_write_undoes_nothing(
     monkeypatch.undo()
     assert save(file, Record()) is None
     assert saved(tmp_path) == Record()
+
+
+def test_where_the_directory_is_in_trouble_already_a_file_in_it_is_no_second_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = StateFile(tmp_path / "file")
+    file.trouble = "not a directory"
+    assert file.load() == Record()
+    assert file.remark is None

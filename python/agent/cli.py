@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except config.ConfigError as error:
         for fault in error.faults:
-            print(fault, file=sys.stderr)
+            _complain(fault)
         return USAGE
     except OSError as error:
         if error.errno not in UNWRITTEN or error.filename is not None:
@@ -227,8 +227,17 @@ def load(options: argparse.Namespace, *, elsewhere: bool = False) -> config.Conf
     return loaded
 
 
+def _complain(text: object) -> None:
+    """To stderr. Where that cannot be written, the exit code says it alone."""
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        # What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def _fail(text: object, code: int = WRONG) -> int:
-    print(f"busyweight: {text}", file=sys.stderr)
+    _complain(f"busyweight: {text}")
     return code
 
 

@@ -50,13 +50,17 @@ class StateFile:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self) -> Record:
-        """What the file says. One that cannot be believed is set aside, and says nothing."""
+        """What the file says. One that cannot be believed is set aside, and says nothing.
+
+        Where there is trouble with the directory already, a file that cannot be read is no news.
+        """
         try:
             return self._read()
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError) as error:
-            self.remark = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
+            if self.trouble is None:
+                self.remark = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
             return Record()
 
     def _read(self) -> Record:

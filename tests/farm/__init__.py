@@ -148,12 +148,13 @@ class Farm:
         """Ends `hold_mmap_lock`."""
         self._ask("release", pid, 0)
 
-    def churn(self, per_second: int, seconds: int, *, comm: str = "sh") -> int:
+    def churn(self, per_second: int, seconds: int, *, comm: str = "sh", fork_only: bool = False) -> int:
         """For so many seconds, so many processes a second fork, execute `comm` and exit; returns at once.
 
-        The pid is that of their parent; `churned` waits for the end, `kill` ends it early.
+        With `fork_only` they execute nothing but call themselves so, which is four times as fast. The pid is that of
+        their parent; `churned` waits for the end, `kill` ends it early.
         """
-        return self._pids("churn", per_second, seconds, _hex(comm))[0]
+        return self._pids("churn", per_second, seconds, int(fork_only), _hex(comm))[0]
 
     def churned(self, pid: int) -> int:
         """Waits for the end of a `churn`; how many processes it started (fewer if the host is slow)."""

@@ -7,7 +7,8 @@
  *     title COUNT, then COUNT lines PID TITLE
  *     rename PID COMM    exec PID COMM ARGV    fork PID COUNT COMM -> pids
  *     kill PID...        zombie PID...         reap PID...          stop PID...    resume PID...
- *     hold PID MIB       release PID           churn PER_SECOND SECONDS COMM -> pid    churned PID -> count
+ *     hold PID MIB       release PID           churned PID -> count
+ *     churn PER_SECOND SECONDS FORK_ONLY COMM -> pid
  *
  * It must never signal a process that it did not start: children are signalled only while they are unreaped, and
  * members' copies through a pidfd. When its input ends, everything it started dies with it.
@@ -288,7 +289,7 @@ static bool release(void)
 
 static bool churn(void)
 {
-    uint32_t per_second = number(), seconds = number();
+    uint32_t per_second = number(), seconds = number(), fork_only = number();
     char *comm, path[PATH_MAX];
     bytes(&comm);
     struct birth birth = {.uid = (uid_t)-1, .comm = "churn", .title = "churn", .title_length = 5};
@@ -296,7 +297,8 @@ static bool churn(void)
     if (!member || !await(member))
         return false;
     slot_of(member)->seconds = seconds;
-    ask(member, CHURN, per_second, path, strlen(path));
+    const char *what = fork_only ? comm : path;
+    ask(member, CHURN, per_second, what, strlen(what));
     return printf("ok %d\n", member->pid);
 }
 

@@ -153,10 +153,24 @@ static void hold_mmap_lock(void)
     munmap(map, bytes);
 }
 
+/* A process that exits at once: the program at a path, or, without a slash, a fork under that name. */
+static bool start_ephemeral(void)
+{
+    char *argv[] = {data, NULL}, *environment[] = {"FARM_EXIT=1", NULL};
+    pid_t pid;
+    if (strchr(data, '/'))
+        return posix_spawn(&pid, data, NULL, NULL, argv, environment) == 0;
+    pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_NAME, data);
+        _exit(0);
+    }
+    return pid > 0;
+}
+
 /* Starts processes that exit at once, evenly over each second; late ones are made up for, a few at a time. */
 static int32_t churn(void)
 {
-    char *argv[] = {data, NULL}, *environment[] = {"FARM_EXIT=1", NULL};
     uint64_t total = (uint64_t)me->argument * me->seconds, started = 0;
     uint32_t alive = 0;
     struct timespec begun, now, tick = {0, 1000000};
@@ -168,12 +182,11 @@ static int32_t churn(void)
         if (elapsed_us >= (uint64_t)me->seconds * 1000000)
             break;
         uint64_t due = elapsed_us * me->argument / 1000000 + 1;
-        for (pid_t pid; started < due; started++, alive++) {
-            if (posix_spawn(&pid, data, NULL, NULL, argv, environment))
-                break;
+        if (due > started + CHURN_AT_ONCE)
+            due = started + CHURN_AT_ONCE;
+        for (; started < due && start_ephemeral(); started++, alive++)
             while (alive >= CHURN_AT_ONCE && waitpid(-1, NULL, 0) > 0)
                 alive--;
-        }
         while (alive && waitpid(-1, NULL, WNOHANG) > 0)
             alive--;
         nanosleep(&tick, NULL);

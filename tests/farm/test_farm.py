@@ -110,8 +110,9 @@ def test_a_held_mmap_lock_is_released_by_the_next_command(farm: Farm) -> None:
         assert time.monotonic() < deadline
 
 
-def test_a_churn_starts_processes_under_the_wanted_name_and_ends(farm: Farm) -> None:
-    assert 0 < farm.churned(farm.churn(50, 1, comm="ruby")) <= 50
+@pytest.mark.parametrize("fork_only", [False, True])
+def test_a_churn_starts_processes_under_the_wanted_name_and_ends(farm: Farm, fork_only: bool) -> None:
+    assert 0 < farm.churned(farm.churn(50, 1, comm="ruby", fork_only=fork_only)) <= 50
 
 
 def test_a_process_that_the_farm_did_not_start_is_refused(farm: Farm) -> None:

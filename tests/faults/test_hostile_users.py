@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -150,24 +151,27 @@ def test_thousands_that_retitle_themselves_all_the_time_are_read_whole(farm: Far
 def test_short_lived_processes_leave_the_count_and_what_the_agent_holds_where_they_were(
     farm: Farm, comm: str, tmp_path: Path
 ) -> None:
-    seconds = int(amount(6, 240))
+    wanted = int(amount(10_000, 1_000_000))
     farm.spawn(4, comm=comm, title=sidekiq_title(1))
-    with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}*"]') as agent, ExitStack() as stack:
+    with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}*"]') as agent, Farm() as executes, Farm() as forks:
         agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
         before = holdings(agent.pid)
-        churns = []
-        for n in range(2):
-            other = stack.enter_context(Farm())
-            churns.append((other, other.churn(3000, seconds, comm=f"{comm}-{n}")))
-        churned = threading.Thread(target=lambda: started.extend(other.churned(pid) for other, pid in churns))
         started: list[int] = []
+
+        def churn() -> None:
+            late_s = time.monotonic() + 480
+            while sum(started) < wanted and time.monotonic() < late_s:
+                pids = executes.churn(3000, 2, comm=f"{comm}-0"), forks.churn(6000, 2, comm=f"{comm}-1", fork_only=True)
+                started.extend((executes.churned(pids[0]), forks.churned(pids[1])))
+
+        churned = threading.Thread(target=churn)
         churned.start()
         answers = set()
         while churned.is_alive():
             answers.add(agent.ask())
         churned.join()
         assert answers == {b"up 60% #4/10 busy\n"}
-        assert sum(started) > amount(1000, 100_000)
+        assert sum(started) >= wanted
         agent.wait_answer(b"up 60% #4/10 busy\n", DEADLINE_S)
         after = holdings(agent.pid)
     assert after["rss_kib"] - before["rss_kib"] < 8 * 1024

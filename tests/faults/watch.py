@@ -23,12 +23,19 @@ class Watch(HAProxy):
     def weights(self) -> set[int]:
         return {int(row["weight"]) for row in self.servers("web").values()}
 
-    def all_up(self) -> bool:
-        """No server is down, drained or in maintenance."""
-        return {row["status"] for row in self.servers("web").values()} <= {"no check", "UP"}
+    def shows(self, status: str, weight: int | None) -> bool:
+        """Whether all servers have this status (`UP`: neither down, drained nor in maintenance) and, but for None,
+        this weight."""
+        rows = self.servers("web").values()
+        statuses = {row["status"].removesuffix(" (agent)") for row in rows}
+        as_wanted = statuses <= ({"UP", "no check"} if status == "UP" else {status})
+        return as_wanted and (weight is None or {int(row["weight"]) for row in rows} == {weight})
 
     def wait_weights(self, weight: int, deadline_s: float = 20.0) -> None:
+        self.wait_shown("UP", weight, deadline_s)
+
+    def wait_shown(self, status: str, weight: int | None, deadline_s: float) -> None:
         def evidence() -> str:
             return f"{self.weights()} {self.servers('web')}\n{self.evidence()}"
 
-        until(lambda: self.weights() == {weight} and self.all_up(), f"all at {weight}, and up", deadline_s, evidence)
+        until(lambda: self.shows(status, weight), f"all {status} at {weight}", deadline_s, evidence)

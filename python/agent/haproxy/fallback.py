@@ -69,13 +69,13 @@ def unguarded_way(configuration: Configuration, backend: Proxy) -> Way | None:
     for frontend in configuration.frontends():
         if not _leads_to(frontend, backend):
             continue
-        refusals = [rule for rule in frontend.rules if _refuses(rule, frontend)]
+        ending = _ending(frontend)
         for at, terms, earlier in _ways(frontend, backend):
             ways += 1
-            # These come before all switching, so nothing catches what they refuse.
-            refusal = next((rule.at for rule in refusals if _catches(rule, frontend, backend, terms)), None)
-            if refusal:
-                return Way(at, refusal)
+            # These come before all switching, so nothing else catches what they refuse.
+            end = next((rule for rule in ending if _catches(rule, frontend, backend, terms)), None)
+            if end and not _answers(end):
+                return Way(at, end.at)
             if any(_at_zero(term, frontend, backend.name) is False for term in terms):
                 continue
             # The rule that catches is mostly the one just above.
@@ -104,6 +104,15 @@ def _refuses(rule: Rule, proxy: Proxy) -> bool:
     named = [words for term in terms if term.named for words in proxy.acls.get(term.words[0], [])]
     unnamed = [term.words for term in terms if not term.named]
     return any(words[0].startswith("nbsrv") for words in named + unnamed if words)
+
+
+def _ending(proxy: Proxy) -> list[Rule]:
+    """Rules that end a request before all switching, in HAProxy's order: a phase's are in the file's. None at all
+    where none refuses, for then what answers is no different from what comes later."""
+    if not any(_refuses(rule, proxy) for rule in proxy.rules):
+        return []
+    ending = [rule for rule in proxy.rules if _refuses(rule, proxy) or (rule.phase and _answers(rule))]
+    return sorted(ending, key=lambda rule: rule.phase == "http-request")
 
 
 def _leads_to(frontend: Proxy, backend: Proxy) -> bool:

@@ -63,13 +63,14 @@ class Server:
 class Rule:
     """A line that may lead a request elsewhere, `target` being where, or the status that it answers by itself.
 
-    `words` are its condition, from `if` or `unless` on.
+    `words` are its condition, from `if` or `unless` on. `phase` is `tcp-request` or `http-request`, else nothing.
     """
 
     kind: str
     target: str
     words: tuple[str, ...]
     at: Place
+    phase: str = ""
 
 
 @dataclass(slots=True)
@@ -268,14 +269,15 @@ def _acl(proxy: Proxy, line: Line) -> None:
 
 def _rule(proxy: Proxy, line: Line) -> None:
     # `http-request return ...` and the like are known by their second word, the others by their first.
-    words = line.words[1:] if line.words[0] in ("http-request", "tcp-request") else line.words
+    phase = line.words[0] if line.words[0] in ("http-request", "tcp-request") else ""
+    words = line.words[1:] if phase else line.words
     if words[:1] == ("content",):
         words = words[1:]
     if not words:
         return
     start = next((i for i, word in enumerate(words) if word in ("if", "unless")), len(words))
     target = _status(words[1:start]) if words[0] == "return" else "".join(words[1:2])
-    proxy.rules.append(Rule(words[0].partition("(")[0], target, words[start:], line.at))
+    proxy.rules.append(Rule(words[0].partition("(")[0], target, words[start:], line.at, phase))
 
 
 def _status(words: tuple[str, ...]) -> str:
