@@ -1,4 +1,4 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --pages] [--seeds N]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --many | --pages] [--seeds N]`.
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed: the first takes
 about half an hour, each other about twenty minutes. `--small` takes five minutes and writes fleet-small.json alone.
@@ -169,8 +169,7 @@ def measure(home: Path, *, small: bool, seeds: int) -> list[Target]:
             if seed == 1:
                 for arrangement in MAIN:
                     suite.climb(hosts, arrangement, seed)
-                suite.grow(100)
-                suite.grow(100, polled_only=900)
+                suite.many()
             judged = save(summary(suite, about), "fleet")
     if small:
         suite.grow(14, polled_only=20)
@@ -200,12 +199,22 @@ def measure_rules(home: Path, seeds: int) -> list[Target]:
     return save(results, "fleet")
 
 
+def measure_many(home: Path) -> list[Target]:
+    """Only the many hosts, into the results there are."""
+    suite = Suite(home)
+    suite.many()
+    results = json.loads((RESULTS / "fleet.json").read_text())
+    results["scale"] = spreads(suite.scale)
+    return save(results, "fleet")
+
+
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
     parser.add_argument("--restarts", action="store_true", help="only the rolling restart, into the results there are")
     parser.add_argument("--rules", action="store_true", help="only rules that the results do not have yet, into them")
+    parser.add_argument("--many", action="store_true", help="only the many hosts, into the results there are")
     parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
     options = parser.parse_args()
@@ -220,6 +229,8 @@ def main() -> int:
                 judged = measure_restarts(Path(directory), options.seeds)
             elif options.rules:
                 judged = measure_rules(Path(directory), options.seeds)
+            elif options.many:
+                judged = measure_many(Path(directory))
             else:
                 judged = measure(Path(directory), small=options.small, seeds=options.seeds)
         except (CompileError, pytest.fail.Exception, pytest.skip.Exception) as reason:

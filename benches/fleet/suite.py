@@ -156,6 +156,11 @@ class Suite:
             for arrangement in MAIN:
                 self.play(hosts, scenario, arrangement, 1, self.measured)
 
+    def many(self) -> None:
+        """A hundred hosts with real agents, and nine hundred more that are polled only."""
+        self.grow(100)
+        self.grow(100, polled_only=900)
+
     def grow(self, real: int, polled_only: int = 0) -> None:
         """Many hosts, uncompressed: how soon weights follow, and what they cost."""
         web_hosts = real * 3 // 7
