@@ -1,8 +1,9 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --many | --pages] [--seeds N]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --many | --pages]`.
 
-Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed: the first takes
-about half an hour, each other about twenty minutes. `--small` takes five minutes and writes fleet-small.json alone.
-`--pages` draws plots and tables anew from the results there are. It must leave nothing running.
+Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed (`--seeds N`): the
+first takes about forty minutes, each other about twenty-five. `--small` takes five minutes and writes fleet-small.json
+alone. `--restarts`, `--rules` and `--many` measure a part of it into the results there are; `--pages` draws plots and
+tables anew from them. It must leave nothing running.
 """
 
 import argparse
