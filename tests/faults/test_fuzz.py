@@ -280,6 +280,7 @@ def mutilated(draw: st.DrawFn) -> str:
 
 
 @cases(150, 2500)
+@example("backend b\n server s ::1:80 weight :9 agent-check agent-port 5001\n")
 @given(mutilated())
 def test_every_mutilated_haproxy_configuration_gives_findings_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, text: str
