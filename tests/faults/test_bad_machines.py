@@ -105,7 +105,7 @@ def test_killed_at_random_moments_under_load_it_is_right_two_checks_after_it_is_
     agent = TreeAgent(tmp_path, tree, CONFIG)
     with Watch(tmp_path, agent, servers=3, inter_ms=int(INTER_S * 1000)) as watch, agent, flood(agent.port, at_once=8):
         watch.wait_weights(60)
-        for _ in range(int(amount(6, 60))):
+        for _ in range(int(amount(6, 50))):
             order = dice.choice([None, None, "drain", "maint", "ready", "weight"])
             if order:
                 agent.order(order, *(["30"] if order == "weight" else []))
@@ -135,7 +135,7 @@ def test_killed_at_random_moments_under_load_it_is_right_two_checks_after_it_is_
 def test_the_first_answer_after_a_kill_is_right_or_carries_no_weight(tree: Tree, tmp_path: Path) -> None:
     agent = TreeAgent(tmp_path, tree, CONFIG)
     with agent:
-        for n in range(int(amount(5, 100))):
+        for n in range(int(amount(5, 60))):
             agent.send(signal.SIGKILL)
             agent.wait_exit(DEADLINE_S)
             make(tree, n % 11)
@@ -161,7 +161,7 @@ def test_a_stopped_agent_that_goes_on_says_nothing_of_what_it_knew_before(tree: 
     """As after a suspend: whoever waits gets the truth of now, or no weight, never the old one."""
     agent = TreeAgent(tmp_path, tree, CONFIG.replace("[scan]", '[scan]\ngive_up_after = "1s"'))
     with agent, Watch(tmp_path, agent, servers=3, inter_ms=100) as watch:
-        for n in range(int(amount(3, 60))):
+        for n in range(int(amount(3, 30))):
             busy = 3 + n % 5
             weight = make(tree, busy - 2)
             watch.wait_weights(weight)

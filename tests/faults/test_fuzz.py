@@ -57,7 +57,7 @@ TWINS = {
 }
 
 
-@cases(1500, 50_000)
+@cases(1500, 30_000)
 @example(b"sidekiq 7.0.0 [9 of 9 busy]] [0 of 5 busy]")
 @example(b"sidekiq 7 [1 of 5 busy] [x busy]")
 @example(b"sidekiq 7 [1 of 5 busy]stopping")
@@ -74,10 +74,10 @@ def test_every_title_is_read_as_its_plain_twin_reads_it(title: bytes) -> None:
 def test_ten_million_titles_are_read_by_rust_as_by_its_own_twin() -> None:
     command = ["cargo", "test", "--locked", "--test", "titles", "--", "--nocapture"]
     told = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"TITLES": "12000000"}, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=os.environ | {"TITLES": "10000000"}, capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "12000000 titles" in told.stdout
+    assert "10000000 titles" in told.stdout
 
 
 # What comes over the network, and over the control socket.
@@ -114,7 +114,7 @@ sent = st.lists(
 ).map(b"".join)
 
 
-@cases(300, 10_000)
+@cases(300, 5000)
 @example(b"mail\rshop\n")
 @example(b"mail")
 @given(sent)
@@ -145,7 +145,7 @@ control_lines = st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b" "))
 NESTED = b'{"version": ' + b"[" * 900 + b"]" * 900 + b', "command": "status"}'
 
 
-@cases(300, 10_000)
+@cases(300, 5000)
 @example(NESTED)
 @example(NESTED.replace(b'"version"', b'"for"').replace(b"status", b"drain"))
 @example(b'{"command": "weight", "weight": 1e999}')
@@ -194,7 +194,7 @@ toml_lines = st.builds(
 toml_texts = st.lists(toml_lines | st.text(max_size=10), max_size=8).map("\n".join)
 
 
-@cases(400, 20_000)
+@cases(400, 10_000)
 @example("a = " + "[" * 5000)
 @example("[" + "a." * 5000 + "a]")
 @example("capacity = 1" + "0" * 5000)
@@ -233,7 +233,7 @@ state_texts = st.binary(max_size=80) | st.builds(
 )
 
 
-@cases(300, 10_000)
+@cases(300, 5000)
 @example(b"[" * 60_000)
 @example(b'{"version": 1, "ready_owed": true, "override": null}')
 @given(state_texts)
@@ -279,7 +279,8 @@ def mutilated(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@cases(150, 5000)
+@cases(150, 2500)
+@example("backend b\n server s ::1:80 weight :9 agent-check agent-port 5001\n")
 @given(mutilated())
 def test_every_mutilated_haproxy_configuration_gives_findings_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, text: str

@@ -164,7 +164,7 @@ def keep_on(attacks: list[Attack], port: int, seconds: float, threads: int = 2) 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_no_check_of_haproxys_fails_under(attack: Attack, agent: TreeAgent, watch: Watch) -> None:
     before = polls(agent)
-    assert keep_on([attack], agent.port, amount(1.5, 15)) > 0
+    assert keep_on([attack], agent.port, amount(1.5, 12)) > 0
     until(lambda: polls(agent) > before + 30, "HAProxy has polled meanwhile", DEADLINE_S)
     assert watch.failed() == []
     assert watch.weights() == {50}
@@ -174,7 +174,7 @@ def test_no_check_of_haproxys_fails_under(attack: Attack, agent: TreeAgent, watc
 def test_all_of_it_at_once_leaves_nothing_behind(agent: TreeAgent, watch: Watch) -> None:
     keep_on(ATTACKS, agent.port, amount(1, 20), threads=4)
     before = holdings(agent.pid)
-    keep_on(ATTACKS, agent.port, amount(3, 120), threads=4)
+    keep_on(ATTACKS, agent.port, amount(3, 90), threads=4)
     assert watch.failed() == []
     assert watch.weights() == {50}
     until(lambda: holdings(agent.pid)["files"] <= before["files"] + 10, "all connections are closed", DEADLINE_S)

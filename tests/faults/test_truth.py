@@ -135,14 +135,14 @@ def test_every_reply_is_explained_by_the_truth(discovery: str, below: Path, tmp_
         workers = Workers(farm, journal, seed)
         for _ in range(10):
             workers.step()
-        farm.churn(100, int(amount(8, 300)) + 5, comm=COMM + "-x")
+        farm.churn(100, int(amount(8, 210)) + 5, comm=COMM + "-x")
         agent = Agent(tmp_path, CONFIG.format(below=f"/{below.name}", discovery=discovery))
         with agent:
             assert f'"discovery": "{discovery}"' in agent.order("status", "--json")
             poller = threading.Thread(target=poll_until, args=(stop, agent.ask, heard))
             poller.start()
             try:
-                until = now() + amount(8, 300)
+                until = now() + amount(8, 210)
                 while now() < until:
                     workers.step()
                     time.sleep(workers.dice.random() * 0.08)
@@ -154,6 +154,6 @@ def test_every_reply_is_explained_by_the_truth(discovery: str, below: Path, tmp_
         said = re.fullmatch(rb"up \d+% #(\d+)/1000 busy\n", reply)
         if not said or not journal.explains(int(said[1]), before - ALLOWED_AGE_S, after):
             unexplained.append((before, reply))
-    assert len(heard) > amount(200, 8000)
+    assert len(heard) > amount(200, 5000)
     assert not unexplained, f"{len(unexplained)} of {len(heard)}: {unexplained[:5]}"
     assert len({reply for _, _, reply in heard}) > 20, "the workers hardly changed: nothing was tried"

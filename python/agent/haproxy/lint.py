@@ -178,14 +178,12 @@ class _Judge:
 
 def _weights(backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
     """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
-    small: dict[str, list[Server]] = {}
+    small: dict[int, list[Server]] = {}
     for server in ours:
-        weight = server.settings.weight or _DEFAULT_WEIGHT
-        number = _number(weight)
+        number = _number(server.settings.weight or _DEFAULT_WEIGHT)
         if number is not None and number < _FULL_WEIGHT:
-            small.setdefault(weight, []).append(server)
-    for weight, servers in small.items():
-        number = int(weight)
+            small.setdefault(number, []).append(server)
+    for number, servers in small.items():
         said = "" if servers[0].settings.weight_at else " by default"
         for at, some in _by_place(backend, servers, lambda s: s.weight_at):
             what = f"{_names(some)} in {backend.title} of weight {number}{said}"
