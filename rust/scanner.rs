@@ -270,6 +270,16 @@ impl Drop for Scanner {
     }
 }
 
+impl Flight {
+    /// The scan is over. Whether somebody waits for that, rather than for the event.
+    fn end(&mut self, done: Result<Snapshot, String>) -> bool {
+        self.running = false;
+        self.reading = None;
+        self.done = Some(done);
+        self.waiting > 0
+    }
+}
+
 impl Shared {
     /// The owner shall end when it comes back from this, and its process is stuck until then.
     fn leave_behind(&self, flight: &mut Flight, reading: &Reading) {
@@ -297,13 +307,16 @@ impl Shared {
         let name = std::thread::Builder::new().name("reader".into()).stack_size(STACK_BYTES);
         match name.spawn(move || mine.read_for(owner)) {
             Ok(_) => flight.manned = true,
-            Err(e) => shared.end(flight, Err(format!("no reader thread: {e}"))),
+            Err(e) => {
+                let waited_for = flight.end(Err(format!("no reader thread: {e}")));
+                shared.tell_the_end(waited_for);
+            }
         }
     }
 
     /// A reader's life: scans while it is the owner, and ends when it has been left behind.
     fn read_for(&self, owner: u64) {
-        let mut cpu_ns = 0;
+        let (mut cpu_ns, tid) = (0, gettid());
         loop {
             let mut flight = lock(&self.flight);
             while flight.owner == owner && !flight.running {
@@ -315,7 +328,7 @@ impl Shared {
             let taken_over = flight.taken_over.take();
             let begun = std::mem::replace(&mut flight.begun, true);
             drop(flight);
-            let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, begun, taken_over)));
+            let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, tid, begun, taken_over)));
             let done = match done {
                 Ok(None) => return,
                 Ok(Some(mut snapshot)) => {
@@ -328,16 +341,16 @@ impl Shared {
             if flight.owner != owner {
                 return;
             }
-            self.end(&mut flight, done);
+            let waited_for = flight.end(done);
+            // Unlocked first: who is told would only find it locked.
+            drop(flight);
+            self.tell_the_end(waited_for);
         }
     }
 
-    fn end(&self, flight: &mut Flight, done: Result<Snapshot, String>) {
-        flight.running = false;
-        flight.reading = None;
-        flight.done = Some(done);
-        // Each of these is a system call, so only who waits is told.
-        if flight.waiting > 0 {
+    /// Each of these is a system call, so only who waits is told.
+    fn tell_the_end(&self, waited_for: bool) {
+        if waited_for {
             self.changed.notify_all();
         } else {
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
@@ -345,7 +358,7 @@ impl Shared {
     }
 
     /// One scan, or the rest of one. `None` when this reader was left behind.
-    fn scan(&self, owner: u64, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
+    fn scan(&self, owner: u64, tid: Tid, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
         let mut tracker = lock(&self.tracker);
         if let Some(reading) = taken_over {
             tracker.hung(reading.pid, reading.progress.mask.load(Ordering::Relaxed));
@@ -355,7 +368,7 @@ impl Shared {
         }
         let (files, context) = (tracker.files(), tracker.context());
         let progress = Arc::new(Progress::default());
-        let (tid, mut buf) = (gettid(), [0; TITLE_LEN_MAX]);
+        let mut buf = [0; TITLE_LEN_MAX];
         while let Some(job) = tracker.next_job() {
             drop(tracker);
             progress.mask.store(job.mask(), Ordering::Relaxed);
