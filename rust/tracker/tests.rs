@@ -267,3 +267,27 @@ fn a_discovery_that_ends_is_replaced_by_a_sweep_that_counts_the_same_and_calls_n
     let times = host.probes_of(8, START_MS + 10_100, START_MS + 100_000, 100);
     assert!(gaps(&times).iter().all(|&gap| gap == 30_000) && times.len() >= 3, "{times:?}");
 }
+
+/// Whether a process that hung a reader is read again ten seconds later.
+fn is_tried_again(hangs: bool) -> bool {
+    let mut host = Host::new();
+    host.add(7, "ruby", "ruby");
+    host.scan(START_MS);
+    host.tracker.hung(7, 1);
+    let mut tried = false;
+    for later_ms in [1, 10_000] {
+        host.tracker.begin((START_MS + later_ms) * 1_000_000, &|_| hangs);
+        tried = std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7);
+    }
+    tried
+}
+
+#[test]
+fn a_process_is_left_alone_while_a_reader_hangs_there() {
+    assert!(!is_tried_again(true));
+}
+
+#[test]
+fn a_process_whose_reader_is_back_is_tried_again_whenever_it_came_back() {
+    assert!(is_tried_again(false));
+}
