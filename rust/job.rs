@@ -12,6 +12,9 @@ use crate::procfs::{Files, Miss, Stat, TITLE_LEN_MAX, read_at_start};
 use crate::snapshot::Pid;
 use crate::title::{Reading, first_string};
 
+/// A name of a process has at most 15 bytes, a kernel worker's some more.
+const COMM_LEN_MAX: usize = 64;
+
 /// What is the same for all jobs of a scanner.
 #[derive(Debug)]
 pub struct Context {
@@ -21,11 +24,41 @@ pub struct Context {
     pub detail: bool,
 }
 
+/// Whose a process is. Selectors are bits.
+#[derive(Debug)]
+pub struct Identity {
+    /// The selectors whose names it bears.
+    pub named: u32,
+    /// Those of them that accept its users and cgroups, too.
+    pub accepted: u32,
+    /// Its effective user, where that was read.
+    pub euid: Option<u32>,
+}
+
 impl Context {
-    /// The selectors whose names a process bears.
-    #[must_use]
-    pub fn named(&self, comm: &[u8]) -> u32 {
-        bits(self, |s| s.comm.matches(comm))
+    /// Whose a process is, before its title is read. Nothing that is read for it can block.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn identify(&self, pid: Pid, files: &Files) -> Result<Identity, Miss> {
+        let mut buf = [0; COMM_LEN_MAX];
+        let comm = files.comm(pid, &mut buf)?;
+        let named = self.bits(|s| s.comm.matches(comm));
+        let by_users = self.bits(|s| !s.users.is_empty());
+        let by_cgroups = self.bits(|s| !s.cgroups.is_empty());
+        let wants_users = named & by_users != 0 || (self.detail && named != 0);
+        let uids = if wants_users { readable(files.uids(pid))? } else { None };
+        let cgroups = if named & by_cgroups != 0 { readable(files.cgroups(pid))? } else { None };
+        let accepted = self.bits(|s| {
+            (s.users.is_empty() || uids.is_some_and(|ids| ids.iter().all(|id| s.users.contains(id))))
+                && (s.cgroups.is_empty() || cgroups.iter().flatten().any(|c| s.in_cgroup(c)))
+        });
+        Ok(Identity { named, accepted: named & accepted, euid: uids.map(|[_, effective]| effective) })
+    }
+
+    /// The selectors for which something holds, as bits.
+    fn bits(&self, holds: impl Fn(&Selector) -> bool) -> u32 {
+        self.selectors.iter().enumerate().filter(|(_, s)| holds(s)).fold(0, |bits, (i, _)| bits | 1 << i)
     }
 }
 
@@ -84,7 +117,7 @@ pub struct Probed {
 pub enum Match {
     /// Its name is in no filter.
     Foreign,
-    /// Its name is, its title is not a worker's.
+    /// Its name is; its users, its cgroup or its title are not a worker's.
     Candidate,
     /// A title that some selector reads.
     Worker {
@@ -124,7 +157,7 @@ impl Job {
     }
 
     /// Reads. May block for as long as the target's memory lock is held. A probe sets `mask` to
-    /// the selectors whose names the process bears before anything that can block.
+    /// the selectors that accept the process before anything that can block.
     pub fn run<'b>(
         &self,
         context: &Context,
@@ -156,50 +189,36 @@ impl Job {
         buf: &mut [u8; TITLE_LEN_MAX],
     ) -> Result<Probed, Miss> {
         let pid = self.pid;
-        let comm = files.comm(pid, buf)?;
-        let named = context.named(comm);
-        mask.store(named, Ordering::Relaxed);
+        let Identity { named, accepted, euid: uid } = context.identify(pid, files)?;
+        mask.store(accepted, Ordering::Relaxed);
+        let other = |found| Ok(Probed { stat: start.then(|| files.stat(pid).ok()).flatten(), found });
         if named == 0 {
-            let stat = start.then(|| files.stat(pid).ok()).flatten();
-            return Ok(Probed { stat, found: Match::Foreign });
+            return other(Match::Foreign);
+        }
+        if accepted == 0 {
+            // A stranger's title can hang a reader, so it is not read.
+            return other(Match::Candidate);
         }
         let file = files.open(pid, "cmdline")?;
         let title = first_string(read_at_start(&file, buf)?).to_vec();
         let readings: Vec<Reading> = (context.selectors.iter().enumerate())
-            .map(|(i, s)| if named & (1 << i) == 0 { Reading::No } else { s.grammar.read(&title) })
+            .map(|(i, s)| if accepted & (1 << i) == 0 { Reading::No } else { s.grammar.read(&title) })
             .collect();
         if readings.iter().all(|r| *r == Reading::No) {
-            let stat = start.then(|| files.stat(pid).ok()).flatten();
-            return Ok(Probed { stat, found: Match::Candidate });
+            return other(Match::Candidate);
         }
         let stat = files.stat(pid).ok();
         let ppid = stat.map_or_else(|| files.ppid_from_status(pid).unwrap_or(0), |s| s.ppid);
-        let uid = (context.detail || context.selectors.iter().any(|s| !s.users.is_empty()))
-            .then(|| files.euid(pid).ok())
-            .flatten();
-        let cgroups = if context.selectors.iter().any(|s| !s.cgroups.is_empty()) {
-            files.cgroups(pid).unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        let accepted = named
-            & bits(context, |s| {
-                (s.users.is_empty() || uid.is_some_and(|uid| s.users.contains(&uid)))
-                    && (s.cgroups.is_empty() || cgroups.iter().any(|c| s.in_cgroup(c)))
-            });
-        let readings: Vec<Reading> = (readings.into_iter().enumerate())
-            .map(|(i, r)| if accepted & (1 << i) == 0 { Reading::No } else { r })
-            .collect();
-        let found = if readings.iter().all(|r| *r == Reading::No) {
-            Match::Candidate
-        } else {
-            Match::Worker { file, accepted, readings, ppid, uid, title }
-        };
+        let found = Match::Worker { file, accepted, readings, ppid, uid, title };
         Ok(Probed { stat, found })
     }
 }
 
-/// The selectors for which something holds, as bits.
-fn bits(context: &Context, holds: impl Fn(&Selector) -> bool) -> u32 {
-    context.selectors.iter().enumerate().filter(|(_, s)| holds(s)).fold(0, |bits, (i, _)| bits | 1 << i)
+/// What a process does not show accepts it nowhere. For want of a descriptor nothing is known.
+fn readable<T>(read: Result<T, Miss>) -> Result<Option<T>, Miss> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Miss::NoFds) => Err(Miss::NoFds),
+        Err(Miss::Gone | Miss::Denied) => Ok(None),
+    }
 }

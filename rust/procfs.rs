@@ -200,16 +200,19 @@ impl Files {
         status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(Miss::Gone)
     }
 
-    /// The effective user id of a process. It is read from `status`, since the owner of
-    /// /proc/PID is root for processes that are not dumpable; the owner serves where there is
-    /// no `status`.
+    /// The real and the effective user of a process: who started it, and whose rights it has. They are
+    /// read from `status`, since the owner of /proc/PID is root for processes that are not
+    /// dumpable; the owner serves where there is no `status`.
     ///
     /// # Errors
     /// See [`Miss`].
-    pub fn euid(&self, pid: Pid) -> Result<u32, Miss> {
+    pub fn uids(&self, pid: Pid) -> Result<[u32; 2], Miss> {
         match self.read(pid, "status", &mut [0; 2048]) {
-            Ok(status) => status_number(status, "Uid:", 1).ok_or(Miss::Denied),
-            Err(Miss::Gone) => Ok(fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid),
+            Ok(status) => {
+                let nth = |nth| status_number(status, "Uid:", nth).ok_or(Miss::Denied);
+                Ok([nth(0)?, nth(1)?])
+            }
+            Err(Miss::Gone) => Ok([fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid; 2]),
             Err(miss) => Err(miss),
         }
     }
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn status_gives_the_parent_and_the_effective_user() {
+    fn status_gives_the_parent_and_the_users() {
         let status = b"Name:\tx\nPPid:\t33\nUid:\t1\t2\t3\t4\n";
         assert_eq!(status_number(status, "PPid:", 0), Some(33));
         assert_eq!(status_number(status, "Uid:", 1), Some(2));

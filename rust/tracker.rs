@@ -186,11 +186,17 @@ impl Tracker {
         self.quarantine.hung(pid, mask, self.now_ms);
     }
 
-    /// A former scanner's reader hangs at this process. Its name can be read all the same.
+    /// A reader hangs at this process, and no other shall.
+    pub fn leave_alone(&mut self, pid: Pid) {
+        if !self.quarantine.hangs(pid) {
+            self.hung_before(pid, self.now_ms * 1_000_000);
+        }
+    }
+
+    /// A former scanner's reader hangs at this process. Whose it is can be read all the same.
     pub fn hung_before(&mut self, pid: Pid, now_ns: u64) {
-        let mut buf = [0; 64];
-        let named = self.procfs.files().comm(pid, &mut buf).map_or(u32::MAX, |comm| self.context.named(comm));
-        self.quarantine.hung(pid, named, now_ns / 1_000_000);
+        let mask = self.context.identify(pid, self.procfs.files()).map_or(u32::MAX, |of| of.accepted);
+        self.quarantine.hung(pid, mask, now_ns / 1_000_000);
     }
 
     /// Forgets all, and closes what it can, because nobody will ask any more.

@@ -33,7 +33,7 @@ class Tree:
         home.mkdir(parents=True)
         (home / "cmdline").write_bytes(title)
         (home / "stat").write_text(f"{pid} ({comm}) S {ppid} {' 0' * 17} 0\n")
-        (home / "status").write_text(f"Name:\t{comm}\nPPid:\t{ppid}\nUid:\t0\t{uid}\t0\t0\n")
+        (home / "status").write_text(f"Name:\t{comm}\nPPid:\t{ppid}\nUid:\t{uid}\t{uid}\t0\t0\n")
         (home / "cgroup").write_text(f"0::{cgroup}\n")
         # Last, so that a scan that comes meanwhile sees a whole process or one that is gone.
         (home / "comm").write_text(f"{comm}\n")

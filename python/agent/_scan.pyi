@@ -26,9 +26,10 @@ class Selector:
         busy_states: list[str] = ...,
     ) -> Selector:
         """``preset``: sidekiq, faktory, resque, rq, postgres or custom. ``comm``: globs over
-        process names, empty for the preset's own. ``users``: effective user ids, empty for
-        everyone. ``cgroups``: paths, empty for anywhere. ``pattern`` and ``busy_states``: for
-        custom only, in the syntax of Rust's regex crate.
+        process names, empty for the preset's own. ``users``: user ids, of which a process must
+        have its real and its effective one, empty for everyone. ``cgroups``: paths, empty for
+        anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax of Rust's regex
+        crate.
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
@@ -175,6 +176,11 @@ class Answerer:
 
     def settled(self) -> bool:
         """Whether that time is yet to come. Spares most bursts all but two calls."""
+
+    def anyone(self, listener: int, most: int) -> bool:
+        """Whether somebody may be waiting who is allowed to poll. At most ``most`` strangers are
+        turned away on the way; the first who is none is answered by the next burst, whatever its
+        listener and its ``most``. GIL released."""
 
     def burst(self, listener: int, most: int) -> tuple[int, list[int]]:
         """Accepts and answers at most ``most`` polls. Returns how it ended (0: nobody waits;
