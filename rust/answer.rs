@@ -84,6 +84,8 @@ pub struct Poller {
     pub allowed: bool,
 }
 
+type Accepted = (OwnedFd, Option<IpAddr>);
+
 #[derive(Debug)]
 struct Owing {
     socket: OwnedFd,
@@ -97,6 +99,7 @@ pub struct Answerer {
     replies: Replies,
     settled_until_ns: u64,
     owing: HashMap<RawFd, Owing>,
+    first: Option<Accepted>,
     spare: Option<OwnedFd>,
     totals: Totals,
     answered_by_pool: HashMap<Vec<u8>, u64>,
@@ -112,6 +115,7 @@ impl Answerer {
             replies: Replies::default(),
             settled_until_ns: 0,
             owing: HashMap::new(),
+            first: None,
             spare: spare(),
             totals: Totals::default(),
             answered_by_pool: HashMap::new(),
@@ -156,44 +160,54 @@ impl Answerer {
         self.pollers.iter().map(|(&address, &poller)| (address, poller))
     }
 
+    /// Turns away who is not allowed, `most` of them at most, up to the first who is, and keeps
+    /// that one for the next burst. Whether there may be such a one.
+    pub fn anyone(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
+        if self.allow.is_empty() || self.first.is_some() {
+            return true;
+        }
+        for n in 0..most {
+            if n > 0 && !somebody_waits(listener) {
+                return false;
+            }
+            match self.accept(listener) {
+                Ok(Some((socket, peer))) if !self.allows(peer) => {
+                    drop(socket);
+                    self.keep_spare();
+                    self.turn_away(peer, now_ns);
+                }
+                Ok(Some(first)) => {
+                    self.first = Some(first);
+                    return true;
+                }
+                Ok(None) => {}
+                // The burst meets it again, and tells.
+                Err(end) => return end == End::Stuck,
+            }
+        }
+        false
+    }
+
     /// Accepts and answers at most `most` polls. With pools, those that owe their line are
     /// put into `owing`, to be watched by the caller.
     pub fn burst(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
-        for n in 0..most {
-            if n > 0 && !somebody_waits(listener) {
+        let mut came = false;
+        if let Some((socket, peer)) = self.first.take() {
+            came = true;
+            self.welcome(socket, peer, now_ns, owing);
+            self.keep_spare();
+        }
+        for _ in 0..most {
+            if came && !somebody_waits(listener) {
                 return End::Drained;
             }
-            let accepted = match accept(listener) {
-                Err(Errno::MFILE | Errno::NFILE) => {
-                    // One descriptor is kept back for this moment: it answers one poll, and
-                    // the next, whatever else has eaten the others.
-                    self.totals.no_fds += 1;
-                    drop(self.spare.take());
-                    accept(listener)
-                }
-                other => other,
-            };
-            match accepted {
-                Ok((socket, peer)) => self.welcome(socket, peer, now_ns, owing),
-                Err(Errno::AGAIN) => return End::Drained,
-                // The peer's doing, or a passing fault of the network: accept(2) says to go on.
-                Err(
-                    Errno::INTR
-                    | Errno::CONNABORTED
-                    | Errno::PROTO
-                    | Errno::NETDOWN
-                    | Errno::NETUNREACH
-                    | Errno::HOSTDOWN
-                    | Errno::HOSTUNREACH
-                    | Errno::NOPROTOOPT
-                    | Errno::OPNOTSUPP
-                    | Errno::PERM,
-                ) => self.totals.lost += 1,
-                Err(_) => return End::Stuck,
+            came = true;
+            match self.accept(listener) {
+                Ok(Some((socket, peer))) => self.welcome(socket, peer, now_ns, owing),
+                Ok(None) => {}
+                Err(end) => return end,
             }
-            if self.spare.is_none() {
-                self.spare = spare();
-            }
+            self.keep_spare();
         }
         End::More
     }
@@ -219,12 +233,63 @@ impl Answerer {
         }
     }
 
+    /// The next poller, if it is still there.
+    fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<Option<Accepted>, End> {
+        let accepted = match accept(listener) {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                // One descriptor is kept back for this moment: it answers one poll, and
+                // the next, whatever else has eaten the others.
+                self.totals.no_fds += 1;
+                drop(self.spare.take());
+                accept(listener)
+            }
+            other => other,
+        };
+        match accepted {
+            Ok(accepted) => Ok(Some(accepted)),
+            Err(Errno::AGAIN) => Err(End::Drained),
+            // The peer's doing, or a passing fault of the network: accept(2) says to go on.
+            Err(
+                Errno::INTR
+                | Errno::CONNABORTED
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::PERM,
+            ) => {
+                self.totals.lost += 1;
+                Ok(None)
+            }
+            Err(_) => Err(End::Stuck),
+        }
+    }
+
+    fn keep_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
+    }
+
+    fn allows(&self, peer: Option<IpAddr>) -> bool {
+        self.allow.is_empty() || peer.is_some_and(|p| self.allow.iter().any(|net| net.holds(p)))
+    }
+
+    fn turn_away(&mut self, peer: Option<IpAddr>, now_ns: u64) {
+        self.remember(peer, false, now_ns);
+        self.totals.refused += 1;
+    }
+
     fn welcome(&mut self, socket: OwnedFd, peer: Option<IpAddr>, now_ns: u64, owing: &mut Vec<RawFd>) {
-        let allowed = self.allow.is_empty() || peer.is_some_and(|p| self.allow.iter().any(|net| net.holds(p)));
-        self.remember(peer, allowed, now_ns);
-        if !allowed {
-            self.totals.refused += 1;
-        } else if self.replies.pools.is_empty() {
+        if !self.allows(peer) {
+            self.turn_away(peer, now_ns);
+            return;
+        }
+        self.remember(peer, true, now_ns);
+        if self.replies.pools.is_empty() {
             let sent = send(&socket, &self.replies.default);
             // Once is enough where no line is expected; see DRAIN_READS_MAX.
             let _ = rustix::net::recv(&socket, &mut [0; LINE_LEN_MAX], RecvFlags::DONTWAIT);
@@ -278,7 +343,7 @@ fn spare() -> Option<OwnedFd> {
     eventfd(0, EventfdFlags::CLOEXEC).ok()
 }
 
-fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<IpAddr>), Errno> {
+fn accept(listener: BorrowedFd<'_>) -> Result<Accepted, Errno> {
     let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
     let address = address.and_then(|a| SocketAddr::try_from(a).ok()).map(|a| match a.ip() {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
@@ -322,107 +387,4 @@ fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
-
-    fn listener() -> TcpListener {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        listener
-    }
-
-    fn poll(listener: &TcpListener, send: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        stream.write_all(send).unwrap();
-        stream
-    }
-
-    fn said(mut stream: TcpStream) -> String {
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn pooled() -> Answerer {
-        let mut answerer = Answerer::new(Vec::new());
-        let pools = vec![(b"jobs".to_vec(), b"20%\n".to_vec())];
-        answerer.set_replies(Replies { default: b"50%\n".to_vec(), pools });
-        answerer
-    }
-
-    #[test]
-    fn a_poll_gets_the_reply_whatever_it_sent() {
-        let listener = listener();
-        let mut answerer = Answerer::new(Vec::new());
-        answerer.set_replies(Replies { default: b"up 75%\n".to_vec(), pools: Vec::new() });
-        let (silent, loud) = (poll(&listener, b""), poll(&listener, b"GET / HTTP/1.1\r\n\r\n"));
-        assert_eq!(answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new()), End::Drained);
-        assert_eq!((said(silent), said(loud)), ("up 75%\n".into(), "up 75%\n".into()));
-        assert_eq!(answerer.totals().answered, 2);
-    }
-
-    #[test]
-    fn a_burst_is_bounded() {
-        let listener = listener();
-        let mut answerer = Answerer::new(Vec::new());
-        let _polls = [poll(&listener, b""), poll(&listener, b"")];
-        assert_eq!(answerer.burst(listener.as_fd(), 1, 1, &mut Vec::new()), End::More);
-        assert_eq!(answerer.totals().answered, 1);
-    }
-
-    #[test]
-    fn who_is_not_allowed_gets_nothing() {
-        let listener = listener();
-        let mut answerer = Answerer::new(vec![Net::parse("10.0.0.0/8").unwrap()]);
-        answerer.set_replies(Replies { default: b"up\n".to_vec(), pools: Vec::new() });
-        let stranger = poll(&listener, b"");
-        answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
-        assert_eq!(said(stranger), "");
-        assert_eq!((answerer.totals().refused, answerer.totals().answered), (1, 0));
-    }
-
-    #[test]
-    fn the_line_chooses_the_pool_and_an_unknown_one_the_default() {
-        let listener = listener();
-        let mut answerer = pooled();
-        let polls = [&b"jobs\n"[..], b"jobs \r\n", b"web\n", &[b'x'; 300]].map(|line| poll(&listener, line));
-        answerer.burst(listener.as_fd(), 8, 1, &mut Vec::new());
-        assert_eq!(polls.map(said), ["20%\n", "20%\n", "50%\n", "50%\n"]);
-        assert_eq!(answerer.answered_by_pool().collect::<Vec<_>>(), [(&b"jobs"[..], 2)]);
-        assert_eq!(answerer.totals().answered, 4);
-    }
-
-    #[test]
-    fn who_owes_a_line_is_set_aside_until_it_comes_or_time_is_over() {
-        let listener = listener();
-        let mut answerer = pooled();
-        let mut owing = Vec::new();
-        let mut slow = poll(&listener, b"jo");
-        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
-        assert_eq!(owing.len(), 1);
-        slow.write_all(b"bs\n").unwrap();
-        assert!(answerer.readable(owing[0]));
-        assert_eq!(said(slow), "20%\n");
-
-        let silent = [poll(&listener, b""), poll(&listener, b"")];
-        owing.clear();
-        answerer.burst(listener.as_fd(), 8, 1, &mut owing);
-        answerer.expire(owing[0], true);
-        answerer.expire(owing[1], false);
-        assert_eq!(silent.map(said), ["50%\n", "50%\n"]);
-        assert_eq!((answerer.totals().timed_out, answerer.totals().crowded), (1, 1));
-    }
-
-    #[test]
-    fn pollers_are_remembered_and_the_oldest_makes_room() {
-        let mut answerer = Answerer::new(Vec::new());
-        for n in 0..100u8 {
-            answerer.remember(Some(IpAddr::from([10, 0, 0, n])), true, u64::from(n));
-        }
-        assert_eq!(answerer.pollers().count(), POLLERS_MAX);
-        assert!(answerer.pollers().all(|(_, p)| p.last_ns >= 36));
-    }
-}
+mod tests;

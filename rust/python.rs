@@ -282,13 +282,13 @@ impl Answerer {
         self.0.settled(scanner::now_ns())
     }
 
+    fn anyone(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
+        py.detach(|| self.0.anyone(borrowed(listener), most, scanner::now_ns()))
+    }
+
     fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
         let mut owing = Vec::new();
-        let end = py.detach(|| {
-            // SAFETY: the caller's socket object keeps the descriptor open during the call.
-            let listener = unsafe { BorrowedFd::borrow_raw(listener) };
-            self.0.burst(listener, most, scanner::now_ns(), &mut owing)
-        });
+        let end = py.detach(|| self.0.burst(borrowed(listener), most, scanner::now_ns(), &mut owing));
         let end = match end {
             End::Drained => 0,
             End::More => 1,
@@ -319,6 +319,11 @@ impl Answerer {
     fn pollers(&self) -> Vec<(String, u64, u64, bool)> {
         self.0.pollers().map(|(a, p): (IpAddr, _)| (a.to_string(), p.polls, p.last_ns, p.allowed)).collect()
     }
+}
+
+fn borrowed<'a>(listener: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the caller's socket object keeps the descriptor open during the call.
+    unsafe { BorrowedFd::borrow_raw(listener) }
 }
 
 /// Finds workers and reads their titles; answers pollers. See `_scan.pyi`.

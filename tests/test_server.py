@@ -19,7 +19,7 @@ import uvloop
 from agent._scan import Answerer, Totals
 from agent.cache import Cache, Pace
 from agent.server import Address, ListenError, Server, open_listener, open_listeners
-from tests.real.parts import need
+from tests.real.parts import need, until
 
 DEADLINE_S = 10.0
 T = TypeVar("T")
@@ -182,6 +182,37 @@ def test_a_refused_poll_costs_no_more_system_calls_than_an_answered_one_and_is_s
         assert len(refused) <= len(answered)
 
 
+def test_strangers_ask_for_nothing_and_who_is_allowed_is_answered_among_them() -> None:
+    asked: list[bool] = []
+
+    def wait() -> bool:
+        asked.append(True)
+        return True
+
+    def from_elsewhere(address: Address) -> socket.socket:
+        return socket.create_connection(address, DEADLINE_S, source_address=("127.0.0.9", 0))
+
+    with Serving(wait, allow=["127.0.0.0/30"]) as serving:
+        [address, other] = serving.listen(("127.0.0.1", 0), ("127.0.0.2", 0))
+        assert [said(from_elsewhere(address)) for _ in range(100)] == [b""] * 100
+        assert asked == []
+        # Accepted to see who it is, and made to wait; no other poll comes that would wake the listener again.
+        assert ask(address) == b"up 75%\n"
+        serving.server.wait_at_most_s = 3600
+        serving.do(serving.server.go_on)
+        asked.clear()
+        strangers, waiting = from_elsewhere(other), connect(other)
+        until(lambda: asked, "it is made to wait", DEADLINE_S)
+        serving.say(b"up 10%\n")
+        serving.do(serving.server.go_on)
+        assert [said(strangers), said(waiting)] == [b"", b"up 10%\n"]
+        last = connect(address)
+        until(lambda: len(asked) > 1, "it is made to wait", DEADLINE_S)
+        serving.do(serving.server.close)
+        assert said(last) == b"up 10%\n"
+        assert (serving.totals().answered, serving.totals().refused) == (3, 101)
+
+
 def test_several_addresses_are_served() -> None:
     with Serving() as serving:
         addresses = serving.listen(("127.0.0.1", 0), ("127.0.0.2", 0), ("::1", 0))
@@ -337,6 +368,27 @@ def test_who_has_waited_in_vain_is_not_made_to_wait_again_until_something_came()
         serving.do(serving.server.go_on)
         waiting.settimeout(DEADLINE_S)
         assert said(waiting) == b"up 10%\n"
+
+
+def test_who_is_left_of_those_who_waited_in_vain_is_answered_with_what_came() -> None:
+    with Serving(lambda: True, wait_at_most_s=0.05) as serving:
+        [address] = serving.listen()
+        assert ask(address) == b"up 75%\n"
+        serving.server.wait_at_most_s = 3600
+        connected = threading.Event()
+
+        def end_a_scan() -> None:
+            # The loop is kept busy, so that the polls are still in the backlog when it has an answer.
+            connected.wait(DEADLINE_S)
+            serving.say(b"up 10%\n")
+            serving.server.go_on()
+
+        scan = threading.Thread(target=serving.do, args=(end_a_scan,))
+        scan.start()
+        polls = [connect(address) for _ in range(3)]
+        connected.set()
+        scan.join()
+        assert [said(poll) for poll in polls] == [b"up 10%\n"] * 3
 
 
 def test_while_the_answer_is_settled_nobody_is_asked_for_it() -> None:

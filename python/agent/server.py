@@ -169,15 +169,18 @@ class Server:
             self._patience.cancel()
 
     def go_on(self) -> None:
-        """There is a new answer: whoever waits gets it, and is not asked to wait for the next."""
-        self._waited = False
+        """There is a new answer: whoever waits, or has waited for it in vain, gets it, and is not
+        asked to wait for the next."""
+        had_waited, self._waited = self._waited, False
         if self._patience is not None:
             self._patience.cancel()
             self._resume()
-            for listener in self._listeners:
-                if listener not in self._resting:
-                    # No more than these: who connects upon an answer asks anew.
-                    self._answer(listener, _waiting(listener))
+        elif not had_waited:
+            return
+        for listener in self._listeners:
+            if listener not in self._resting:
+                # No more than these: who connects upon an answer asks anew.
+                self._answer(listener, _waiting(listener))
 
     def answers(self) -> bool:
         """Whether polls get their turn; to be asked now and then, some seconds apart.
@@ -199,11 +202,14 @@ class Server:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
 
     def _readable(self, listener: socket.socket) -> None:
-        if not self._answerer.settled() and self.ask() and not self._waited and self.wait_at_most_s > 0:
-            for each in self._listeners:
-                self._loop.remove_reader(each.fileno())
-            self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
-            return
+        if not self._answerer.settled():
+            if not self._answerer.anyone(listener.fileno(), BURST):
+                return
+            if self.ask() and not self._waited and self.wait_at_most_s > 0:
+                for each in self._listeners:
+                    self._loop.remove_reader(each.fileno())
+                self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
+                return
         self._answer(listener, BURST)
 
     def _answer(self, listener: socket.socket, most: int) -> None:
@@ -229,6 +235,9 @@ class Server:
         for listener in self._listeners:
             if listener not in self._resting:
                 self._watch(listener)
+        if self._listeners:
+            # The one who was accepted to see who asks.
+            self._answer(self._listeners[0], 0)
 
     def _rested(self, listener: socket.socket) -> None:
         del self._resting[listener]
