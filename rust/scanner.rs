@@ -316,7 +316,7 @@ impl Shared {
 
     /// A reader's life: scans while it is the owner, and ends when it has been left behind.
     fn read_for(&self, owner: u64) {
-        let (mut cpu_ns, tid) = (0, gettid());
+        let (mut meter, tid) = (Meter::default(), gettid());
         loop {
             let mut flight = lock(&self.flight);
             while flight.owner == owner && !flight.running {
@@ -332,7 +332,7 @@ impl Shared {
             let done = match done {
                 Ok(None) => return,
                 Ok(Some(mut snapshot)) => {
-                    charge(&mut snapshot, &mut cpu_ns);
+                    snapshot.cost_ns = meter.cost_ns(snapshot.took_ns, || nanos(ClockId::ThreadCPUTime));
                     Ok(snapshot)
                 }
                 Err(_) => Err("the scan panicked".into()),
@@ -370,6 +370,11 @@ impl Shared {
         let progress = Arc::new(Progress::default());
         let mut buf = [0; TITLE_LEN_MAX];
         while let Some(job) = tracker.next_job() {
+            // It may have been queued twice, or hang a former scanner's reader by now.
+            if self.stuck.has(job.pid) {
+                tracker.leave_alone(job.pid);
+                continue;
+            }
             drop(tracker);
             progress.mask.store(job.mask(), Ordering::Relaxed);
             let reading = Reading { pid: job.pid, tid, since_ns: now_ns(), progress: Arc::clone(&progress) };
@@ -402,13 +407,25 @@ impl Shared {
     }
 }
 
-/// Puts the cost on a snapshot. Asking for a thread's CPU time is a system call, so a cheap
-/// scan is charged by the wall clock, and the CPU time counts from when it was last asked for.
-fn charge(snapshot: &mut Snapshot, cpu_ns: &mut u64) {
-    snapshot.cost_ns = snapshot.took_ns;
-    if snapshot.took_ns > CHEAP.as_nanos() as u64 {
-        let now_ns = nanos(ClockId::ThreadCPUTime);
-        snapshot.cost_ns = snapshot.took_ns.min(now_ns - std::mem::replace(cpu_ns, now_ns));
+/// What scans cost. Asking for a thread's CPU time is a system call, so a cheap scan is charged by
+/// the wall clock, which is not less.
+#[derive(Debug, Default)]
+struct Meter {
+    /// The thread's CPU time when it was last asked for, and what was charged since.
+    cpu_ns: u64,
+    charged_ns: u64,
+}
+
+impl Meter {
+    fn cost_ns(&mut self, took_ns: u64, thread_cpu_ns: impl Fn() -> u64) -> u64 {
+        if took_ns <= CHEAP.as_nanos() as u64 {
+            self.charged_ns += took_ns;
+            return took_ns;
+        }
+        let now_ns = thread_cpu_ns();
+        let cost_ns = took_ns.min((now_ns - self.cpu_ns).saturating_sub(self.charged_ns));
+        *self = Self { cpu_ns: now_ns, charged_ns: 0 };
+        cost_ns
     }
 }
 
@@ -427,5 +444,23 @@ pub fn reserve_fds(kept_max: usize) {
     if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {
         // The duplicate is closed at once; the table keeps its size.
         drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_scan_is_not_charged_for_the_cheap_ones_before_it() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.cost_ns(5_000_000, || 4_000_000), 4_000_000);
+        for _ in 0..1000 {
+            assert_eq!(meter.cost_ns(1_000_000, || panic!("asked for nothing")), 1_000_000);
+        }
+        assert_eq!(meter.cost_ns(1_800_000_000, || 1_006_000_000), 2_000_000);
+        assert_eq!(meter.cost_ns(3_000_000, || 1_009_500_000), 3_000_000, "no more than it took");
+        assert_eq!(meter.cost_ns(1_000_000, || panic!("asked for nothing")), 1_000_000);
+        assert_eq!(meter.cost_ns(9_000_000, || 1_010_000_000), 0, "less than was charged already");
     }
 }

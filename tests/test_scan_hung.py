@@ -1,5 +1,6 @@
 """Readers that hang make the reading of their own process old, and nothing else."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from agent._scan import Counts, Scanner, Selector
 from tests.farm import sidekiq_title
 from tests.real.parts import until
+from tests.serve.running import thread_names
 
 from .tree import Tree, scanner
 
@@ -127,6 +129,18 @@ def test_a_successor_leaves_the_processes_alone_at_which_its_formers_readers_han
     hung.heal(sidekiq_title(1))
     until(lambda: former.left_behind() == 0, "all readers are back", RECOVERY_DEADLINE_S)
     until(lambda: counts(former).workers == READERS_MAX + 3, "all are read", RECOVERY_DEADLINE_S)
+
+
+def test_a_process_at_which_a_formers_reader_hangs_since_costs_its_successor_none(hung: Hung) -> None:
+    former = scanner(hung.tree)
+    successor = Scanner(str(hung.tree), "sweep", [Selector("sidekiq")], kept_max=1000, former=former)
+    hung.add()
+    assert counts(former).quarantined == 1
+    readers = thread_names(os.getpid()).count("reader")
+    assert counts(successor).quarantined == 1
+    assert thread_names(os.getpid()).count("reader") == readers + 1, "its own, which hangs nowhere"
+    hung.heal(sidekiq_title(1))
+    until(lambda: counts(successor).workers == 1, "it is read", RECOVERY_DEADLINE_S)
 
 
 def test_a_process_that_recovers_is_read_again(hung: Hung) -> None:
