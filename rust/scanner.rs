@@ -12,7 +12,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -99,6 +99,8 @@ struct Shared {
     /// Readable when a scan is done, for event loops.
     event: OwnedFd,
     stuck: Arc<Stuck>,
+    /// Of the tracker, for those who cannot wait for its lock.
+    fallback: OnceLock<String>,
 }
 
 /// See the module.
@@ -138,6 +140,7 @@ impl Scanner {
             changed: Condvar::new(),
             event,
             stuck,
+            fallback: OnceLock::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -241,10 +244,10 @@ impl Scanner {
         lock(&self.shared.tracker).discovery()
     }
 
-    /// Why the discovery is not the one it began with.
+    /// Why the discovery is not the one it began with, as of the last scan.
     #[must_use]
     pub fn fallback(&self) -> Option<String> {
-        lock(&self.shared.tracker).fallback()
+        self.shared.fallback.get().cloned()
     }
 }
 
@@ -400,6 +403,9 @@ impl Shared {
             }
             tracker.on_time(job.pid);
             tracker.take(job, outcome, title);
+        }
+        if let Some(why) = tracker.fallback() {
+            let _ = self.fallback.set(why);
         }
         let mut snapshot = tracker.finish();
         snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
