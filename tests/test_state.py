@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_nothing_to_keep_leaves_no_file(tmp_path: Path) -> None:
     assert save(file, Record()) is None
     assert list(tmp_path.iterdir()) == []
     assert saved(tmp_path) == Record()
+
+
+def no_thread(_: threading.Thread) -> None:
+    """What Thread.start() does where the host or the unit lets there be no thread more."""
+    raise RuntimeError("can't start new thread")
 
 
 def valid() -> bytes:
@@ -153,14 +159,51 @@ def test_a_disk_that_does_not_answer_is_told_and_a_late_write_undoes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = StateFile(tmp_path)
-    monkeypatch.setattr(state, "PATIENCE_S", 0.01)
-    with file._writing:  # a write that hangs
-        trouble = save(file, RECORD)
-        assert trouble is not None
-        assert "has not answered" in trouble
-    monkeypatch.undo()
-    assert save(file, Record()) is None
+
+    async def go() -> None:
+        monkeypatch.setattr(state, "PATIENCE_S", 0.01)
+        with file._writing:  # a write that hangs
+            await file.save(RECORD)
+            assert file.trouble is not None
+            assert "has not answered" in file.trouble
+        monkeypatch.undo()
+        await file.save(Record())
+
+    asyncio.run(go())
+    assert file.trouble is None
     assert saved(tmp_path) == Record()
+
+
+def test_a_disk_that_hangs_holds_two_writers_at_most_and_has_the_newest_when_it_is_well_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, before = StateFile(tmp_path), threading.active_count()
+    well = threading.Event()
+    make = file._make_directory
+    monkeypatch.setattr(file, "_make_directory", lambda: (well.wait(), make()))
+
+    async def go() -> int:
+        monkeypatch.setattr(state, "PATIENCE_S", 0.001)
+        for n in range(100):
+            await file.save(Record(Override("weight", n, "alice", "", 1.8e9, None)))
+        writers = threading.active_count() - before
+        monkeypatch.undo()
+        asyncio.get_running_loop().call_soon(well.set)
+        await file.save(RECORD)
+        return writers
+
+    assert asyncio.run(go()) == 2
+    assert file.trouble is None
+    assert saved(tmp_path) == RECORD
+
+
+def test_where_no_thread_is_to_be_had_that_is_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StateFile(tmp_path)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert save(file, RECORD) == f"{tmp_path}: no thread is to be had"
+    monkeypatch.undo()
+    assert save(file, RECORD) is None
+    assert saved(tmp_path) == RECORD
 
 
 def test_where_the_directory_is_in_trouble_already_a_file_in_it_is_no_second_one(tmp_path: Path) -> None:

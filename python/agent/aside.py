@@ -13,8 +13,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class NoThreadError(OSError):
+    """The work cannot begin: this host, or the unit, lets the agent have no thread more."""
+
+
 def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
-    """Starts the work. Its result, or its exception, comes to the event loop."""
+    """Starts the work. Its result, or its exception, comes to the event loop. Raises NoThreadError."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -35,5 +39,8 @@ def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile; nobody waits
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:
+        raise NoThreadError("no thread is to be had") from None
     return future

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from agent import override
-from agent.aside import aside
+from agent.aside import NoThreadError, aside
 from agent.override import Record
 
 NAME = "override.json"
@@ -39,6 +39,8 @@ class StateFile:
         self.remark: str | None = None
         self._wanted = Record()
         self._writing = threading.Lock()
+        self._writer: asyncio.Future[str | None] | None = None
+        self._in_line = False
 
     def prepare(self) -> None:
         """Makes the directory. Raises OSError if it cannot be made or written."""
@@ -102,28 +104,48 @@ class StateFile:
         but not for ever."""
         self._wanted = record
         try:
-            await asyncio.wait_for(aside(self._write_newest), PATIENCE_S)
-            self.trouble = None
-        except TimeoutError:
-            self.trouble = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
-        except OSError as error:
+            writer = self._next_writer()
+        except NoThreadError as error:
             self.trouble = f"{self.directory}: {_why(error)}"
+            return
+        done, _ = await asyncio.wait({writer}, timeout=PATIENCE_S)
+        self.trouble = writer.result() if done else f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
 
-    def _write_newest(self) -> None:
-        """One writer at a time, and always of the newest record: a late one undoes nothing."""
-        with self._writing:
-            record = self._wanted
-            self._make_directory()
-            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _next_writer(self) -> "asyncio.Future[str | None]":
+        """The writer that brings what is wanted now. One that is still in line behind another,
+        on a disk that hangs, will: so there are never more than two."""
+        if self._writer is None or not self._in_line:
+            self._in_line = True
             try:
-                if record == Record():
-                    # Removing works on a full disk, too.
-                    self.path.unlink(missing_ok=True)
-                else:
-                    self._replace(record)
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+                self._writer = aside(self._write_newest)
+            except NoThreadError:
+                self._in_line = False
+                raise
+        return self._writer
+
+    def _write_newest(self) -> str | None:
+        """One writer at a time, and always of the newest record: a late one undoes nothing.
+        Returns the trouble, if any."""
+        with self._writing:
+            self._in_line = False  # before it looks: who wants something else from now on is too late
+            try:
+                self._write(self._wanted)
+            except OSError as error:
+                return f"{self.directory}: {_why(error)}"
+            return None
+
+    def _write(self, record: Record) -> None:
+        self._make_directory()
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if record == Record():
+                # Removing works on a full disk, too.
+                self.path.unlink(missing_ok=True)
+            else:
+                self._replace(record)
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _replace(self, record: Record) -> None:
         new = self.path.with_suffix(".new")
