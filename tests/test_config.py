@@ -187,6 +187,7 @@ count = "jobs"
         ("listen = '127.0.0.1:5001'", "listen"),
         ("listen = ['127.0.0.1:1', '127.0.0.1:1']", "listen"),
         ("allow = ['10.0.0.0/99']", "allow"),
+        ("allow = ['fe80::1%eth0']", "allow"),
         ("workers = 3", "workers"),
         ("[workers]\ncustom = 3", "workers.custom"),
         ('"workers.custom" = 1', "workers.custom"),

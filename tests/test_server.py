@@ -1,6 +1,7 @@
 """The sockets, with real connections: whoever connects, whatever they send, an answer or a closed door."""
 
 import asyncio
+import errno
 import os
 import re
 import resource
@@ -245,6 +246,18 @@ def test_an_address_that_cannot_be_had_is_named_with_the_remedy_and_nothing_stay
         open_listeners([("127.0.0.1", 0), (host, port)], 16)
     assert remedy in str(error.value)
     assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
+
+
+def test_a_socket_that_cannot_be_made_is_named_like_one_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_free_fds(), pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:0: too many open files"):
+        open_listener(("127.0.0.1", 0), 1)
+
+    def without_ipv6(*_: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with pytest.raises(ListenError, match=r"cannot listen on \[::\]:0: address family not supported"):
+        open_listener(("::", 0), 1)
 
 
 POOLS = {"mail": b"up 20%\n", "shop": b"up 40%\n"}

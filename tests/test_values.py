@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent import values
+from agent._scan import Answerer
 from agent.values import Kind, Wrong
 
 GOOD: list[tuple[Kind[Any], object, object]] = [
@@ -52,7 +53,7 @@ BAD: list[tuple[Kind[Any], list[object]]] = [
     (values.capacity, ["many", "24", 0, -1, True, 1_000_001, float("nan"), float("inf"), [], {}]),
     (values.address, ["", "5001", ":5001", "localhost:5001", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "::1:5001",
                       "[127.0.0.1]:5001", "[::1:5001", "127.0.0.1:+1", "127.0.0.1:\u0663", "127.1:5001", 5001]),
-    (values.network, ["", "10.0.0.0/33", "x", "10.0.0.0/8/8", 10, None]),
+    (values.network, ["", "10.0.0.0/33", "x", "10.0.0.0/8/8", "fe80::1%eth0", "fe80::1%eth0/64", 10, None]),
     (values.user, ["", -1, True, 1.5, None, 2**32, "a\0b"]),
     (values.text, [5, None, "a\0b"]),
     (values.list_of(values.text), ["a", [1], {"a": 1}]),
@@ -83,6 +84,28 @@ def test_what_is_shown_is_read_back_to_the_same(kind: Kind[Any], found: object, 
 def test_a_wrong_item_of_a_list_is_named() -> None:
     with pytest.raises(Wrong, match=r"item 2 \('x'\) must be an address"):
         values.list_of(values.address)(["127.0.0.1:1", "x"])
+
+
+def test_a_wrong_item_of_a_list_is_refused_in_its_own_words() -> None:
+    with pytest.raises(Wrong, match=r"item 1 \('fe80::1%eth0'\) must be a network without the name of an interface"):
+        values.list_of(values.network)(["fe80::1%eth0"])
+
+
+addresses = st.ip_addresses().flatmap(
+    lambda ip: st.one_of(st.just(f"{ip}"), st.integers(0, ip.max_prefixlen).map(lambda prefix: f"{ip}/{prefix}"))
+)
+
+
+@given(addresses | st.text("0123456789abcdef.:/%", max_size=30))
+@example("fe80::1%eth0")
+@example("10.0.0.0/0.255.255.255")
+@example("::ffff:10.0.0.1/128")
+def test_every_network_that_is_read_is_one_to_the_answerer(text: str) -> None:
+    try:
+        network = values.network(text)
+    except Wrong:
+        return
+    Answerer([network])
 
 
 def test_a_duration_is_shown_in_the_largest_unit_without_a_fraction() -> None:

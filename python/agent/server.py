@@ -39,24 +39,27 @@ def open_listener(
     """
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     # Only for this moment, so that another agent of the same user is still told that the port is taken.
     sharing = [each for each in beside if each.getsockname()[1] == port]
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
-        for each in [listener, *sharing] if sharing else []:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((host, port))
-        listener.listen(backlog)
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+            for each in [listener, *sharing] if sharing else []:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((host, port))
+            listener.listen(backlog)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            for each in [listener, *sharing]:
+                if each.fileno() >= 0:
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError as error:
-        listener.close()
         raise ListenError(f"cannot listen on {show_address(address)}: {_remedy(error, port)}") from None
-    finally:
-        for each in [listener, *sharing]:
-            if each.fileno() >= 0:
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return listener
 
 

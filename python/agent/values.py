@@ -94,6 +94,9 @@ def show_address(address: tuple[str, int]) -> str:
 
 
 def _network(found: object) -> str:
+    # Python would keep an interface's name, or drop it where there is a prefix: more than was meant could poll.
+    if "%" in _text(found):
+        raise Wrong('a network without the name of an interface, such as "fe80::/10"')
     return str(ipaddress.ip_network(_text(found), strict=False))
 
 
@@ -195,8 +198,8 @@ def list_of(item: Kind[T]) -> Kind[tuple[T, ...]]:
         for i, value in enumerate(found):
             try:
                 items.append(item(value))
-            except Wrong:
-                raise Wrong(f"item {i + 1} ({value!r}) must be {item.allowed}") from None
+            except Wrong as wrong:
+                raise Wrong(f"item {i + 1} ({value!r}) must be {wrong}") from None
         return tuple(items)
 
     return Kind(f"a list; each item {item.allowed}", parse, lambda items: [item.show(i) for i in items])
