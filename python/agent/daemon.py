@@ -21,7 +21,7 @@ from agent.config import Config, warnings
 from agent.desk import Desk
 from agent.orders import Orders
 from agent.policy import Verdict
-from agent.reload import Reloader, StartError, open_metrics, open_scanner
+from agent.reload import Reloader, StartError, in_numbers, open_metrics, open_scanner
 from agent.sampler import Sampler
 from agent.server import Address, ListenError, Server, open_listeners
 from agent.speaker import Said, Speaker
@@ -56,10 +56,10 @@ def _pace(config: Config) -> Pace:
 class Daemon:
     """The running agent. ``load`` reads the configuration anew, or raises ConfigError;
     ``file`` is where from, for people. ``state`` and ``control`` are the state directory and
-    the operators' socket."""
+    the operators' socket. ``gid`` is the group that may command, if any."""
 
     def __init__(self, config: Config, load: Callable[[], Config], *, file: Path, state: Path, control: Path) -> None:
-        self.config = config
+        self.config, self.gid = in_numbers(config)
         self.file = str(file)
         self.clock = now_s
         self.began_s = now_s()
@@ -71,6 +71,7 @@ class Daemon:
         self._first = asyncio.Event()
         self._at_once = asyncio.Event()
         self._reload_due = False
+        self._reloading: asyncio.Task[None] | None = None
         self._states: dict[str, str] = {}
         self.listeners: dict[Address, socket.socket] = {}
         self.sockets_passed = False
@@ -78,11 +79,11 @@ class Daemon:
         self.said: list[Said] = []
         self.history = History(now_s)
         self._speaks_of: Snapshot | None = None
-        self.speaker = Speaker(config.all_pools, self._cores[0], config.reply.health)
+        self.speaker = Speaker(self.config.all_pools, self._cores[0], config.reply.health)
         self.answerer = Answerer(list(config.allow))
         self.replies = Replies(self.answerer)
         self.scans = Scans()
-        self.sampler = Sampler(open_scanner(config), self.sampled)
+        self.sampler = Sampler(open_scanner(self.config), self.sampled)
         self._found_by = self.sampler.scanner.discovery
         self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
         self.reloader = Reloader(self, load)
@@ -116,6 +117,8 @@ class Daemon:
                 await self._stop.wait()
                 await self._release()
         finally:
+            if self._reloading:
+                self._reloading.cancel()
             await self.orders.close()
             self._watchdog.close()
             self.desk.close()
@@ -139,8 +142,7 @@ class Daemon:
         self.orders.begin()
         self._notify.ready()
         self._watchdog.begin()
-        if self._reload_due:
-            self._reload()
+        self._reload_if_due()
 
     def _well(self) -> bool:
         """Whether a restart would not make things better: the watchdog's question."""
@@ -230,11 +232,10 @@ class Daemon:
         self._stop.set()
 
     def _reload_signal(self) -> None:
+        self._reload_due = True
         # A reload opens ports, and none may be open before the first sample.
-        if self.state == "starting":
-            self._reload_due = True
-        else:
-            self._reload()
+        if self.state != "starting":
+            self._reload_if_due()
 
     async def _release(self) -> None:
         """Says the last word for a while: the operator's if there is one."""
@@ -274,14 +275,23 @@ class Daemon:
         """Where polls are answered."""
         return [listener.getsockname()[:2] for listener in self.listeners.values()]
 
-    def _reload(self) -> None:
-        self._notify.reloading()
-        self.reloader.reload()
-        self._notify.ready()
+    def _reload_if_due(self) -> None:
+        if self._reload_due and (self._reloading is None or self._reloading.done()):
+            self._reloading = self._loop.create_task(self._reload())
 
-    def adopt(self, config: Config, scanner: Scanner | None = None) -> None:
+    async def _reload(self) -> None:
+        """One reload after the other: what changed while one was reading is taken by the next."""
+        while self._reload_due:
+            self._reload_due = False
+            self._notify.reloading()
+            try:
+                await self.reloader.reload()
+            finally:
+                self._notify.ready()
+
+    def adopt(self, config: Config, gid: int | None, scanner: Scanner | None = None) -> None:
         """Goes on with another configuration, and with another scanner if there is one."""
-        self.config = config
+        self.config, self.gid = config, gid
         if scanner is not None:
             self.sampler.close()
             self.sampler = Sampler(scanner, self.sampled)

@@ -8,11 +8,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent import host, logs, status, values
-from agent._scan import Scanner, Snapshot
-from agent.config import Config, ConfigError, warnings
+from agent._scan import Answerer, Scanner, Snapshot
+from agent.aside import NoThreadError, aside
+from agent.config import Config, ConfigError, Workers, warnings
 from agent.sampler import Sampler
 from agent.server import ListenError, open_listener, open_listeners
 
@@ -29,6 +31,25 @@ LATE_S = 10.0
 
 class StartError(RuntimeError):
     """The agent cannot start, or not so. The text says why, on one line."""
+
+
+def in_numbers(config: Config) -> tuple[Config, int | None]:
+    """The configuration with its users' numbers for their names, and the number of the group
+    that may command: what follows asks nobody. May take as long as those who know the names
+    (LDAP, sssd) do. Raises StartError."""
+
+    def number(user: str | int) -> int:
+        if (uid := host.user_id(user)) is None:
+            raise StartError(f'workers of user "{user}": there is no such user any more')
+        return uid
+
+    def numbered(workers: Workers) -> Workers:
+        return replace(workers, users=tuple(number(user) for user in workers.users))
+
+    pools = tuple(replace(pool, workers=numbered(pool.workers)) for pool in config.pools)
+    group = config.control.group
+    gid = host.group_id(group) if group else None
+    return replace(config, workers=numbered(config.workers), pools=pools), gid
 
 
 def open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
@@ -74,22 +95,24 @@ class Reloader:
     def __init__(self, daemon: "Daemon", load: Callable[[], Config]) -> None:
         self._daemon = daemon
         self._load = load
-        # The daemon's own configuration follows when a new scanner has its first sample.
-        self._taken = daemon.config
         self._successor: Sampler | None = None
         self._late: asyncio.TimerHandle | None = None
         self.outcome: dict[str, Any] | None = None
         self.totals: dict[str, float] = {"ok": 0, "failed": 0, "taken": time.time()}
 
-    def reload(self) -> None:
-        """Takes the configuration as it is now."""
+    async def reload(self) -> None:
+        """Takes the configuration as it is now. It is read aside: a disk, or who knows the users'
+        names, may take long."""
         faults: list[str] = []
         try:
-            self._apply(self._load())
+            self._apply(*await aside(lambda: in_numbers(self._load())))
         except ConfigError as error:
             faults = error.faults
-        except (ListenError, StartError) as error:
+        except (ListenError, StartError, NoThreadError) as error:
             faults = [str(error)]
+        except Exception as error:
+            log.exception("a fault of the agent's own")
+            faults = [f"the agent failed: {error!r}"]
         self.outcome = {"at": time.time(), "ok": not faults, "faults": faults}
         self.totals["failed" if faults else "ok"] += 1
         if not faults:
@@ -109,25 +132,26 @@ class Reloader:
             self._successor.close()
             self._successor = None
 
-    def _apply(self, config: Config) -> None:
+    def _apply(self, config: Config, gid: int | None) -> None:
         daemon = self._daemon
         # Sockets that systemd passed are systemd's to add and to remove.
         wanted = tuple(daemon.listeners) if daemon.sockets_passed else config.listen
+        Answerer(list(config.allow))  # fails where the one in force would
         opened = {} if daemon.sockets_passed else open_listeners(wanted, config.limits.backlog, have=daemon.listeners)
         # One that is to take over already has changed what the kernel looks for.
-        same = self._successor is None and _sought(config) == _sought(self._taken)
+        same = self._successor is None and _sought(config) == _sought(daemon.config)
         metrics = daemon.metrics
         try:
             metrics = open_metrics(daemon, config)
+            # The last that can fail, since it changes what the kernel looks for.
             scanner = None if same else open_scanner(config, daemon.sampler.scanner)
-        except StartError:
+        except Exception:
             for listener in opened.values():
                 listener.close()
             if metrics and metrics is not daemon.metrics:
                 metrics.close()
             raise
         logs.set_up(config.log.level, config.log.format)
-        self._taken = config
         gone = [address for address in daemon.listeners if address not in wanted or address in opened]
         leaving = [daemon.listeners.pop(address) for address in gone]
         daemon.listen(opened)
@@ -145,10 +169,10 @@ class Reloader:
         daemon.warn_of_passed_sockets(config)
         self.close()
         if scanner is None:
-            daemon.adopt(config)
+            daemon.adopt(config, gid)
         else:
             # The former scanner serves until the new one has its first sample.
-            self._successor = Sampler(scanner, lambda snapshot, why: self._succeed(config, snapshot, why))
+            self._successor = Sampler(scanner, lambda snapshot, why: self._succeed(config, gid, snapshot, why))
             self._successor.start()
             self._late = asyncio.get_running_loop().call_later(
                 LATE_S,
@@ -156,14 +180,14 @@ class Reloader:
                 "the new configuration still waits for its first sample; the former one answers meanwhile",
             )
 
-    def _succeed(self, config: Config, snapshot: Snapshot | None, why: str) -> None:
+    def _succeed(self, config: Config, gid: int | None, snapshot: Snapshot | None, why: str) -> None:
         """The new scanner's first scan ended: it takes over."""
         if self._successor is None:
             return
         scanner = self._successor.scanner
         self._successor = None
         self.close()
-        self._daemon.adopt(config, scanner)
+        self._daemon.adopt(config, gid, scanner)
         self._daemon.sampled(snapshot, why)
 
 

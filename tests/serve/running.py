@@ -1,6 +1,7 @@
 """What the tests of `busyweight serve` ask of the running agent, and what systemd would hear of it."""
 
 import socket
+import sys
 from pathlib import Path
 
 from tests.tree import TreeAgent
@@ -20,6 +21,13 @@ def log_lines(agent: TreeAgent) -> list[str]:
 def refused(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def begins_with(agent: TreeAgent, statements: str) -> None:
+    """The agent runs these first: they put something that fails or hangs in a real thing's place."""
+    program = f"import sys\nfrom agent import loop, cli\n{statements}\nsys.exit(cli.main())"
+    argv = [sys.executable, "-c", program, *agent.argv()[1:]]
+    agent.argv = lambda: argv  # type: ignore[method-assign]
 
 
 def thread_names(pid: int) -> list[str]:

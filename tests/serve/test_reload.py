@@ -1,5 +1,6 @@
 """SIGHUP: the new configuration holds whole or not at all, and no poll is lost meanwhile."""
 
+import json
 import signal
 import socket
 import sys
@@ -12,7 +13,17 @@ from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.tree import Tree, TreeAgent
 
-from .running import AT_ONCE, CAPACITY, DEADLINE_S, EAGER, Notified, log_lines, refused, thread_names
+from .running import (
+    AT_ONCE,
+    CAPACITY,
+    DEADLINE_S,
+    EAGER,
+    Notified,
+    begins_with,
+    log_lines,
+    refused,
+    thread_names,
+)
 
 
 def test_a_reload_takes_all_that_is_new_and_moves_the_ports(agent: TreeAgent, notified: Notified) -> None:
@@ -204,6 +215,52 @@ def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified
         notified.until("READY=1")
         assert f"cannot listen on 127.0.0.1:{port}: address already in use" in agent.log_text()
         assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+# A network that the configuration takes and the answerer refuses, and a scanner that breaks.
+FAULTS_OF_OUR_OWN = """
+from agent import host, values
+object.__setattr__(values.network, "parse", str)
+right = host.open_scanner
+def open_scanner(config, **more):
+    assert "broken" not in {pool.name for pool in config.pools}
+    return right(config, **more)
+host.open_scanner = open_scanner
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [('allow = ["fe80::1%eth0"]\n[pools.mail]\n', "ValueError"), ("[pools.mail]\n[pools.broken]\n", "AssertionError")],
+)
+def test_a_reload_that_fails_by_a_fault_of_our_own_changes_nothing_and_the_next_one_holds(
+    agent: TreeAgent, notified: Notified, config: str, fault: str
+) -> None:
+    begins_with(agent, FAULTS_OF_OUR_OWN)
+    former, other = agent.port, free_port()
+    agent.write_config(CAPACITY + AT_ONCE + EAGER)
+    agent.start()
+    notified.until("READY=1")
+    agent.port = other
+    agent.write_config(config + AT_ONCE)
+    agent.send(signal.SIGHUP)
+    notified.until("READY=1")
+    told = json.loads(agent.order("status", "--json"))["config"]["reload"]
+    assert (told["ok"], len(told["faults"])) == (False, 1)
+    assert told["faults"][0].startswith(f"the agent failed: {fault}(")
+    assert refused(other)
+    agent.port = former
+    assert agent.ask() == b"up 75% #6/24 busy\n"
+
+    agent.write_config(CAPACITY + AT_ONCE + EAGER + "[pools.mail]\ncapacity = 12\n")
+    agent.send(signal.SIGHUP)
+    notified.until("READY=1")
+    agent.until(lambda: agent.ask(b"mail\n") == b"up 50% #6/12 busy\n", "knowing the pool", DEADLINE_S)
+    agent.tree.retitle(100, sidekiq_title(0))
+    agent.wait_answer(b"up 79% #5/24 busy\n")
+    agent.stop()
+    assert agent.log_text().count("Traceback") == 1
+    agent.log.write_text("")  # which no other test may leave in it
 
 
 def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sample(
