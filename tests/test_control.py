@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pwd
 import socket
 import tempfile
 import threading
@@ -245,7 +246,20 @@ def ask_as(path: Path, uid: int, gid: int, groups: list[int]) -> dict[str, Any]:
 def test_a_stranger_is_refused_in_clear_words(open_path: Path) -> None:
     with serving(open_path):
         told = ask_as(open_path, NOBODY, NOBODY, [GROUP])
-    assert told["error"].startswith(f"refused: nobody (uid {NOBODY}) may not command this agent; root may.")
+    assert told["error"].startswith(f"refused: uid {NOBODY} may not command this agent; root may.")
+
+
+def test_a_stranger_is_refused_though_nobody_tells_users_names(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_at_last = threading.Event()
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: told_at_last.wait())
+    with serving(open_path):
+        try:
+            told = ask_as(open_path, NOBODY, NOBODY, [GROUP])
+        finally:
+            told_at_last.set()
+    assert told["error"].startswith(f"refused: uid {NOBODY} may not")
 
 
 @pytest.mark.parametrize(("gid", "groups"), [(GROUP, []), (NOBODY, [1, GROUP])])

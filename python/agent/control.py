@@ -153,14 +153,15 @@ class Control:
         self.clients.add(Conversation(connection, peer, self.commands, self.clients.discard))
 
     def _refusal(self, peer: Peer) -> str | None:
+        # By numbers alone: who knows the names may take a minute, and anybody may come to be refused.
         if peer.uid not in (0, os.geteuid()) and (self.gid is None or self.gid not in peer.gids):
             group = "" if self.gid is None else f", and members of group {self.gid}"
             own = "" if os.geteuid() == 0 else f", user {os.geteuid()} (the agent's)"
             if peer.uid not in self._refused and len(self._refused) < REFUSED_MAX:
                 self._refused.add(peer.uid)
-                log.warning("control: refused %s (uid %d, pid %d)", peer.name, peer.uid, peer.pid)
+                log.warning("control: refused uid %d (pid %d)", peer.uid, peer.pid)
             return (
-                f"refused: {peer.name} (uid {peer.uid}) may not command this agent; root{own}{group} may. "
+                f"refused: uid {peer.uid} may not command this agent; root{own}{group} may. "
                 "See [control] group in the configuration"
             )
         if len(self.clients) >= CLIENTS_MAX:

@@ -7,7 +7,6 @@ leaves a client that takes too long. It knows nothing of what the commands mean.
 import asyncio
 import json
 import logging
-import pwd
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -34,14 +33,6 @@ class Peer:
     pid: int
     uid: int
     gids: frozenset[int]
-
-    @property
-    def name(self) -> str:
-        """The user's name, or its number where it has none."""
-        try:
-            return pwd.getpwuid(self.uid).pw_name
-        except KeyError:
-            return f"uid {self.uid}"
 
 
 Command = Callable[[Request, Peer], Awaitable[dict[str, Any]]]

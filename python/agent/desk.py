@@ -1,12 +1,14 @@
 """What the control socket's commands do: the operator's desk in the running agent."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import host, override, status, values
-from agent.aside import aside
+from agent.aside import NoThreadError, aside
 from agent.control import Control, ControlError
 from agent.conversation import Command, Peer, Request
 
@@ -19,6 +21,9 @@ log = logging.getLogger("busyweight")
 WORKERS_MAX = 1000
 WORKERS_USUAL = 200
 
+# Who knows users' names (LDAP, sssd) may take a minute; an order does not wait for that.
+NAME_WITHIN_S = 1.0
+
 
 class Desk:
     """Opens the socket at ``path``; without one the agent serves all the same."""
@@ -27,26 +32,23 @@ class Desk:
         self.path = path
         self._daemon = daemon
         self._control: Control | None = None
+        self._asked: dict[int, asyncio.Future[str]] = {}
         commands = {
             "status": self._status,
             "workers": self._workers,
             **{kind: self._orderer(kind) for kind in (*override.KINDS, "ready")},
         }
         try:
-            self._control = Control(path, commands, self._gid())
+            self._control = Control(path, commands, daemon.gid)
         except ControlError as error:
             log.warning("%s; serves without", error)
         else:
             log.info("takes orders at %s", path)
 
-    def _gid(self) -> int | None:
-        group = self._daemon.config.control.group
-        return host.group_id(group) if group else None
-
     def configure(self) -> None:
         """Who may command may have changed."""
         if self._control:
-            self._control.gid = self._gid()
+            self._control.gid = self._daemon.gid
 
     def close(self) -> None:
         """Ends the socket."""
@@ -70,11 +72,23 @@ class Desk:
     def _orderer(self, kind: str) -> Command:
         async def order(request: Request, peer: Peer) -> dict[str, Any]:
             words = dict(request)
-            who = _who(peer, words.pop("sudo_user", None))
+            who = _who(peer, await self._name(peer.uid), words.pop("sudo_user", None))
             done = await self._daemon.orders.order(override.read_order(kind, words), who)
             return done | {"reply": self._daemon.said[0].line.decode() if self._daemon.said else None}
 
         return order
+
+    async def _name(self, uid: int) -> str:
+        """The user's name, or its number where it has none, or none that can be told soon."""
+        name = str(uid)
+        with contextlib.suppress(NoThreadError):
+            # One question about each at a time, so that no more threads hang than there are operators.
+            asked = self._asked[uid] = self._asked.get(uid) or aside(lambda: host.user_name(uid))
+            done, _ = await asyncio.wait({asked}, timeout=NAME_WITHIN_S)
+            if done:
+                self._asked.pop(uid, None)
+                name = asked.result()
+        return f"uid {name}" if name == str(uid) else name
 
 
 def _only(request: Mapping[str, Any], *allowed: str) -> None:
@@ -83,13 +97,13 @@ def _only(request: Mapping[str, Any], *allowed: str) -> None:
             raise values.Wrong(f"unknown key {key[:80]!r}; allowed: {', '.join(allowed) or 'none'}")
 
 
-def _who(peer: Peer, sudo_user: object) -> str:
+def _who(peer: Peer, own: str, sudo_user: object) -> str:
     """Who commands. Root may say on whose behalf, as sudo(8) does."""
     if sudo_user is not None and peer.uid == 0:
         try:
             name = str(values.reason(sudo_user))[:32]
         except values.Wrong:
             name = ""
-        if name and name != peer.name:
-            return f"{name} ({peer.name})"
-    return peer.name[:32]
+        if name and name != own:
+            return f"{name} ({own})"
+    return own[:32]
