@@ -153,6 +153,10 @@ class Daemon:
         if not self.server.answers():
             log.error("polls are waiting, and nobody answers them")
             return False
+        sample = self.cache.newest()
+        if self.state == "serving" and sample is not None and sample is not self._speaks_of:
+            log.error("a sample came, and nothing was said of it")
+            return False
         return True
 
     async def _wait(self, event: asyncio.Event, timeout_s: float) -> None:
@@ -195,7 +199,6 @@ class Daemon:
             self._say(self.speaker.everywhere(Verdict(100, "stopping", known=True)))
             return
         sample = self.cache.newest()
-        self._speaks_of = sample
         silence = "no sample yet" if self.cache.age() is None else "no sample of late"
         if self.cache.failure:
             silence = f"scan failed: {self.cache.failure}"
@@ -207,6 +210,7 @@ class Daemon:
                 silence=silence,
             )
         )
+        self._speaks_of = sample
 
     def _say(self, said: list[Said]) -> None:
         if said == self.said:

@@ -13,7 +13,7 @@ from tests.real.original import answer
 from tests.real.parts import free_port, until
 from tests.tree import Tree, TreeAgent
 
-from .running import AT_ONCE, CAPACITY, DEADLINE_S, EAGER, Notified, log_lines, refused, thread_names
+from .running import AT_ONCE, CAPACITY, DEADLINE_S, EAGER, Notified, begins_with, log_lines, refused, thread_names
 
 
 @pytest.mark.parametrize("health", ["none", "up"])
@@ -190,6 +190,37 @@ def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_
 
 
 # What it says, and what it does not do.
+
+
+def test_an_agent_whose_words_no_longer_follow_its_samples_lets_the_watchdog_end_it(tmp_path: Path, tree: Tree) -> None:
+    tree.workers(busy=6)
+    notified = Notified(tmp_path)
+    broken = tmp_path / "broken"
+    agent = TreeAgent(tmp_path, tree, CAPACITY + AT_ONCE)
+    agent.environ |= {"NOTIFY_SOCKET": str(notified.path), "WATCHDOG_USEC": "100000"}
+    begins_with(
+        agent,
+        f"""
+import pathlib
+from agent.speaker import Speaker
+speak = Speaker.speak
+def speak_or_fail(*args, **kwargs):
+    if pathlib.Path({str(broken)!r}).exists():
+        raise IndexError("broken")
+    return speak(*args, **kwargs)
+Speaker.speak = speak_or_fail
+""",
+    )
+    with agent:
+        notified.until("WATCHDOG=1")
+        broken.touch()
+        tree.workers(busy=6, first=200)
+        agent.until(
+            lambda: agent.ask() and "a sample came, and nothing was said of it" in agent.log_text(), "seen", DEADLINE_S
+        )
+        broken.unlink()
+        agent.wait_answer(b"up 50% #12/24 busy\n", DEADLINE_S)
+    notified.close()
 
 
 def test_it_logs_what_it_begins_with_and_then_changes_only(tree: Tree, agent: TreeAgent) -> None:
