@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from .balancer import Balancer
-from .machine import Machine
-from .software import COMMAND
+from .machine import UNITS, Machine
+from .software import COMMAND, PYTHON
 
 SERVICE, SOCKET = "busyweight.service", "busyweight.socket"
 STATE = "/var/lib/private/busyweight"
+RUNTIME = "/run/busyweight"
 
 
 @pytest.fixture
@@ -24,10 +26,13 @@ def pid_of(machine: Machine) -> str:
     return machine.show(SERVICE, "MainPID")
 
 
-def attempt(machine: Machine, code: str) -> str:
-    """What Python prints that has the sandbox, user and capabilities of the service."""
-    unit = machine.run("systemctl", "cat", SERVICE).stdout
+def sandboxed(machine: Machine, argv: Sequence[str], drop_in: str = "") -> str:
+    """What a command prints that has the sandbox, user and capabilities of the service, with a drop-in of it."""
+    unit = (UNITS / SERVICE).read_text().partition("[Install]")[0] + drop_in
     keep = (
+        "Description",
+        "After",
+        "StartLimit",
         "ExecStart",
         "ExecReload",
         "Type=",
@@ -38,27 +43,43 @@ def attempt(machine: Machine, code: str) -> str:
         "DynamicUser",
         "Timeout",
     )
-    service = unit.partition("[Service]")[2].partition("[Install]")[0].splitlines()
     properties = [
-        f"--property={line}" for line in service if "=" in line and line[0] != "#" and not line.startswith(keep)
+        f"--property={line}"
+        for line in unit.splitlines()
+        if "=" in line and line[0] != "#" and not line.startswith(keep)
     ]
     user = ("--property=DynamicUser=yes", "--property=StateDirectory=probe")
     run = ["systemd-run", "--quiet", "--pipe", "--wait", *properties, *user]
-    return machine.run(*run, "/usr/lib/busyweight/python", "-c", code).stdout
+    return machine.run(*run, *argv).stdout
+
+
+def attempt(machine: Machine, code: str, drop_in: str = "") -> str:
+    """What Python says there of what it was told to do: the error, or that it is done."""
+    tried = f"try:\n exec({code!r})\n print('done')\nexcept OSError as error:\n print(error)"
+    return sandboxed(machine, [str(PYTHON), "-c", tried], drop_in)
 
 
 def test_agent_writes_its_state_and_its_socket_and_nothing_else(agent: Machine) -> None:
-    agent.run("touch", "/run/before")
     with Balancer(agent) as balancer:
         balancer.servers()
         agent.run(COMMAND, "drain", "--reason", "disk swap")
         agent.run(COMMAND, "ready")
         agent.run("systemctl", "reload", SERVICE)
+        agent.run(COMMAND, "drain", "--reason", "disk swap")
         uid = agent.run("stat", "--format=%u", f"/proc/{pid_of(agent)}").stdout.strip()
-        find = ["find", "/", "-xdev", "-newer", "/run/before", "-uid", uid, "-not", "-path", "/proc/*"]
-        written = set(agent.run(*find, check=False).stdout.split())
-        written |= set(agent.run("find", "/run", "-uid", uid, "-type", "f").stdout.split())
-    assert written <= {STATE, f"{STATE}/override.json"}, written
+        # As the service sees it, on every file system: what is its own in /proc are processes.
+        inside = ("nsenter", f"--target={pid_of(agent)}", "--mount")
+        find = ["find", "/", "-fstype", "proc", "-prune", "-o", "-uid", uid, "-print"]
+        written = set(agent.run(*inside, *find).stdout.split())
+        agent.run(COMMAND, "ready")
+    assert written == {STATE, f"{STATE}/override.json", RUNTIME, f"{RUNTIME}/control.sock"}
+
+
+def test_nothing_else_could_be_written(agent: Machine) -> None:
+    find = "find / -fstype proc -prune -o '(' -type d -o -type f ')' -writable -print 2>/dev/null || true"
+    found = set(sandboxed(agent, ["sh", "-c", find]).split())
+    # The temporary directories are the sandbox's own, and end with it.
+    assert found == {"/tmp", "/var/tmp", "/var/lib/private/probe"}  # noqa: S108
 
 
 def test_agent_holds_no_connection_but_those_that_it_accepted(agent: Machine) -> None:
@@ -74,6 +95,10 @@ def test_agent_holds_no_connection_but_those_that_it_accepted(agent: Machine) ->
     ("code", "refused"),
     [
         ("open('/etc/evil', 'w')", "Read-only file system"),
+        ("open('/run/lock/evil', 'w')", "Read-only file system"),
+        ("open('/dev/evil', 'w')", "Read-only file system"),
+        ("open('/dev/shm/evil', 'w')", "Permission denied"),
+        ("open('/dev/mqueue/evil', 'w')", "Permission denied"),
         ("open('/dev/mem')", "No such file"),
         ("import os; os.listdir('/root')", "Permission denied"),
         ("import os; os.setuid(0)", "Operation not permitted"),
@@ -87,12 +112,11 @@ def test_agent_holds_no_connection_but_those_that_it_accepted(agent: Machine) ->
     ],
 )  # fmt: skip
 def test_who_owns_the_process_is_refused(agent: Machine, code: str, refused: str) -> None:
-    told = attempt(agent, f"try:\n exec({code!r})\n print('done')\nexcept OSError as error:\n print(error)")
-    assert refused in told
+    assert refused in attempt(agent, code)
 
 
 def test_probe_runs_under_the_units_own_filter(agent: Machine) -> None:
-    status = attempt(agent, "print(open('/proc/self/status').read())")
+    status = sandboxed(agent, ["cat", "/proc/self/status"])
     theirs = Path(agent.path(f"/proc/{pid_of(agent)}/status")).read_text()
     for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
         [ours] = [line for line in theirs.splitlines() if line.startswith(f"{name}:")]
