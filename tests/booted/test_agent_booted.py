@@ -70,6 +70,13 @@ def status_of(machine: Machine) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in text.splitlines())
 
 
+def statuses_of_threads(machine: Machine) -> list[dict[str, str]]:
+    """The fields of the status of each thread of the agent."""
+    text = machine.run("sh", "-c", f"cat /proc/{main_pid(machine)}/task/*/status").stdout
+    each = ("Name:" + one for one in text.split("Name:")[1:])
+    return [dict(line.split(":\t", 1) for line in one.splitlines()) for one in each]
+
+
 def busyweight(machine: Machine, *arguments: str) -> str:
     """What the operator's command says."""
     return machine.run(COMMAND, *arguments).stdout
@@ -255,7 +262,15 @@ def test_ebpf_drop_in_is_enough_for_ebpf_and_needed_for_it(agent: Machine) -> No
     since = agent.run("date", "+%s.%N").stdout.strip()
     with agent.drop_in(SERVICE, (UNITS / "ebpf.conf").read_text()):
         agent.run("systemctl", "start", SERVICE)
+        agent.run("journalctl", "--sync")
         said = agent.run("journalctl", "--unit", SERVICE, f"--since=@{since}").stdout
-        status = status_of(agent)
+        told = json.loads(busyweight(agent, "status", "--json"))
+        threads = statuses_of_threads(agent)
+    assert "finds workers by ebpf" in said
     assert "not to be had" not in said
-    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert told["sample"]["discovery"] == "ebpf"
+    # Capabilities belong to threads: the one that scans is not the one that loaded.
+    assert len(threads) > 1
+    for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert {status[name] for status in threads} == {"0" * 16}, name
+    assert {status["CapBnd"] for status in threads} == {"000000c000000000"}  # CAP_PERFMON and CAP_BPF

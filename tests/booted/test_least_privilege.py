@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from .balancer import Balancer
+from .balancer import Balancer, Polls
 from .machine import UNITS, Machine
 from .software import COMMAND, PYTHON
 
 SERVICE, SOCKET = "busyweight.service", "busyweight.socket"
 STATE = "/var/lib/private/busyweight"
 RUNTIME = "/run/busyweight"
+EBPF = (UNITS / "ebpf.conf").read_text()
+NO_ADDRESS = "[Service]\nIPAddressDeny=any\n"
 
 
 @pytest.fixture
@@ -121,3 +123,89 @@ def test_probe_runs_under_the_units_own_filter(agent: Machine) -> None:
     for name in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp"):
         [ours] = [line for line in theirs.splitlines() if line.startswith(f"{name}:")]
         assert ours in status
+
+
+# BPF_MAP_CREATE of an array of one: 321 is bpf(2) on x86-64, 280 where the table is the common one.
+MAKES_A_MAP = """
+import ctypes, os, struct
+attributes = struct.pack("5I", 2, 4, 4, 1, 0).ljust(120, b"\\0")
+number = 321 if os.uname().machine == "x86_64" else 280
+if ctypes.CDLL(None, use_errno=True).syscall(number, 0, attributes, len(attributes)) < 0:
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "told"),
+    [
+        ("", "[Errno 1] Operation not permitted"),
+        (EBPF, "done"),
+        # As the agent is once its programs are loaded: only the capabilities are missing.
+        (f"{EBPF}AmbientCapabilities=\n", "[Errno 1] Operation not permitted"),
+    ],
+    ids=["shipped", "drop-in", "drop-in, capabilities given up"],
+)
+def test_bpf_is_refused_without_the_capabilities(agent: Machine, drop_in: str, told: str) -> None:
+    assert agent.run("cat", "/proc/sys/kernel/unprivileged_bpf_disabled").stdout != "0\n"
+    assert attempt(agent, MAKES_A_MAP, drop_in) == f"{told}\n"
+
+
+POLLS = """
+import socket
+with socket.create_connection(("127.0.0.1", 5001), 2) as polls:
+    assert polls.makefile().readline().startswith("up ")
+"""
+SENDS = """
+import socket
+with socket.socket(type=socket.SOCK_DGRAM) as sends:
+    sends.sendto(b"", ("127.0.0.1", 9))
+"""
+COMMANDS = """
+import socket
+with socket.socket(socket.AF_UNIX) as commands:
+    commands.connect("/run/busyweight/control.sock")
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('/etc/passwd').read()",
+        "import subprocess; subprocess.run(['/bin/true'], check=True)",
+        "open('/var/lib/probe/kept', 'w')",
+        POLLS,
+        SENDS,
+        COMMANDS,
+    ],
+    ids=["reads", "executes", "keeps", "tcp", "udp", "unix"],
+)
+def test_who_owns_the_process_has_what_the_page_on_security_says(agent: Machine, code: str) -> None:
+    assert attempt(agent, code) == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"), [(POLLS, "timed out"), (SENDS, "[Errno 1] Operation not permitted")], ids=["tcp", "udp"]
+)
+def test_address_filter_of_the_service_leaves_no_address(agent: Machine, code: str, refused: str) -> None:
+    assert attempt(agent, code, NO_ADDRESS) == f"{refused}\n"
+
+
+def test_address_filter_of_the_service_does_not_concern_a_passed_socket(agent: Machine) -> None:
+    with agent.drop_in(SERVICE, NO_ADDRESS):
+        agent.run("systemctl", "restart", SERVICE)
+        with Polls(agent) as polls:
+            agent.run("systemctl", "restart", SERVICE)
+        agent.run("systemctl", "stop", SOCKET, SERVICE)
+        assert {answer.partition("%")[0] for answer in polls.heard} == {"up 100"}
+
+
+def test_address_filter_of_the_service_concerns_a_socket_of_its_own(agent: Machine) -> None:
+    agent.run("systemctl", "stop", SOCKET, SERVICE)
+    agent.run("systemctl", "start", SERVICE)
+    with agent.drop_in(SERVICE, NO_ADDRESS):
+        agent.run("systemctl", "restart", SERVICE)
+        assert attempt(agent, POLLS) == "timed out\n"
+    with agent.drop_in(SERVICE, f"{NO_ADDRESS}IPAddressAllow=localhost\n"):
+        agent.run("systemctl", "restart", SERVICE)
+        assert attempt(agent, POLLS) == "done\n"
+    agent.run("systemctl", "stop", SERVICE)
