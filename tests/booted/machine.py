@@ -201,6 +201,18 @@ class Machine:
             raise CommandError(argv, done)
         return done
 
+    def move(self, pid: int, group: Path) -> None:
+        """Put a process of the machine into a cgroup of the host's; ProcessLookupError where there is none."""
+        if pid == 0:  # would be the writer
+            raise ProcessLookupError
+        # The kernel reads the number as in the writer's own pid namespace, and the path is the host's.
+        write = ["sh", "-c", 'echo "$1" > "$2/cgroup.procs"', "sh", str(pid), str(group)]
+        written = subprocess.run(
+            ["nsenter", f"--target={self.leader}", "--pid", "--", *write], capture_output=True, text=True, check=False
+        )
+        if written.returncode != 0:
+            raise ProcessLookupError(written.stderr)
+
     def path(self, inside: str | Path) -> Path:
         """Where a path of the machine is for the tests; Unix sockets can be connected to there as well."""
         return Path(f"/proc/{self.leader}/root") / Path(inside).relative_to("/")

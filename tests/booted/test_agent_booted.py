@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+
+from tests.cgroups import controlled, limit
 
 from .balancer import BACKENDS, Balancer, Polls
 from .host import wait_until
@@ -35,13 +40,27 @@ release_for = "2s"
     )
 
 
+def start_worker(machine: Machine, unit: str) -> None:
+    """A Sidekiq with a job."""
+    worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
+    machine.run("systemd-run", f"--unit={unit}", "bash", "-c", worker)
+
+
+@contextmanager
+def one_more_worker(machine: Machine) -> Iterator[None]:
+    start_worker(machine, "late-worker")
+    try:
+        yield
+    finally:
+        machine.run("systemctl", "stop", "late-worker")
+
+
 @pytest.fixture(scope="module")
 def host(with_agent: Machine) -> Iterator[Machine]:
     """A host with three Sidekiqs, each with a job; the agent is installed and has not been started yet."""
     with_agent.run("cp", "/bin/sleep", "/opt/ruby")
     for number in range(WORKERS):
-        worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
-        with_agent.run("systemd-run", f"--unit=worker{number}", "bash", "-c", worker)
+        start_worker(with_agent, f"worker{number}")
     yield with_agent
     assert "Traceback" not in with_agent.journal(SERVICE)
 
@@ -77,6 +96,13 @@ def statuses_of_threads(machine: Machine) -> list[dict[str, str]]:
     return [dict(line.split(":\t", 1) for line in one.splitlines()) for one in each]
 
 
+def killed_for_memory(group: Path) -> int:
+    """How many processes the kernel has killed because this cgroup's limit of memory was reached."""
+    [file] = [group / name for name in ("memory.events", "memory.oom_control") if (group / name).exists()]
+    [count] = re.findall(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)
+    return int(count)
+
+
 def busyweight(machine: Machine, *arguments: str) -> str:
     """What the operator's command says."""
     return machine.run(COMMAND, *arguments).stdout
@@ -84,6 +110,13 @@ def busyweight(machine: Machine, *arguments: str) -> str:
 
 def wait_for_every_server(balancer: Balancer, rule: Callable[[dict[str, str]], bool], what: str) -> None:
     wait_until(lambda: all(map(rule, balancer.servers())), f"{what} in each of {', '.join(BACKENDS)}")
+
+
+def in_use(balancer: Balancer) -> set[int]:
+    """The weights of the servers, none of which is down, drained or in maintenance."""
+    servers = balancer.servers()
+    assert {server["status"] for server in servers} <= {"UP", "no check"}
+    return {int(server["weight"]) for server in servers}
 
 
 def drained(server: dict[str, str]) -> bool:
@@ -195,6 +228,28 @@ def test_killed_agent_is_replaced_and_speaks_up(agent: Machine) -> None:
         configure(agent, capacity=6)
         balancer.wait_for_weight(50)
         assert {server["last_agt"] for server in balancer.servers()} == {"via agent : up (3/6 busy)"}
+
+
+def test_agent_out_of_memory_is_killed_and_replaced_and_leaves_no_server_down(agent: Machine) -> None:
+    configure(agent, capacity=8)
+    with Balancer(agent) as balancer, controlled("memory", "busyweight-memory") as group:
+        balancer.wait_for_weight(62)
+        limit(group, memory_max="0")
+        agent.move(main_pid(agent), group)
+        wait_until(lambda: killed_for_memory(group) == 1, "the kernel has killed the agent")
+
+        def killed_again() -> bool:
+            with suppress(ProcessLookupError):
+                agent.move(main_pid(agent), group)  # whoever comes next starts under the limit, too
+            assert in_use(balancer) <= {62, 50}
+            return killed_for_memory(group) >= 3
+
+        with one_more_worker(agent):
+            wait_until(killed_again, "the kernel has killed those that came after it")
+            balancer.wait_for_weight(50)
+        assert in_use(balancer) <= {50, 62}
+        assert "failed" not in balancer.log()
+    assert int(agent.show(SERVICE, "NRestarts")) >= 3
 
 
 def test_override_outlives_a_restart_and_ready_ends_it_in_every_backend(agent: Machine) -> None:
