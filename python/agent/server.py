@@ -71,6 +71,8 @@ def _remedy(error: OSError, port: int) -> str:
         return f"{why}; ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{why}; no interface of this host has this address"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"{why}; IPv6 is off on this host: listen on an IPv4 address"
     return why
 
 
