@@ -129,10 +129,14 @@ impl Tracker {
             self.first = true;
             looked = self.discovery.look(&mut self.procfs, &mut self.found);
         }
+        // A kept title is worth less than to know who is there.
+        while looked == Ok(Look::Starved) && self.give_back() {
+            looked = self.discovery.look(&mut self.procfs, &mut self.found);
+        }
         match looked {
             Ok(Look::Same) => {}
             Ok(Look::Listed) => self.take_listing(),
-            Err(_) => {
+            Ok(Look::Starved) | Err(_) => {
                 self.next.visible = false;
                 return;
             }

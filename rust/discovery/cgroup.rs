@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
 
 use super::{Discovery, Found, Look};
-use crate::procfs::Procfs;
+use crate::procfs::{Miss, Procfs, describe};
 use crate::snapshot::Pid;
 
 /// The kernel returns at most one page per read of a `cgroup.procs`, and fills it as far as
@@ -27,10 +27,17 @@ const RECHECKS_EACH_SCAN_MAX: usize = 64;
 pub struct Cgroup {
     roots: Vec<PathBuf>,
     changes: OwnedFd,
-    procs: Vec<OwnedFd>,
-    /// Something could not be opened or watched: walk again.
+    procs: Vec<Procs>,
+    /// Something went meanwhile or could not be watched: walk again.
     incomplete: bool,
     pids: Vec<Pid>,
+}
+
+/// An open `cgroup.procs`.
+#[derive(Debug)]
+struct Procs {
+    file: OwnedFd,
+    is_root: bool,
 }
 
 impl Cgroup {
@@ -51,41 +58,51 @@ impl Cgroup {
         if mounts.is_empty() {
             return Err("no cgroup2 or systemd cgroup hierarchy is mounted".into());
         }
-        let roots = mounts.iter().flat_map(|m| cgroups.iter().map(|c| m.join(c.trim_start_matches('/')))).collect();
+        Self::of(mounts.iter().flat_map(|m| cgroups.iter().map(|c| m.join(c.trim_start_matches('/')))).collect())
+    }
+
+    fn of(roots: Vec<PathBuf>) -> Result<Self, String> {
         let changes = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)
-            .map_err(|e| format!("inotify: {e}"))?;
+            .map_err(|e| format!("inotify: {}", describe(e)))?;
         Ok(Self { roots, changes, procs: Vec::new(), incomplete: true, pids: Vec::new() })
     }
 
     /// Opens every `cgroup.procs` below the roots anew. Watches come first, so that a cgroup
     /// made meanwhile is an event for the next look.
-    fn walk(&mut self) {
+    fn walk(&mut self) -> Result<(), Errno> {
         self.procs.clear();
         self.incomplete = false;
-        let (mut stack, absent): (Vec<_>, Vec<_>) = self.roots.iter().cloned().partition(|root| root.is_dir());
-        for root in absent {
-            // Its nearest ancestor tells when it, or what leads to it, comes.
-            let there = root.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
-            let events = inotify::WatchFlags::CREATE | inotify::WatchFlags::MASK_ADD;
-            let watched = inotify::add_watch(&self.changes, there, events).is_ok();
-            self.incomplete |= !watched || root.is_dir();
-        }
+        let mut stack = self.roots.clone();
         while let Some(dir) = stack.pop() {
             let events = inotify::WatchFlags::CREATE
                 | inotify::WatchFlags::DELETE
                 | inotify::WatchFlags::MOVE
                 | inotify::WatchFlags::DELETE_SELF
-                | inotify::WatchFlags::ONLYDIR
-                | inotify::WatchFlags::MASK_ADD;
-            let watched = inotify::add_watch(&self.changes, &dir, events).is_ok();
-            match rustix::fs::open(dir.join("cgroup.procs"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(fd) if watched => self.procs.push(fd),
-                // Gone again, or out of descriptors or watches: look again next time.
-                _ => self.incomplete = true,
+                | inotify::WatchFlags::ONLYDIR;
+            let (watched, is_root) = (self.watch(&dir, events), self.roots.contains(&dir));
+            match enter(&dir, &mut stack) {
+                Ok(file) => {
+                    self.procs.push(Procs { file, is_root });
+                    self.incomplete |= !watched;
+                }
+                Err(e) if is_gone(e) => self.incomplete |= !(is_root && self.is_awaited(&dir)),
+                Err(e) => return Err(e),
             }
-            let below = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-            stack.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
         }
+        Ok(())
+    }
+
+    /// Whether an event will tell when this absent root, or what leads to it, comes.
+    fn is_awaited(&self, root: &Path) -> bool {
+        let nearest = || root.ancestors().find(|dir| dir.is_dir());
+        let there = nearest().filter(|&dir| dir != root);
+        // The next part of the way may have come just before the watch.
+        there.is_some_and(|dir| self.watch(dir, inotify::WatchFlags::CREATE)) && nearest() == there
+    }
+
+    /// Each user may have so many watches, and others may have taken them all.
+    fn watch(&self, dir: &Path, events: inotify::WatchFlags) -> bool {
+        inotify::add_watch(&self.changes, dir, events | inotify::WatchFlags::MASK_ADD).is_ok()
     }
 
     /// Whether cgroups came or went since the last look. One system call when not.
@@ -101,13 +118,19 @@ impl Cgroup {
     fn read_all(&mut self) -> Result<(), Errno> {
         self.pids.clear();
         let mut buf = [0u8; PAGE];
-        for fd in &self.procs {
+        for procs in &self.procs {
             let mut at = 0;
             loop {
-                let n = match rustix::io::pread(fd, &mut buf, at as u64) {
+                let n = match rustix::io::pread(&procs.file, &mut buf, at as u64) {
                     Ok(n) => n,
-                    // A threaded cgroup has no processes of its own; its domain lists them.
-                    Err(Errno::OPNOTSUPP) => 0,
+                    // A threaded cgroup has no list of its own. Its domain lists its processes, and a
+                    // root's domain is not in the tree.
+                    Err(Errno::OPNOTSUPP) if !procs.is_root => 0,
+                    // Removed since, and so empty; the rest of the tree is still there.
+                    Err(e) if is_gone(e) => {
+                        self.incomplete = true;
+                        0
+                    }
                     Err(e) => return Err(e),
                 };
                 self.pids.extend(parse_pids(&buf[..n]));
@@ -121,6 +144,13 @@ impl Cgroup {
         self.pids.dedup();
         Ok(())
     }
+
+    fn read_tree(&mut self) -> Result<(), Errno> {
+        if self.changed() {
+            self.walk()?;
+        }
+        self.read_all()
+    }
 }
 
 impl Discovery for Cgroup {
@@ -129,13 +159,15 @@ impl Discovery for Cgroup {
     }
 
     fn look(&mut self, _procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
-        if self.changed() {
-            self.walk();
-        }
-        // A cgroup that was removed since says ENODEV; the rest of the tree is still there.
-        if self.read_all().is_err() {
-            self.walk();
-            let _ = self.read_all();
+        match self.read_tree() {
+            Ok(()) => {}
+            Err(e) if Miss::from(e) == Miss::NoFds => {
+                // Half a tree is of no use, and its descriptors are wanted elsewhere.
+                self.procs.clear();
+                self.incomplete = true;
+                return Ok(Look::Starved);
+            }
+            Err(e) => return Err(format!("reading cgroups: {}", describe(e))),
         }
         found.clear();
         found.extend(self.pids.iter().map(|&pid| Found { pid, ident: 0 }));
@@ -145,6 +177,24 @@ impl Discovery for Cgroup {
     fn rechecks_each_scan_max(&self) -> usize {
         RECHECKS_EACH_SCAN_MAX
     }
+}
+
+/// Opens the list of a cgroup's processes, and names the cgroups below it.
+fn enter(dir: &Path, below: &mut Vec<PathBuf>) -> Result<OwnedFd, Errno> {
+    let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+    let procs = rustix::fs::open(dir.join("cgroup.procs"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in std::fs::read_dir(dir).map_err(errno)? {
+        let entry = entry.map_err(errno)?;
+        if entry.file_type().map_err(errno)?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    Ok(procs)
+}
+
+/// Whether this says that a cgroup is not there, rather than that it cannot be seen.
+fn is_gone(e: Errno) -> bool {
+    matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::NODEV)
 }
 
 /// Lines of decimal pids; 0 stands for a process outside our pid namespace.
@@ -169,6 +219,38 @@ fn parse_mounts(mountinfo: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::process::{Child, Command};
+
+    /// A tree of plain files that looks like a hierarchy of cgroups, until it is dropped.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str) -> Self {
+            let top = std::env::temp_dir().join(format!("busyweight-cgroup-{name}-{}", std::process::id()));
+            fs::create_dir_all(&top).unwrap();
+            Self(top)
+        }
+
+        fn add(&self, group: &str, pids: &str) {
+            fs::create_dir_all(self.0.join(group)).unwrap();
+            fs::write(self.0.join(group).join("cgroup.procs"), pids).unwrap();
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn look(cgroup: &mut Cgroup) -> Result<Vec<Pid>, String> {
+        let mut found = Vec::new();
+        let looked = cgroup.look(&mut Procfs::open(Path::new("/proc")).unwrap(), &mut found)?;
+        assert_eq!(looked, Look::Listed);
+        Ok(found.iter().map(|f| f.pid).collect())
+    }
 
     #[test]
     fn mounts_are_those_with_process_names_to_them() {
@@ -182,5 +264,102 @@ mod tests {
     #[test]
     fn processes_of_other_namespaces_are_left_out() {
         assert_eq!(parse_pids(b"1\n0\n77\n").collect::<Vec<_>>(), [1, 77]);
+    }
+
+    #[test]
+    fn a_tree_is_followed_while_it_comes_and_goes_and_not_walked_while_it_stands() {
+        let tree = Tree::new("followed");
+        let mut cgroup = Cgroup::of(["a/b", "c", "never"].map(|group| tree.0.join(group)).into()).unwrap();
+        assert_eq!(look(&mut cgroup), Ok(vec![]));
+        fs::create_dir(tree.0.join("a")).unwrap();
+        assert_eq!(look(&mut cgroup), Ok(vec![]));
+        tree.add("a/b", "9\n7\n");
+        tree.add("a/other", "5\n");
+        assert_eq!(look(&mut cgroup), Ok(vec![7, 9]));
+        tree.add("a/b/x", "8\n7\n");
+        tree.add("c", "1\n");
+        assert_eq!(look(&mut cgroup), Ok(vec![1, 7, 8, 9]));
+        fs::remove_dir_all(tree.0.join("a/b/x")).unwrap();
+        assert_eq!(look(&mut cgroup), Ok(vec![1, 7, 9]));
+        assert_eq!(look(&mut cgroup), Ok(vec![1, 7, 9]));
+        assert!(!cgroup.changed(), "nothing is left to walk for");
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_seen_is_an_error_and_no_empty_list() {
+        let tree = Tree::new("unseen");
+        for (group, expected) in [("unreadable", "is a directory"), ("unopenable", "too many levels")] {
+            tree.add(group, "7\n");
+            let procs = tree.0.join(group).join("cgroup.procs");
+            fs::remove_file(&procs).unwrap();
+            match group {
+                "unreadable" => fs::create_dir(&procs).unwrap(),
+                _ => std::os::unix::fs::symlink("cgroup.procs", &procs).unwrap(),
+            }
+            let why = look(&mut Cgroup::of(vec![tree.0.join(group)]).unwrap()).unwrap_err();
+            assert!(why.starts_with(&format!("reading cgroups: {expected}")), "{why}");
+        }
+    }
+
+    /// Cgroups of the kernel's with a process each, except for the one that is gone again.
+    struct Groups {
+        top: PathBuf,
+        processes: Vec<Child>,
+    }
+
+    impl Groups {
+        const NAMES: [&str; 3] = ["late", "gone", "early"];
+
+        /// `None` where none can be made.
+        fn new() -> Option<Self> {
+            let mounts = parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+            let top = mounts.first()?.join(format!("busyweight-unit-{}", std::process::id()));
+            fs::create_dir(&top).ok()?;
+            let mut groups = Self { top, processes: Vec::new() };
+            for name in Self::NAMES {
+                fs::create_dir(groups.top.join(name)).unwrap();
+            }
+            for name in ["early", "late"] {
+                let process = Command::new("sleep").arg("600").spawn().unwrap();
+                fs::write(groups.top.join(name).join("cgroup.procs"), process.id().to_string()).unwrap();
+                groups.processes.push(process);
+            }
+            Some(groups)
+        }
+    }
+
+    impl Drop for Groups {
+        fn drop(&mut self) {
+            for process in &mut self.processes {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+            for dir in Self::NAMES.iter().map(|name| self.top.join(name)).chain([self.top.clone()]) {
+                // The kernel may take a moment to see that it is empty.
+                while fs::remove_dir(&dir).is_err_and(|e| e.kind() == ErrorKind::ResourceBusy) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_goes_between_walk_and_read_takes_nothing_else_off_the_list() {
+        let Some(groups) = Groups::new() else {
+            assert!(std::env::var_os("CI").is_none(), "no cgroup can be made here");
+            return;
+        };
+        let mut cgroup = Cgroup::of(Vec::new()).unwrap();
+        cgroup.incomplete = false;
+        for name in Groups::NAMES {
+            let file = enter(&groups.top.join(name), &mut Vec::new()).unwrap();
+            cgroup.procs.push(Procs { file, is_root: false });
+        }
+        fs::remove_dir(groups.top.join("gone")).unwrap();
+        cgroup.read_all().unwrap();
+        let mut pids: Vec<Pid> = groups.processes.iter().map(Child::id).collect();
+        pids.sort_unstable();
+        assert_eq!(cgroup.pids, pids);
+        assert!(cgroup.incomplete, "and the tree is walked again");
     }
 }

@@ -28,6 +28,9 @@ pub enum Look {
     Same,
     /// The list holds all processes that may be workers, ascending.
     Listed,
+    /// No file descriptor was free, so nothing is known; the list was left alone. A later look
+    /// may see again.
+    Starved,
 }
 
 /// One way to find processes.
