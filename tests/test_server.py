@@ -388,16 +388,18 @@ def test_who_is_left_of_those_who_waited_in_vain_is_answered_with_what_came() ->
         [address] = serving.listen()
         assert ask(address) == b"up 75%\n"
         serving.server.wait_at_most_s = 3600
-        connected = threading.Event()
+        busy, connected = threading.Event(), threading.Event()
 
         def end_a_scan() -> None:
             # The loop is kept busy, so that the polls are still in the backlog when it has an answer.
+            busy.set()
             connected.wait(DEADLINE_S)
             serving.say(b"up 10%\n")
             serving.server.go_on()
 
         scan = threading.Thread(target=serving.do, args=(end_a_scan,))
         scan.start()
+        busy.wait(DEADLINE_S)
         polls = [connect(address) for _ in range(3)]
         connected.set()
         scan.join()
