@@ -41,8 +41,10 @@ bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: benc
 $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*
 
-soak: test-parts build ## the long tests, about half an hour
-	BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
+# CI=true makes a missing real part a failure, as in .ci/run.
+soak: build ## the long tests, about half an hour; installs what they need
+	@tools/setup.sh soak
+	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
 
 # zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
 dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/

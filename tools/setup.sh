@@ -2,7 +2,7 @@
 # Puts in place what the build, the lint, the tests and the packages need from Debian.
 #
 #   tools/setup.sh STEP                as root installs what is missing; else prints what to type, and stops;
-#                                      steps: build lint test dist test-dist
+#                                      steps: build lint test soak dist test-dist
 #   tools/setup.sh install PACKAGE...  the root's part of it
 #
 # It must never remove or replace a package, change what apt is set to, or leave a daemon running.
@@ -27,6 +27,7 @@ test  iproute2          network namespaces, and wires that lose packets
 test  procps            the unit calls kill
 test  strace            counts system calls
 test  tmux              a terminal whose screen can be read
+soak  valgrind          looks how memory is used
 dist  debhelper         makes the Debian package
 dist  dh-python         its dependencies, and byte code where it is installed
 test-dist lintian       what Debian thinks of the package
@@ -41,6 +42,7 @@ steps() { # STEP: those whose packages it wants
         build) echo build ;;
         lint) echo build lint ;;
         test) echo build lint test ;;
+        soak) echo build lint test soak ;;
         dist) echo build dist ;;
         test-dist) echo build dist test-dist ;;
     esac
@@ -159,7 +161,7 @@ prepare() { # STEP
 }
 
 case "${1:-}" in
-    build | lint | test | dist | test-dist) prepare "$1" ;;
+    build | lint | test | soak | dist | test-dist) prepare "$1" ;;
     install) shift && install "$@" ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
