@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,46 +156,37 @@ def test_a_disk_that_takes_no_more_is_told_and_keeps_what_it_has(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_disk_that_does_not_answer_is_told_and_a_late_write_undoes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("newest", [RECORD, Record()])
+def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: Record
 ) -> None:
     file = StateFile(tmp_path)
+    back = threading.Event()
+    fsync = os.fsync
 
-    async def go() -> None:
-        monkeypatch.setattr(state, "PATIENCE_S", 0.01)
-        with file._writing:  # a write that hangs
-            await file.save(RECORD)
-            assert file.trouble is not None
-            assert "has not answered" in file.trouble
-        monkeypatch.undo()
-        await file.save(Record())
+    def hang(fd: int) -> None:
+        assert back.wait(60)
+        fsync(fd)
 
-    asyncio.run(go())
-    assert file.trouble is None
-    assert saved(tmp_path) == Record()
+    monkeypatch.setattr(state, "PATIENCE_S", 0.001)
+    monkeypatch.setattr(os, "fsync", hang)
 
-
-def test_a_disk_that_hangs_holds_two_writers_at_most_and_has_the_newest_when_it_is_well_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, before = StateFile(tmp_path), threading.active_count()
-    well = threading.Event()
-    make = file._make_directory
-    monkeypatch.setattr(file, "_make_directory", lambda: (well.wait(), make()))
-
-    async def go() -> int:
-        monkeypatch.setattr(state, "PATIENCE_S", 0.001)
+    async def orders() -> None:
+        threads = threading.active_count()
         for n in range(100):
-            await file.save(Record(Override("weight", n, "alice", "", 1.8e9, None)))
-        writers = threading.active_count() - before
-        monkeypatch.undo()
-        asyncio.get_running_loop().call_soon(well.set)
-        await file.save(RECORD)
-        return writers
+            await file.save(replace(RECORD, ready_owed=n % 2 == 0))
+        await file.save(newest)
+        assert file.trouble == f"{tmp_path}: the disk has not answered for 0.001 s"
+        assert file.recorded is None
+        assert threading.active_count() == threads + 1
+        back.set()
+        assert file._writer is not None
+        await file._writer
+        assert file.trouble is None
 
-    assert asyncio.run(go()) == 2
-    assert file.trouble is None
-    assert saved(tmp_path) == RECORD
+    asyncio.run(orders())
+    assert file.recorded == newest
+    assert saved(tmp_path) == newest
 
 
 def test_where_no_thread_is_to_be_had_that_is_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent import override, values
-from agent.override import Order, Record, Switch
+from agent.override import Order, Switch
 from agent.state import StateFile
 
 log = logging.getLogger("busyweight")
@@ -52,7 +52,6 @@ class Orders:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard = False
-        self._recorded = Record()
         self._switch = self._restore()
         self.word = self._switch.word(show_when)
 
@@ -63,7 +62,7 @@ class Orders:
             why = (error.strerror or str(error)).lower()
             self.file.trouble = f"{self.file.directory}: {why}"
             log.warning("state directory %s; overrides will not survive a restart", self.file.trouble)
-        record = self._recorded = self.file.load()
+        record = self.file.load()
         if self.file.remark:
             log.warning("%s; %s", self.file.remark, override.WAY_OUT)
         # Where nothing can be written, the former agent's orders may not have been either.
@@ -93,7 +92,7 @@ class Orders:
         """Polls are answered from now on."""
         self._heard = True
         self._take(self._switch, self.ready_for_s)
-        if self._switch.record != self._recorded:
+        if self._switch.record != self.file.recorded:
             self._tick()
 
     def look(self) -> None:
@@ -141,7 +140,7 @@ class Orders:
         async with self._turn:
             if self._timer:
                 self._timer.cancel()
-            if self.file.trouble and self._switch.record != self._recorded:
+            if self.file.trouble and self._switch.record != self.file.recorded:
                 await self.file.save(self._switch.record)
 
     def _tick(self) -> None:
@@ -166,13 +165,11 @@ class Orders:
 
     async def _record(self, switch: Switch) -> None:
         """Brings to the disk what must outlive the agent, if it is not there."""
-        if switch.record == self._recorded and not self.file.trouble:
+        if switch.record == self.file.recorded and not self.file.trouble:
             return
         await self.file.save(switch.record)
         if self.file.trouble:
             log.warning("%s; the override is in memory only, and a restart would not know it", self.file.trouble)
-        else:
-            self._recorded = switch.record
 
     def _take(self, switch: Switch, ready_for_s: float) -> None:
         """This is so from now on."""

@@ -10,11 +10,11 @@ import errno
 import json
 import os
 import stat
-import threading
+from functools import partial
 from pathlib import Path
 
 from agent import override
-from agent.aside import NoThreadError, aside
+from agent.aside import aside
 from agent.override import Record
 
 NAME = "override.json"
@@ -29,7 +29,8 @@ class StateFile:
     """The record's file in ``directory``, which is made.
 
     ``trouble`` says why the newest record is not on disk, ``remark`` what was wrong with the
-    file that was found at the start; None where all is well.
+    file that was found at the start; None where all is well. ``recorded`` is the record
+    that the disk has; None while that is not known.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -37,10 +38,9 @@ class StateFile:
         self.path = directory / NAME
         self.trouble: str | None = None
         self.remark: str | None = None
+        self.recorded: Record | None = None
         self._wanted = Record()
-        self._writing = threading.Lock()
-        self._writer: asyncio.Future[str | None] | None = None
-        self._in_line = False
+        self._writer: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
         """Makes the directory. Raises OSError if it cannot be made or written."""
@@ -56,14 +56,16 @@ class StateFile:
 
         Where there is trouble with the directory already, a file that cannot be read is no news.
         """
+        record = Record()
         try:
-            return self._read()
+            record = self._read()
         except FileNotFoundError:
-            return Record()
+            pass
         except (OSError, ValueError) as error:
             if self.trouble is None:
                 self.remark = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
-            return Record()
+        self.recorded = record
+        return record
 
     def _read(self) -> Record:
         # A FIFO or a link that someone put there must neither block nor lead elsewhere.
@@ -101,38 +103,29 @@ class StateFile:
 
     async def save(self, record: Record) -> None:
         """Brings the record to the disk, or says in ``trouble`` why not. Waits for the disk,
-        but not for ever."""
-        self._wanted = record
-        try:
-            writer = self._next_writer()
-        except NoThreadError as error:
-            self.trouble = f"{self.directory}: {_why(error)}"
-            return
-        done, _ = await asyncio.wait({writer}, timeout=PATIENCE_S)
-        self.trouble = writer.result() if done else f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
+        but not for ever; what it takes later is no trouble any more from then on."""
+        self._wanted, self.recorded = record, None
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_newest())
+        await asyncio.wait({self._writer}, timeout=PATIENCE_S)
+        if self._writer.done():
+            self._writer.result()
+        else:
+            self.trouble = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
 
-    def _next_writer(self) -> "asyncio.Future[str | None]":
-        """The writer that brings what is wanted now. One that is still in line behind another,
-        on a disk that hangs, will: so there are never more than two."""
-        if self._writer is None or not self._in_line:
-            self._in_line = True
+    async def _write_newest(self) -> None:
+        """One write at a time, until the newest record had its turn: a late one undoes nothing,
+        and a disk that hangs costs one thread, whatever is ordered meanwhile."""
+        written = None
+        while written is not self._wanted:
+            written = self._wanted
             try:
-                self._writer = aside(self._write_newest)
-            except NoThreadError:
-                self._in_line = False
-                raise
-        return self._writer
-
-    def _write_newest(self) -> str | None:
-        """One writer at a time, and always of the newest record: a late one undoes nothing.
-        Returns the trouble, if any."""
-        with self._writing:
-            self._in_line = False  # before it looks: who wants something else from now on is too late
-            try:
-                self._write(self._wanted)
+                await aside(partial(self._write, written))
             except OSError as error:
-                return f"{self.directory}: {_why(error)}"
-            return None
+                self.trouble = f"{self.directory}: {_why(error)}"
+            else:
+                if written is self._wanted:
+                    self.recorded, self.trouble = written, None
 
     def _write(self, record: Record) -> None:
         self._make_directory()
