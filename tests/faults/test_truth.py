@@ -2,9 +2,10 @@
 
 A farm of real workers changes all the time and keeps a journal; a poller notes what was said, and when. A reply is
 explained if its count lies between the least and the most that the workers could have shown to one scan within the
-time that the freshness rule allows.
+time that the freshness rule allows. Now and then the farm rests: then there is one true count and no other.
 """
 
+import bisect
 import os
 import random
 import re
@@ -19,6 +20,7 @@ import pytest
 from tests.cgroups import cgroup
 from tests.farm import Farm, sidekiq_title
 from tests.faults import amount
+from tests.faults.hostile import holdings
 from tests.real.agents import Agent
 
 COMM = "bwtruth"
@@ -27,6 +29,12 @@ FRESH_FOR_S = 0.2
 
 # A sample is at most fresh_for old when it is used; to that come the scan's own time, and the machine's bad moments.
 ALLOWED_AGE_S = FRESH_FOR_S + 0.3
+
+# So long is listened where there is one true count.
+REST_S = 0.3
+
+# More in the farm would only widen what explains a reply.
+WORKERS_MAX = 60
 
 CONFIG = f"""
 [workers]
@@ -45,6 +53,29 @@ capacity = 1000
 now = time.monotonic
 
 
+@dataclass(frozen=True)
+class Heard:
+    """A reply, the moments between which it came, and its count; None if it had none."""
+
+    asked_s: float
+    had_s: float
+    reply: bytes
+    busy: int | None
+
+
+@dataclass(frozen=True)
+class Rest:
+    """From then to then one count was true of every sample that may be used."""
+
+    began_s: float
+    ended_s: float
+    busy: int
+
+    def over(self, heard: list[Heard]) -> list[Heard]:
+        """Those who asked and were answered meanwhile."""
+        return [each for each in heard if self.began_s <= each.asked_s and each.had_s <= self.ended_s]
+
+
 @dataclass
 class Journal:
     """What was true: each step's least and most, from the moment it began to change things."""
@@ -57,14 +88,22 @@ class Journal:
     def explains(self, busy: int, earliest: float, latest: float) -> bool:
         """Whether the count fits into what was true at some time between. A step lasts until the next begins; a
         scan may see half of one and half of the next."""
-        for i, (began, least, most) in enumerate(self.steps):
-            ended = self.steps[i + 1][0] if i + 1 < len(self.steps) else float("inf")
-            if ended < earliest or began > latest:
-                continue
-            after = self.steps[i + 1] if i + 1 < len(self.steps) else (0, least, most)
-            if min(least, after[1]) <= busy <= max(most, after[2]):
+        first = max(0, bisect.bisect_right(self.steps, earliest, key=lambda step: step[0]) - 1)
+        end = bisect.bisect_right(self.steps, latest, key=lambda step: step[0])
+        for i in range(first, end):
+            both = self.steps[i : min(i + 2, end)]
+            if min(least for _, least, _ in both) <= busy <= max(most for _, _, most in both):
                 return True
         return False
+
+    def unexplained(self, heard: list[Heard], *, less: int = 0, later_s: float = 0.0) -> list[Heard]:
+        """The replies that no truth explains; or that none would, had they said so much less, or come so much later."""
+        return [
+            each
+            for each in heard
+            if each.busy is None
+            or not self.explains(each.busy - less, each.asked_s - ALLOWED_AGE_S + later_s, each.had_s + later_s)
+        ]
 
 
 class Workers:
@@ -90,10 +129,39 @@ class Workers:
         self.busy = busy
         self.journal.note(*self.shown(busy))
 
+    def retitle(self, new: dict[int, int]) -> None:
+        titles = {pid: sidekiq_title(busy) for pid, busy in new.items()}
+        self.change(self.busy | new, lambda: self.farm.retitle(titles))
+
+    def work(self, seconds: float) -> None:
+        """One step after the other."""
+        until = now() + seconds
+        while now() < until:
+            self.step()
+            time.sleep(self.dice.random() * 0.08)
+
+    def rest(self) -> list[Rest]:
+        """First until everyone must have been noticed; then everyone changes at once, and they rest again. Who is
+        missed for good is found by the first one, who hears late by the second."""
+        time.sleep(RECHECK_S)
+        first = self.stay()
+        few = sum(self.busy.values()) <= 5 * len(self.busy)
+        self.retitle({pid: self.dice.randint(6, 10) if few else self.dice.randint(0, 4) for pid in self.busy})
+        return [first, self.stay()]
+
+    def stay(self) -> Rest:
+        least, most = self.shown(self.busy)
+        assert least == most, "somebody is too young for a rest"
+        self.journal.note(least, most)
+        time.sleep(ALLOWED_AGE_S)
+        began_s = now()
+        time.sleep(REST_S)
+        return Rest(began_s, now(), most)
+
     def step(self) -> None:
         farm, dice = self.farm, self.dice
         choice = dice.random()
-        if choice < 0.15 or not self.busy:
+        if (choice < 0.15 and len(self.busy) < WORKERS_MAX) or not self.busy:
             busy, count = dice.randint(0, 10), dice.randint(1, 4)
             before, most = self.shown(self.busy)
             self.journal.note(before, most + count * busy)
@@ -105,15 +173,15 @@ class Workers:
             self.change({p: n for p, n in self.busy.items() if p not in gone}, lambda: farm.kill(gone))
         else:
             new = {pid: dice.randint(0, 10) for pid in dice.sample(sorted(self.busy), min(6, len(self.busy)))}
-            titles = {pid: sidekiq_title(busy) for pid, busy in new.items()}
-            self.change(self.busy | new, lambda: farm.retitle(titles))
+            self.retitle(new)
 
 
-def poll_until(stop: threading.Event, ask: Callable[[], bytes], heard: list[tuple[float, float, bytes]]) -> None:
+def poll_until(stop: threading.Event, ask: Callable[[], bytes], heard: list[Heard]) -> None:
     while not stop.is_set():
-        before = now()
+        asked_s = now()
         reply = ask()
-        heard.append((before, now(), reply))
+        said = re.fullmatch(rb"up \d+% #(\d+)/1000 busy\n", reply)
+        heard.append(Heard(asked_s, now(), reply, int(said[1]) if said else None))
         stop.wait(0.01)
 
 
@@ -127,33 +195,45 @@ def below() -> Iterator[Path]:
 @pytest.mark.parametrize("discovery", ["sweep", "cgroup", "ebpf"])
 def test_every_reply_is_explained_by_the_truth(discovery: str, below: Path, tmp_path: Path) -> None:
     journal = Journal()
-    heard: list[tuple[float, float, bytes]] = []
+    heard: list[Heard] = []
+    rests: list[Rest] = []
+    held: list[dict[str, int]] = []
     stop = threading.Event()
     seed = int(os.environ.get("BUSYWEIGHT_SEED", "7"))
+    rounds, work_s = int(amount(2, 18)), amount(3, 8)
     with Farm() as farm:
         (below / "cgroup.procs").write_text(str(farm.pid))
         workers = Workers(farm, journal, seed)
         for _ in range(10):
             workers.step()
-        farm.churn(100, int(amount(8, 210)) + 5, comm=COMM + "-x")
+        farm.churn(100, int(rounds * (work_s + 4)) + 5, comm=COMM + "-x")
         agent = Agent(tmp_path, CONFIG.format(below=f"/{below.name}", discovery=discovery))
         with agent:
             assert f'"discovery": "{discovery}"' in agent.order("status", "--json")
             poller = threading.Thread(target=poll_until, args=(stop, agent.ask, heard))
             poller.start()
             try:
-                until = now() + amount(8, 210)
-                while now() < until:
-                    workers.step()
-                    time.sleep(workers.dice.random() * 0.08)
+                for _ in range(rounds):
+                    workers.work(work_s)
+                    rests += workers.rest()
+                    # A worker's title is kept open.
+                    now_held = holdings(agent.pid)
+                    held.append(now_held | {"files": now_held["files"] - len(workers.busy)})
             finally:
                 stop.set()
                 poller.join()
-    unexplained = []
-    for before, after, reply in heard:
-        said = re.fullmatch(rb"up \d+% #(\d+)/1000 busy\n", reply)
-        if not said or not journal.explains(int(said[1]), before - ALLOWED_AGE_S, after):
-            unexplained.append((before, reply))
+    unexplained = journal.unexplained(heard)
     assert len(heard) > amount(200, 5000)
     assert not unexplained, f"{len(unexplained)} of {len(heard)}: {unexplained[:5]}"
-    assert len({reply for _, _, reply in heard}) > 20, "the workers hardly changed: nothing was tried"
+    assert len({each.reply for each in heard}) > 20, "the workers hardly changed: nothing was tried"
+    for rest in rests:
+        over = rest.over(heard)
+        assert over, "nobody polled while they rested"
+        assert {each.busy for each in over} == {rest.busy}
+        # And less would not pass, be it the job of a single thread.
+        assert journal.unexplained(over, less=1) == over
+    late = journal.unexplained(heard, later_s=3.0)
+    assert len(late) > len(heard) / 4, "what comes late would pass"
+    assert held[-1]["rss_kib"] - held[0]["rss_kib"] < 4096
+    assert held[-1]["threads"] <= held[0]["threads"] + 4
+    assert held[-1]["files"] <= held[0]["files"] + 16
