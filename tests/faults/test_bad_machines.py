@@ -294,7 +294,7 @@ def test_a_disk_that_hangs_keeps_no_poll_waiting_and_has_the_last_order_when_it_
             agent.until(lambda: not list(disk.iterdir()), "nothing is owed on disk", DEADLINE_S)
             agent.wait_answer(answer(busy + 2), DEADLINE_S)
         assert watch.failed() == []
-        assert writers() == 0
+        agent.until(lambda: writers() == 0, "done with the disk", DEADLINE_S)
         # Asked to end, it does not wait for the disk either.
         hung.touch()
         order("drain")

@@ -141,8 +141,8 @@ class Workers:
             time.sleep(self.dice.random() * 0.08)
 
     def rest(self) -> list[Rest]:
-        """First until everyone must have been noticed; then everyone changes at once, and they rest again. Who is
-        missed for good is found by the first one, who hears late by the second."""
+        """First until everyone must have been noticed; then everyone changes at once, and they rest again. The first
+        rest finds who is missed for good, the second what is said too late."""
         time.sleep(RECHECK_S)
         first = self.stay()
         few = sum(self.busy.values()) <= 5 * len(self.busy)
