@@ -234,6 +234,7 @@ def test_every_reply_is_explained_by_the_truth(discovery: str, below: Path, tmp_
         assert journal.unexplained(over, less=1) == over
     late = journal.unexplained(heard, later_s=3.0)
     assert len(late) > len(heard) / 4, "what comes late would pass"
-    assert held[-1]["rss_kib"] - held[0]["rss_kib"] < 4096
+    # Room for what a sweep knows of all the machine's other processes, some hundred bytes of each.
+    assert held[-1]["rss_kib"] - held[0]["rss_kib"] < 8 * 1024
     assert held[-1]["threads"] <= held[0]["threads"] + 4
     assert held[-1]["files"] <= held[0]["files"] + 16
