@@ -36,7 +36,7 @@ pub struct Identity {
 }
 
 impl Context {
-    /// Whose a process is, before its title is read. Nothing that is read for it can block.
+    /// Whose a process is, before its title is read. The process cannot hold up what is read for it.
     ///
     /// # Errors
     /// See [`Miss`].

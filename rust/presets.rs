@@ -20,7 +20,7 @@ pub struct Selector {
     pub grammar: Grammar,
     /// What their processes are called.
     pub comm: Globs,
-    /// Whose processes count, as effective user ids; empty: everyone's.
+    /// Whose processes count: their real and their effective user are both among these ids. Empty: everyone's.
     pub users: Vec<u32>,
     /// Below which cgroups, as absolute paths without a trailing slash; empty: anywhere.
     pub cgroups: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Spec {
     pub preset: String,
     /// Globs; empty: the preset's own.
     pub comm: Vec<String>,
-    /// Effective user ids.
+    /// User ids.
     pub users: Vec<u32>,
     /// Cgroup paths.
     pub cgroups: Vec<String>,

@@ -74,7 +74,7 @@ impl Quarantine {
         self.held.iter().filter(|(_, h)| !h.stuck && h.until_ms <= now_ms).map(|(&pid, _)| pid).collect()
     }
 
-    /// How many bear a name of this selector.
+    /// How many this selector accepts, as far as is known.
     #[must_use]
     pub fn count(&self, bit: u32) -> u32 {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32

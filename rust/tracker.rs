@@ -17,14 +17,12 @@ use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
 use crate::title::{Reading, first_string};
 
 mod entry;
+mod look;
 mod rechecks;
 
 pub use entry::WorkerInfo;
 use entry::{Entry, State, Worker};
 use rechecks::Rechecks;
-
-/// File descriptors given back when the process has run out of them.
-const GIVE_BACK: usize = 16;
 
 /// What is kept of a title for people to look at.
 const TITLE_SHOWN_MAX: usize = 512;
@@ -46,6 +44,8 @@ pub struct Tracker {
     quarantine: Quarantine,
     queue: VecDeque<Job>,
     denied: u32,
+    /// Scans in a row for which the discovery found no descriptor.
+    starved: u32,
     kept: usize,
     kept_max: usize,
     first: bool,
@@ -73,6 +73,7 @@ impl Tracker {
             quarantine: Quarantine::default(),
             queue: VecDeque::new(),
             denied: 0,
+            starved: 0,
             kept: 0,
             kept_max,
             first: true,
@@ -121,22 +122,10 @@ impl Tracker {
         if !self.next.visible {
             return;
         }
-        let mut looked = self.discovery.look(&mut self.procfs, &mut self.found);
-        if let (Err(why), false) = (&looked, self.discovery.name() == "sweep") {
-            self.fallback = Some(format!("{} gave up: {why}", self.discovery.name()));
-            self.discovery = Box::new(Sweep::new(&self.procfs));
-            // Those that it has not named before need not be new.
-            self.first = true;
-            looked = self.discovery.look(&mut self.procfs, &mut self.found);
-        }
-        // A kept title is worth less than to know who is there.
-        while looked == Ok(Look::Starved) && self.give_back() {
-            looked = self.discovery.look(&mut self.procfs, &mut self.found);
-        }
-        match looked {
-            Ok(Look::Same) => {}
-            Ok(Look::Listed) => self.take_listing(),
-            Ok(Look::Starved) | Err(_) => {
+        match self.look() {
+            Some(Look::Listed) => self.take_listing(),
+            Some(_) => {}
+            None => {
                 self.next.visible = false;
                 return;
             }
@@ -434,29 +423,6 @@ impl Tracker {
         entry.state = state;
         entry.due_ms = rechecks::due_ms(pid, entry.state.kind(), entry.came_ms, now_ms);
         self.rechecks.plan(pid, entry.due_ms);
-    }
-
-    /// Closes some kept files, so that others can be opened. They are opened and closed again
-    /// for every read from then on.
-    fn give_back(&mut self) -> bool {
-        let mut given = 0;
-        for pid in &self.workers {
-            if let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(pid) {
-                given += usize::from(worker.file.take().is_some());
-                if given == GIVE_BACK {
-                    break;
-                }
-            }
-        }
-        // A queued job holds its file too, and must let go of it.
-        for job in &mut self.queue {
-            if let Kind::Title { file, .. } = &mut job.kind {
-                *file = None;
-            }
-        }
-        self.kept -= given;
-        self.kept_max = self.kept;
-        given > 0
     }
 
     fn count(&mut self, selector: usize) -> Counts {

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from agent import server
+from tests.descriptors import descriptors_left
 from tests.farm import compile_c
 from tests.real.parts import until
 
-from .test_server import POOLS, Serving, connect, no_free_fds, said
+from .test_server import POOLS, Serving, connect, said
 from .tree import Tree, TreeAgent
 
 DEADLINE_S = 30.0
@@ -96,7 +97,7 @@ def test_a_listener_that_cannot_accept_is_tried_now_and_then_and_not_in_a_spin()
         serving.server.ask = count
         [listener] = server.open_listeners([("127.0.0.1", 0)], 64).values()
         polls = [connect(listener.getsockname()) for _ in range(3)]
-        with no_free_fds():
+        with descriptors_left(0):
             # The first takes the descriptor kept in reserve, and owes its line.
             began_s = time.monotonic()
             serving.do(serving.server.add, listener)

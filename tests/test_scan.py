@@ -1,7 +1,5 @@
 """What one scan finds in a tree of its own: who counts, who does not, and what is only a number."""
 
-import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent._scan import Counts, Scanner, Selector
+from tests.descriptors import descriptors_left
 from tests.farm import sidekiq_title
 from tests.real.parts import until
 
@@ -285,14 +284,8 @@ def test_who_cannot_be_read_for_want_of_any_descriptor_is_not_taken_for_idle(tre
     tree.workers(busy=3)
     scan = scanner(tree, kept_max=0)
     assert busy(scan) == (3, 3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
+    with descriptors_left(0):
         snapshot = scan.scan()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not snapshot.visible
     snapshot = scan.scan()
     assert (snapshot.visible, snapshot.pools[0].workers) == (True, 3)

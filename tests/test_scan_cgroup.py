@@ -1,7 +1,5 @@
 """What a scan finds by cgroups where they cannot all be opened, watched or read: all the same, or `unknown`."""
 
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ import pytest
 
 from agent._scan import Scanner, Selector
 from tests.cgroups import cgroup, mount
+from tests.descriptors import descriptors_left
 from tests.farm import Farm, sidekiq_title
 
 COMM = "bwshort"
@@ -32,20 +31,6 @@ def workers_in(group: Path, count: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def descriptors_left(count: int) -> Iterator[None]:
-    """So many more files can be opened, besides those that are closed meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = [os.dup(0) for _ in range(count + 1)]
-    for fd in free:
-        os.close(fd)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def by_cgroups(below: Path) -> Scanner:
     selector = Selector("sidekiq", comm=[COMM], cgroups=[f"/{below.relative_to(mount())}"])
     return Scanner("/proc", "cgroup", [selector], kept_max=10)
@@ -63,6 +48,15 @@ def test_a_tree_that_cannot_be_opened_whole_is_no_idle_host_and_is_seen_as_soon_
             assert seen(scan) == ("cgroup", False, 0)
         assert seen(scan) == ("cgroup", True, 4)
         assert scan.fallback() is None
+
+
+def test_a_tree_that_never_can_be_opened_whole_is_swept_in_the_end(top: Path) -> None:
+    with workers_in(top / "one", 2), workers_in(top / "other", 2):
+        scan = by_cgroups(top)
+        with descriptors_left(2):
+            assert {seen(scan) for _ in range(20)} == {("cgroup", False, 0)}
+            assert seen(scan) == ("sweep", True, 4)
+        assert "descriptors" in str(scan.fallback())
 
 
 def test_kept_titles_make_room_for_cgroups_that_come(top: Path) -> None:

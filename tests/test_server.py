@@ -4,13 +4,11 @@ import asyncio
 import errno
 import os
 import re
-import resource
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,6 +18,7 @@ import uvloop
 from agent._scan import Answerer, Totals
 from agent.cache import Cache, Pace
 from agent.server import Address, ListenError, Server, open_listener, open_listeners
+from tests.descriptors import descriptors_left
 from tests.real.parts import need, until
 
 DEADLINE_S = 10.0
@@ -98,19 +97,6 @@ def said(poll: socket.socket) -> bytes:
 
 def ask(address: Address, send: bytes = b"") -> bytes:
     return said(connect(address, send))
-
-
-@contextmanager
-def no_free_fds() -> Iterator[None]:
-    """No file can be opened by this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("send", [b"", b"\n", b"x", b"GET / HTTP/1.1\r\n\r\n", b"\0\xff" * 100])
@@ -249,7 +235,7 @@ def test_an_address_that_cannot_be_had_is_named_with_the_remedy_and_nothing_stay
 
 
 def test_a_socket_that_cannot_be_made_is_named_like_one_that_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    with no_free_fds(), pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:0: too many open files"):
+    with descriptors_left(0), pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:0: too many open files"):
         open_listener(("127.0.0.1", 0), 1)
 
     def without_ipv6(*_: object) -> socket.socket:
@@ -446,7 +432,7 @@ def test_polls_are_answered_though_no_file_descriptor_is_free() -> None:
     with Serving() as serving:
         [listener] = open_listeners([("127.0.0.1", 0)], 64).values()
         polls = [connect(listener.getsockname()) for _ in range(20)]
-        with no_free_fds():
+        with descriptors_left(0):
             serving.do(serving.server.add, listener)
             assert [poll.recv(64) for poll in polls] == [b"up 75%\n"] * 20
         assert serving.totals().no_fds >= 1
@@ -459,7 +445,7 @@ def test_polls_that_cannot_be_accepted_wait_in_the_backlog_until_they_can() -> N
     with Serving(pools=POOLS) as serving:
         [listener] = open_listeners([("127.0.0.1", 0)], 64).values()
         polls = [connect(listener.getsockname()) for _ in range(3)]
-        with no_free_fds():
+        with descriptors_left(0):
             # The first takes the descriptor kept in reserve, and owes its line; the others must wait for it.
             serving.do(serving.server.add, listener)
             polls[0].sendall(b"mail\n")

@@ -144,7 +144,7 @@ class Scanner:
         Beyond 16 none is left behind any more: the scan waits."""
 
     def fallback(self) -> str | None:
-        """Why the discovery is not the one it began with."""
+        """Why the discovery is not the one it began with, as of the last scan."""
 
 @final
 class Totals:

@@ -22,7 +22,7 @@ def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def settle(result: T | None, error: BaseException | None) -> None:
         if future.done():
             return
         if error is not None:
@@ -34,7 +34,7 @@ def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
         result, error = None, None
         try:
             result = work()
-        except Exception as raised:  # handed on
+        except BaseException as raised:  # handed on
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile; nobody waits
             loop.call_soon_threadsafe(settle, result, error)

@@ -104,6 +104,9 @@ class Reloader:
         """Takes the configuration as it is now. It is read aside: a disk, or who knows the users'
         names, may take long."""
         faults: list[str] = []
+        late = asyncio.get_running_loop().call_later(
+            LATE_S, log.warning, "the configuration is still being read; the former one is in force meanwhile"
+        )
         try:
             self._apply(*await aside(lambda: in_numbers(self._load())))
         except ConfigError as error:
@@ -113,6 +116,8 @@ class Reloader:
         except Exception as error:
             log.exception("a fault of the agent's own")
             faults = [f"the agent failed: {error!r}"]
+        finally:
+            late.cancel()
         self.outcome = {"at": time.time(), "ok": not faults, "faults": faults}
         self.totals["failed" if faults else "ok"] += 1
         if not faults:

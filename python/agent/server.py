@@ -119,8 +119,8 @@ class Server:
 
     At most ``owing_max`` connections are waited for, ``deadline_s`` each, until they send their
     line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
-    are settled for now. It returns whether waiting could bring a better answer. Then nobody is
-    accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody else
+    is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
     or ``wait_at_most_s`` later, once per go_on.
     """
 

@@ -49,7 +49,7 @@ pub(super) enum State {
     Denied,
     /// Its name is in no filter.
     Foreign,
-    /// Its name is, its title is not a worker's.
+    /// Its name is; its users, its cgroup or its title are not a worker's.
     Candidate,
     Worker(Box<Worker>),
 }

@@ -55,6 +55,18 @@ class Notified:
     def next(self) -> str:
         return self._socket.recv(4096).decode()
 
+    def drain(self) -> list[str]:
+        """What has come until now."""
+        came = []
+        self._socket.setblocking(False)
+        try:
+            while True:
+                came.append(self.next())
+        except BlockingIOError:
+            return came
+        finally:
+            self._socket.settimeout(DEADLINE_S)
+
     def until(self, message: str) -> None:
         while self.next() != message:
             pass
