@@ -163,14 +163,16 @@ def titles(host: Host, silent_s: float) -> dict[str, str]:
 
 
 def test_a_worker_that_has_not_run_for_long_is_told(host: Host) -> None:
-    ran = [workers._last_ran(Path(f"/proc/{pid}")) for pid in host.pids]
-    newest = max(when or 0.0 for when in ran)
-    assert newest, "this kernel does not tell when a process last ran"
-    # A worker that only sleeps stays where it is.
-    until(lambda: _now() > newest + 0.5, "half a second on", DEADLINE_S)
-    found = titles(host, 0.2)
+    assert all(workers._last_ran(Path(f"/proc/{pid}")) for pid in host.pids), "this kernel does not tell it"
+
+    def asleep() -> dict[str, str] | None:
+        # One that only sleeps stays where it is, but the kernel may take it off its processor's queue late.
+        found = titles(host, 0.2)
+        return found if found["what"].startswith("3 workers have not run for up to ") else None
+
+    found = until(asleep, "all three have slept for long", DEADLINE_S)
+    assert found is not None
     assert found["state"] == "warn"
-    assert found["what"].startswith("3 workers have not run for up to ")
     assert {int(pid) for pid in found["what"].partition("pids ")[2].split(", ")} == set(host.pids)
     found = titles(host, workers.SILENT_S)
     assert (found["state"], found["what"].partition(" within ")[0]) == ("ok", "all 3 workers ran")
@@ -239,5 +241,5 @@ def test_a_user_without_rights_is_told_what_can_be_told_and_who_refused_the_rest
         host.agent.ask()
         told = as_nobody(host, "hidepid=2")
     found = {finding["check"]: finding for finding in told["checks"]}
-    assert "refused: nobody" in found["agent"]["what"]
+    assert "refused: uid 65534 " in found["agent"]["what"]
     assert found["port"]["state"] == "warn"
