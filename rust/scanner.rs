@@ -409,7 +409,7 @@ impl Shared {
             tracker.take(job, outcome, title);
         }
         if let Some(why) = tracker.fallback() {
-            let _ = self.fallback.set(why);
+            self.fallback.get_or_init(|| why.to_owned());
         }
         let mut snapshot = tracker.finish();
         snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);

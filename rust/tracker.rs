@@ -103,8 +103,8 @@ impl Tracker {
 
     /// Why the discovery is not the one it began with.
     #[must_use]
-    pub fn fallback(&self) -> Option<String> {
-        self.fallback.clone()
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// The programs in the kernel, for a successor to take over.
