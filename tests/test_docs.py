@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tools import commands
 
-from agent import config
 from agent.cli import parser
+from agent.config import schema
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +23,7 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 def test_the_readmes_configuration_is_the_default_one() -> None:
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     shown = tomllib.loads(block)
-    default = tomllib.loads(config.to_toml(config.Config()))
+    default = tomllib.loads(schema.to_toml(schema.Config()))
     for table, keys in shown.items():
         if isinstance(keys, dict):
             assert keys.items() <= default[table].items(), table

@@ -15,8 +15,18 @@ TESTS = sorted((HERE / "tests").rglob("*.py"))
 
 LINES_MAX = 500
 
+# Each room of python/agent and the rooms that it may know.
+ROOMS = {
+    "weight": (),
+    "config": ("weight",),
+    "sampling": ("weight", "config"),
+    "operate": ("weight", "config", "sampling"),
+    "serve": ("weight", "config", "sampling", "operate"),
+    "tools": ("weight", "config", "sampling", "operate"),
+}
+
 # What a file that can be tested with plain values may import.
-PURE_PYTHON = {"config", "override", "policy", "reply", "values"}
+PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
 PURE_RUST = {"net", "title", "presets", "snapshot", "quarantine", "tracker/rechecks"}
 
@@ -26,7 +36,7 @@ def short(path: Path) -> str:
 
 
 def module(path: Path) -> str:
-    """`agent.haproxy.lint` for python/agent/haproxy/lint.py."""
+    """`agent.tools.haproxy.lint` for python/agent/tools/haproxy/lint.py."""
     return ".".join(path.relative_to(HERE / "python").with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -54,11 +64,11 @@ def code(path: Path) -> str:
 @pytest.mark.parametrize("name", sorted(PURE_PYTHON))
 def test_pure_python_imports_nothing_of_the_world(name: str) -> None:
     path = HERE / f"python/agent/{name}.py"
-    ours = {f"agent.{pure}" for pure in PURE_PYTHON}
+    ours = {module(HERE / f"python/agent/{pure}.py") for pure in PURE_PYTHON} | {f"agent.{room}" for room in ROOMS}
     foreign = {
         found
         for found in imports(path)
-        if found != "agent" and found.split(".")[0] not in HARMLESS and ".".join(found.split(".")[:2]) not in ours
+        if found.split(".")[0] not in HARMLESS and found not in ours and found.rpartition(".")[0] not in ours
     }
     assert foreign == set()
 
@@ -80,25 +90,30 @@ def test_only_titles_and_presets_know_how_a_program_writes_its_titles() -> None:
 
 
 def test_the_server_knows_neither_policy_nor_cache() -> None:
-    known = imports(HERE / "python/agent/server.py")
+    known = imports(HERE / "python/agent/serve/server.py")
     assert {name for name in known if name.startswith("agent.")} <= {
-        "agent._scan", "agent._scan.Answerer", "agent.values", "agent.values.show_address",
-    }  # fmt: skip
+        "agent._scan",
+        "agent._scan.Answerer",
+        "agent.config",
+        "agent.config.values",
+        "agent.config.values.show_address",
+    }
 
 
 def test_the_control_socket_knows_no_command() -> None:
-    known = imports(HERE / "python/agent/control.py") | imports(HERE / "python/agent/conversation.py")
-    ours = {name.split(".")[1] for name in known if name.startswith("agent.")}
-    assert ours <= {"conversation", "values"}
+    known = imports(HERE / "python/agent/operate/socket.py") | imports(HERE / "python/agent/operate/session.py")
+    ours = {name for name in known if name.startswith("agent.")}
+    rooms = {"agent.operate", "agent.operate.session", "agent.config", "agent.config.values"}
+    assert {".".join(name.split(".")[:3]) for name in ours} <= rooms
 
 
 def test_the_cache_knows_no_clock_no_scan_and_no_socket() -> None:
-    known = {name.split(".")[0] for name in imports(HERE / "python/agent/cache.py")}
+    known = {name.split(".")[0] for name in imports(HERE / "python/agent/sampling/cache.py")}
     assert known <= {"collections", "dataclasses", "typing"}
 
 
 def test_only_the_daemon_and_the_one_off_commands_wire_scanner_and_speaker() -> None:
-    wiring = {path.stem for path in PYTHON if "agent.speaker.Speaker" in imports(path)}
+    wiring = {path.stem for path in PYTHON if "agent.weight.pools.Speaker" in imports(path)}
     assert wiring <= {"daemon", "check", "doctor", "top"}
 
 
@@ -122,7 +137,7 @@ def test_no_file_is_long_or_has_things_left_to_do(path: Path) -> None:
 
 def test_every_python_module_is_used_by_another_one() -> None:
     named = set().union(*(imports(path) for path in PYTHON))
-    entries = {"agent", "agent.__main__", "agent.cli", "agent.haproxy"}
+    entries = {"agent", "agent.__main__", "agent.cli", "agent.tools.haproxy"}
     assert {module(path) for path in PYTHON} - named - entries == set()
 
 
@@ -137,9 +152,9 @@ def test_every_rust_file_is_part_of_the_crate() -> None:
 
 
 def test_the_agent_carries_nothing_of_the_tools_for_people() -> None:
-    program = "import sys; from agent import loop; from agent.daemon import Daemon; print(*sys.modules)"
+    program = "import sys; from agent.serve import loop; from agent.serve.daemon import Daemon; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(told.stdout.split())
-    assert "agent.daemon" in loaded
-    tools = ("rich", "agent.doctor", "agent.top", "agent.haproxy", "agent.client", "agent.console")
+    assert "agent.serve.daemon" in loaded
+    tools = ("rich", "agent.tools")
     assert {name for name in loaded if name.startswith(tools)} == set()

@@ -7,7 +7,7 @@ is said here. It must never set anything: the file as it comes means the same as
 import json
 from collections.abc import Iterator
 
-from agent.config import KINDS, Config
+from agent.config.schema import KINDS, Config
 
 HEAD = """\
 # Configuration of busyweight. Each key stands here with what it is for, what is allowed, and its default.

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent import _scan, config, values
+from agent import _scan
+from agent.config import schema, values
 
 DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
     try:
         return _run(argv)
-    except config.ConfigError as error:
+    except schema.ConfigError as error:
         for fault in error.faults:
             _complain(fault)
         return USAGE
@@ -200,26 +201,26 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
     return read
 
 
-def load(options: argparse.Namespace, *, elsewhere: bool = False) -> config.Config:
+def load(options: argparse.Namespace, *, elsewhere: bool = False) -> schema.Config:
     """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
     users and groups need not be here. Raises ConfigError."""
     from dataclasses import replace
 
-    from agent import host
+    from agent.sampling import host
 
     path = options.config or DEFAULT_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if options.config:
-            raise config.ConfigError([f"{path}: no such file"]) from None
+            raise schema.ConfigError([f"{path}: no such file"]) from None
         text = ""
     except UnicodeDecodeError as error:
-        raise config.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
+        raise schema.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
     except OSError as error:
-        raise config.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
-    checks = config.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
-    loaded = config.parse(text, str(path), checks)
+        raise schema.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
+    checks = schema.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
+    loaded = schema.parse(text, str(path), checks)
     if getattr(options, "procfs", None):
         loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
     if getattr(options, "listen", None):
@@ -244,9 +245,10 @@ def _fail(text: object, code: int = WRONG) -> int:
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     # The loop comes before all that imports asyncio.
-    from agent import logs, loop, paths
-    from agent.daemon import Daemon
-    from agent.reload import StartError
+    from agent.config import paths
+    from agent.serve import logs, loop
+    from agent.serve.daemon import Daemon
+    from agent.serve.reload import StartError
 
     first = load(options)
     logs.set_up(first.log.level, first.log.format)
@@ -270,7 +272,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent import check
+    from agent.tools import check
 
     loaded = load(options)
     try:
@@ -291,8 +293,8 @@ def _check(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
     loaded = load(options)
-    print(config.to_toml(loaded), end="")
-    for warning in config.warnings(loaded):
+    print(schema.to_toml(loaded), end="")
+    for warning in schema.warnings(loaded):
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
 
@@ -301,7 +303,8 @@ def _status(options: argparse.Namespace) -> int:
     """Shows what the running agent says now, since when, and what it rests on."""
     import time
 
-    from agent import client, console, paths
+    from agent.config import paths
+    from agent.tools import client, console
 
     try:
         told = console.status(paths.control_socket(options.control))
@@ -312,7 +315,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _order(options: argparse.Namespace) -> int:
-    from agent import client, console, paths
+    from agent.config import paths
+    from agent.tools import client, console
 
     try:
         done, warnings = console.order(
@@ -334,10 +338,11 @@ def _top(options: argparse.Namespace) -> int:
     """Shows live what the running agent says: the weight now and over the last ten minutes, the
     workers and how busy each is, the pollers and how often they ask, and orders in force.
     q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
-    from agent import client, paths
+    from agent.config import paths
+    from agent.tools import client
 
     try:
-        from agent import top
+        from agent.tools import top
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
@@ -356,7 +361,8 @@ def _doctor(options: argparse.Namespace) -> int:
     check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
     as any user, as far as that goes; it changes nothing. While somebody polls the agent it
     watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
-    from agent import doctor, paths
+    from agent.config import paths
+    from agent.tools import doctor
 
     found = doctor.examine(
         load(options), options.config or DEFAULT_FILE, paths.control_socket(options.control), options.haproxy_socket
@@ -368,7 +374,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _snippet(options: argparse.Namespace) -> int:
     """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools and floor:
     a frontend, a backend for each pool, and beside it the backend that serves when all are busy."""
-    from agent import haproxy
+    from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)
     try:
@@ -376,7 +382,7 @@ def _snippet(options: argparse.Namespace) -> int:
             loaded.listen[0][1],
             [haproxy.parse_server(server) for server in options.servers],
             [pool.name for pool in loaded.pools],
-            floor_percent=config.lowest_weight(loaded),
+            floor_percent=schema.lowest_weight(loaded),
             bears=haproxy.capacities(loaded.all_pools),
         )
     except haproxy.SnippetError as error:
@@ -389,7 +395,7 @@ def _lint(options: argparse.Namespace) -> int:
     """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
     All files are one configuration together. Judged are the agent-checks on the ports of the agent's
     configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
-    from agent import haproxy
+    from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)
     try:
@@ -397,7 +403,7 @@ def _lint(options: argparse.Namespace) -> int:
             options.files,
             {port for _, port in loaded.listen},
             all_checks=options.all,
-            floor_above_zero=config.lowest_weight(loaded) > 0,
+            floor_above_zero=schema.lowest_weight(loaded) > 0,
         )
     except haproxy.LintError as error:
         return _fail(error, USAGE)

@@ -1,6 +1,6 @@
 """Machines that run out of everything, clocks that jump, and ends without warning, a real HAProxy watching.
 
-Full, read-only and damaged disks are tried in tests/test_operator.py and tests/test_state.py.
+Full, read-only and damaged disks are tried in tests/operate.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agent import client
+from agent.tools import client
 from tests.cgroups import controlled, limit
 from tests.farm import compile_c, sidekiq_title
 from tests.faults import amount
@@ -25,7 +25,7 @@ from tests.faults.hostile import holdings
 from tests.faults.watch import Watch
 from tests.real.parts import until
 from tests.serve.running import thread_names
-from tests.test_polls import flood
+from tests.serve.test_polls import flood
 from tests.tree import Tree, TreeAgent
 
 HERE = Path(__file__).parent

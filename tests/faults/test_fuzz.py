@@ -16,19 +16,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agent import config, override, state
 from agent._scan import Selector
-from agent.config import ConfigError
-from agent.haproxy.lint import lint
-from agent.haproxy.read import LintError
-from agent.override import Record
-from agent.state import NAME, StateFile
+from agent.config import schema
+from agent.config.schema import ConfigError
+from agent.operate import override, state
+from agent.operate.override import Record
+from agent.operate.state import NAME, StateFile
+from agent.tools.haproxy.lint import lint
+from agent.tools.haproxy.read import LintError
 from tests import twin
 from tests.faults import SOAK, amount
 from tests.tree import Tree, TreeAgent
 
 ROOT = Path(__file__).parents[2]
-CORPUS = sorted((ROOT / "tests/haproxy").rglob("*.cfg"))
+CORPUS = sorted((ROOT / "tests/tools/haproxy").rglob("*.cfg"))
 
 
 def cases(short: int, long: int) -> settings:
@@ -204,7 +205,7 @@ toml_texts = st.lists(toml_lines | st.text(max_size=10), max_size=8).map("\n".jo
 @example("capacity = 1" + "0" * 5000)
 @given(toml_texts)
 def test_every_configuration_is_taken_or_refused_with_reasons(text: str) -> None:
-    survives(text, lambda text: config.parse(text, "here"))
+    survives(text, lambda text: schema.parse(text, "here"))
 
 
 records = st.recursive(

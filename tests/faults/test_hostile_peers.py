@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import client
+from agent.tools import client
 from tests.faults import amount
 from tests.faults.hostile import holdings
 from tests.faults.watch import Watch

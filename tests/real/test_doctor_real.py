@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.doctor import workers
+from agent.tools.doctor import workers
 from tests.farm import Farm, sidekiq_title
 
 from .parts import DEFAULTS, HAProxy, Mortal, free_port, until
@@ -146,7 +146,7 @@ def test_a_worker_that_the_comm_filter_hides_is_found_in_the_real_proc(host: Hos
 IMPATIENT = """
 import sys
 from agent import cli
-from agent.doctor import workers
+from agent.tools.doctor import workers
 workers.SILENT_S = float(sys.argv[1])
 cli.main(["doctor", "--json", *sys.argv[2:]])
 """

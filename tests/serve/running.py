@@ -25,7 +25,7 @@ def refused(port: int) -> bool:
 
 def begins_with(agent: TreeAgent, statements: str) -> None:
     """The agent runs these first: they put something that fails or hangs in a real thing's place."""
-    program = f"import sys\nfrom agent import loop, cli\n{statements}\nsys.exit(cli.main())"
+    program = f"import sys\nfrom agent import cli\nfrom agent.serve import loop\n{statements}\nsys.exit(cli.main())"
     argv = [sys.executable, "-c", program, *agent.argv()[1:]]
     agent.argv = lambda: argv  # type: ignore[method-assign]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import FIRST_SAMPLE_S
+from agent.serve.daemon import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.tree import Tree, TreeAgent
@@ -219,7 +219,8 @@ def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified
 
 # A network that the configuration takes and the answerer refuses, and a scanner that breaks.
 FAULTS_OF_OUR_OWN = """
-from agent import host, values
+from agent.config import values
+from agent.sampling import host
 object.__setattr__(values.network, "parse", str)
 right = host.open_scanner
 def open_scanner(config, **more):

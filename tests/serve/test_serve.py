@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import FIRST_SAMPLE_S
+from agent.serve.daemon import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.original import answer
 from tests.real.parts import free_port, until
@@ -202,7 +202,7 @@ def test_an_agent_whose_words_no_longer_follow_its_samples_lets_the_watchdog_end
         agent,
         f"""
 import pathlib
-from agent.speaker import Speaker
+from agent.weight.pools import Speaker
 speak = Speaker.speak
 def speak_or_fail(*args, **kwargs):
     if pathlib.Path({str(broken)!r}).exists():

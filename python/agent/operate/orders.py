@@ -1,0 +1,190 @@
+"""Carries out the operator's orders: records them, has them said, and watches their time.
+
+It knows no sockets, no weights and no words on the wire. One order or end at a time; what
+HAProxy will keep is on disk before it is said. Its one timer is there only while something
+has an end.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agent.config import values
+from agent.operate import override
+from agent.operate.override import Order, Switch
+from agent.operate.state import StateFile
+
+log = logging.getLogger("busyweight")
+
+# How long ``ready`` is said where release_for is nothing: it must reach somebody.
+READY_FOR_S = 5.0
+
+# Timers count milliseconds, and one that is early would only have to be set again.
+TIMER_SLACK_S = 0.002
+
+# Longer than any timer of the event loop need be: then it is set again.
+TIMER_MAX_S = 86400.0
+
+
+def show_when(since_s: float, until_s: float | None) -> str:
+    """From when to when, in this host's zone, which is named; HAProxy's page has room for 128
+    characters in all, so the date is said once where it is the same."""
+    since = time.localtime(since_s)
+    shown = time.strftime("since %Y-%m-%d %H:%M:%S %Z", since)
+    if until_s is not None:
+        until = time.localtime(until_s)
+        same_day = until[:3] == since[:3] and until.tm_zone == since.tm_zone
+        shown += time.strftime(" until %H:%M:%S" if same_day else " until %Y-%m-%d %H:%M:%S %Z", until)
+    return shown
+
+
+class Orders:
+    """``clock`` tells steady seconds; ``speak`` is called when :attr:`word` has changed."""
+
+    def __init__(self, file: StateFile, clock: Callable[[], float], speak: Callable[[], None], for_s: float) -> None:
+        self.file = file
+        self._clock = clock
+        self._speak = speak
+        self._for_s = for_s
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._heard = False
+        self._switch = self._restore()
+        self.word = self._switch.word(show_when)
+
+    def _restore(self) -> Switch:
+        try:
+            self.file.prepare()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            self.file.trouble = f"{self.file.directory}: {why}"
+            log.warning("state directory %s; overrides will not survive a restart", self.file.trouble)
+        record = self.file.load()
+        if self.file.remark:
+            log.warning("%s; %s", self.file.remark, override.WAY_OUT)
+        # Where nothing can be written, the former agent's orders may not have been either.
+        in_doubt = bool(self.file.trouble or self.file.remark)
+        switch = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
+        if switch.override:
+            log.info("still in force: %s", switch.override.note(show_when))
+        elif record.override:
+            log.info("ran out meanwhile: %s", record.override.note(show_when))
+        return switch
+
+    def configure(self, release_for_s: float) -> None:
+        """How long a ``ready`` is said that begins from now on."""
+        self._for_s = release_for_s
+
+    @property
+    def ready_for_s(self) -> float:
+        """How long an end is told to every poll, in seconds."""
+        return self._for_s or READY_FOR_S
+
+    @property
+    def owes_ready(self) -> bool:
+        """Whether something that HAProxy keeps must still be taken back."""
+        return self._switch.ready_owed
+
+    def begin(self) -> None:
+        """Polls are answered from now on."""
+        self._heard = True
+        self._take(self._switch, self.ready_for_s)
+        if self._switch.record != self.file.recorded:
+            self._tick()
+
+    def look(self) -> None:
+        """Somebody polls: what is due by now? Timers stand still while the machine sleeps."""
+        next_s = self._switch.next_s
+        if next_s is not None and self._clock() >= next_s:
+            self._tick()
+
+    async def order(self, order: Order, who: str) -> dict[str, Any]:
+        """Carries it out. Returns what became of it, for who asked."""
+        async with self._turn:
+            before = self._switch
+            ready_for_s = self.ready_for_s
+            if order.kind == "ready":
+                ready_for_s = order.for_s or ready_for_s
+                switch = before.readied()
+                why = order.why and f": {order.why}"
+                if before.override:
+                    log.info("%s ends %s%s", who, before.override.note(show_when), why)
+                elif switch.ready_owed and not before.ready_owed:
+                    log.info("%s ends what was in force before the start, if anything was%s", who, why)
+            else:
+                asked = order.override(who, time.time())
+                switch = before.ordered(asked, self._clock())
+                log.info("in force: %s", asked.note(show_when))
+            await self._record(switch)
+            self._take(switch, ready_for_s)
+            return self.report() | {"ended": before.override and before.override.note(show_when)}
+
+    def report(self) -> dict[str, Any]:
+        """What is in force, for status."""
+        now_s, switch = self._clock(), self._switch
+        left_s = None if switch.expires_s is None else max(0.0, switch.expires_s - now_s)
+        ready_s = None if switch.ready_until_s is None else max(0.0, switch.ready_until_s - now_s)
+        return {
+            "override": switch.override and override.as_value(switch.override) | {"left_s": left_s},
+            "ready_owed": switch.ready_owed,
+            "ready_left_s": ready_s,
+            "ready_in_doubt": switch.in_doubt,
+            "state_file": {"path": str(self.file.path), "trouble": self.file.trouble, "remark": self.file.remark},
+        }
+
+    async def close(self) -> None:
+        """Ends the timer. What could not be recorded is tried once more."""
+        async with self._turn:
+            if self._timer:
+                self._timer.cancel()
+            if self.file.trouble and self._switch.record != self.file.recorded:
+                await self.file.save(self._switch.record)
+
+    def _tick(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        """Something's time may be over."""
+        async with self._turn:
+            before = self._switch
+            after = before.ticked(self._clock())
+            if before.override and not after.override:
+                log.info("over: %s", before.override.note(show_when))
+            if before.ready_owed and not after.ready_owed:
+                # To say it once more would undo what others have set meanwhile.
+                log.info("ready was said for long enough")
+                self._take(after, self.ready_for_s)
+                await self._record(after)
+            else:
+                await self._record(after)
+                self._take(after, self.ready_for_s)
+
+    async def _record(self, switch: Switch) -> None:
+        """Brings to the disk what must outlive the agent, if it is not there."""
+        if switch.record == self.file.recorded and not self.file.trouble:
+            return
+        await self.file.save(switch.record)
+        if self.file.trouble:
+            log.warning("%s; the override is in memory only, and a restart would not know it", self.file.trouble)
+
+    def _take(self, switch: Switch, ready_for_s: float) -> None:
+        """This is so from now on."""
+        now_s = self._clock()
+        self._switch = switch.heard(now_s, ready_for_s) if self._heard else switch
+        if self._switch is not switch:
+            log.info("says ready to every poll for %s", values.show_duration(ready_for_s))
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._switch.next_s is not None and self._heard:
+            delay_s = min(max(0.0, self._switch.next_s - now_s) + TIMER_SLACK_S, TIMER_MAX_S)
+            self._timer = self._loop.call_later(delay_s, self._tick)
+        word = self._switch.word(show_when)
+        if word != self.word:
+            self.word = word
+            self._speak()

@@ -1,0 +1,254 @@
+"""PURE. The operator's word: what is in force, until when, and what must still be taken back.
+
+HAProxy keeps the last ``drain`` or ``maint`` for ever, so who said one owes a ``ready``: to
+every poll for a while, because one address may stand for many servers, and then never again,
+because a ``ready`` undoes what operators set in HAProxy itself. A weight owes nothing: the
+next reply has another.
+
+Two clocks, both passed in. ``wall_s`` is for people and for what outlives the agent;
+``now_s`` goes on steadily, and is what running overrides are measured by, so that setting the
+wall clock neither ends nor prolongs them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.config import values
+from agent.config.values import Wrong
+from agent.weight.policy import Verdict
+from agent.weight.pools import Word
+
+# What HAProxy keeps until it hears ``ready``.
+LOCKS = ("drain", "maint")
+KINDS = (*LOCKS, "weight")
+
+# A tick later than this means that the agent slept, and that polls went unanswered.
+LATE_S = 1.0
+
+# From when to when, for people; the zone of the host is not for here to know.
+ShowWhen = Callable[[float, float | None], str]
+
+# For people, where it is in doubt whether a ``ready`` is owed.
+WAY_OUT = "if HAProxy keeps a drain or maint of before: busyweight ready"
+
+WALL_MAX_S = 253_402_300_799.0  # the end of the year 9999, after which dates cannot be shown
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What an operator wants said instead of the sample. Times are of the wall clock."""
+
+    kind: str
+    percent: int | None
+    who: str
+    why: str
+    since_s: float
+    until_s: float | None
+
+    def title(self) -> str:
+        """``drain``, ``maint`` or ``weight 40%``."""
+        return self.kind if self.percent is None else f"{self.kind} {self.percent}%"
+
+    def note(self, show_when: ShowWhen) -> str:
+        """Who, since when, until when, why: on one line."""
+        why = f": {self.why}" if self.why else ""
+        return f"{self.title()} by {self.who} {show_when(self.since_s, self.until_s)}{why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What must outlive the agent. A ``ready`` is owed by the override itself if it locks;
+    ``ready_owed`` is that of a former one."""
+
+    override: Override | None = None
+    ready_owed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The state of the operator's switch. Every change makes a new one.
+
+    ``expires_s``: when the override ends, of the steady clock. ``ready_until_s``: until when
+    ``ready`` is said; None while it is owed and nobody can hear it yet. ``in_doubt``: an agent
+    before this one may owe a ``ready`` that nothing tells of; it is said if somebody orders it.
+    """
+
+    override: Override | None = None
+    expires_s: float | None = None
+    ready_owed: bool = False
+    ready_until_s: float | None = None
+    in_doubt: bool = False
+
+    @property
+    def locks(self) -> bool:
+        """Whether what is in force stays in HAProxy until it hears ``ready``."""
+        return self.override is not None and self.override.kind in LOCKS
+
+    @property
+    def record(self) -> Record:
+        """What must be kept before this is said."""
+        return Record(self.override, self.ready_owed)
+
+    @property
+    def next_s(self) -> float | None:
+        """When :meth:`ticked` has something to do, of the steady clock; None for never."""
+        times = [t for t in (self.expires_s, self.ready_until_s) if t is not None]
+        return min(times, default=None)
+
+    def ordered(self, override: Override, now_s: float) -> "Switch":
+        """The override is in force from now on, instead of any other."""
+        lasts_s = None if override.until_s is None else override.until_s - override.since_s
+        expires_s = None if lasts_s is None else now_s + lasts_s
+        owed = override.kind not in LOCKS and (self.ready_owed or self.locks)
+        return Switch(override, expires_s, ready_owed=owed, in_doubt=self.in_doubt)
+
+    def ended(self) -> "Switch":
+        """Nothing is in force any more. What is owed is said from :meth:`heard` on."""
+        return Switch(ready_owed=self.ready_owed or self.locks, in_doubt=self.in_doubt)
+
+    def readied(self) -> "Switch":
+        """An operator ends it, and so whatever an agent before this one may have begun."""
+        ended = self.ended()
+        return replace(ended, ready_owed=ended.ready_owed or self.in_doubt)
+
+    def heard(self, now_s: float, ready_for_s: float) -> "Switch":
+        """From now on polls are answered: the time of an owed ``ready`` begins."""
+        if not self.ready_owed or self.ready_until_s is not None:
+            return self
+        return replace(self, ready_until_s=now_s + ready_for_s)
+
+    def ticked(self, now_s: float) -> "Switch":
+        """What time has made of it."""
+        if self.expires_s is not None and now_s >= self.expires_s:
+            return self.ended()
+        if self.ready_until_s is not None and now_s >= self.ready_until_s:
+            # Suspended or stopped meanwhile, the agent answered nobody: then it begins anew.
+            late = now_s - self.ready_until_s > LATE_S
+            return replace(self, ready_owed=late, ready_until_s=None, in_doubt=self.in_doubt and late)
+        return self
+
+    def word(self, show_when: ShowWhen) -> Word:
+        """What to say."""
+        ready = "ready" if self.ready_owed else ""
+        if self.override is None:
+            return Word(ready)
+        verdict = Verdict(self.override.percent, self.override.note(show_when), known=True)
+        return Word(self.override.kind if self.locks else ready, verdict)
+
+
+def restored(record: Record, wall_s: float, now_s: float, *, in_doubt: bool = False) -> Switch:
+    """The switch of an agent that finds this record; ``in_doubt`` if it may not be the newest.
+
+    What ran out meanwhile is over, and its ``ready`` is owed. An override never lasts longer
+    than it was ordered for, however far back the wall clock was set.
+    """
+    switch = Switch(ready_owed=record.ready_owed, in_doubt=in_doubt)
+    override = record.override
+    if override is None:
+        return switch
+    switch = replace(switch, override=override)
+    if override.until_s is None:
+        return switch
+    left_s = min(override.until_s - wall_s, override.until_s - override.since_s)
+    return replace(switch, expires_s=now_s + left_s) if left_s > 0 else switch.ended()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator asked for. ``kind`` is one of KINDS or ``ready``; ``for_s`` is how
+    long it shall last, or for how long ``ready`` shall be said."""
+
+    kind: str
+    percent: int | None
+    for_s: float | None
+    why: str
+
+    def override(self, who: str, wall_s: float) -> Override:
+        """The override that this order asks for, if it is none for ``ready``."""
+        until_s = None if self.for_s is None else wall_s + self.for_s
+        return Override(self.kind, self.percent, who, self.why, wall_s, until_s)
+
+
+def read_order(kind: str, request: Mapping[str, object]) -> Order:
+    """The order in a request's words: ``weight``, ``for``, ``reason``. Raises Wrong."""
+
+    def read(key: str, of: values.Kind[Any], absent: Any) -> Any:
+        if request.get(key) is None:
+            return absent
+        try:
+            return of(request[key])
+        except Wrong as wrong:
+            raise Wrong(f"{key}: found {str(request[key])[:80]!r}; allowed: {wrong}") from None
+
+    allowed = {"for", "reason", *(["weight"] if kind == "weight" else [])}
+    for key in request:
+        if key not in allowed:
+            raise Wrong(f"unknown key {key[:80]!r}; allowed with {kind}: {', '.join(sorted(allowed))}")
+    percent = read("weight", values.plain_percent, None)
+    if kind == "weight" and percent is None:
+        raise Wrong(f"weight: missing; allowed: {values.plain_percent.allowed}")
+    return Order(kind, percent, read("for", values.lasting, None), read("reason", values.reason, ""))
+
+
+def to_value(record: Record) -> dict[str, Any]:
+    """A record as plain values, for the state file and for status."""
+    return {"override": record.override and as_value(record.override), "ready_owed": record.ready_owed}
+
+
+def as_value(override: Override) -> dict[str, Any]:
+    """An override as plain values; times in seconds since 1970."""
+    return {
+        "kind": override.kind,
+        "weight": override.percent,
+        "who": override.who,
+        "why": override.why,
+        "since": override.since_s,
+        "until": override.until_s,
+    }
+
+
+def from_value(value: object) -> Record:
+    """The record that :func:`to_value` made. Raises ValueError with what is wrong."""
+    try:
+        fields = _fields(value, {"override", "ready_owed"})
+        found = None if fields["override"] is None else _override(fields["override"])
+        return Record(found, _flag(fields["ready_owed"]))
+    except (TypeError, KeyError, OverflowError, Wrong):
+        raise ValueError("not a record of overrides") from None
+
+
+def _override(value: object) -> Override:
+    fields = _fields(value, {"kind", "weight", "who", "why", "since", "until"})
+    kind, percent, who, why = (fields[k] for k in ("kind", "weight", "who", "why"))
+    if kind not in KINDS or not isinstance(who, str) or not who.isprintable() or len(who) > values.REASON_LEN_MAX:
+        raise TypeError
+    if (percent is not None) is not (kind == "weight"):
+        raise TypeError
+    since_s, until_s = _wall(fields["since"]), None if fields["until"] is None else _wall(fields["until"])
+    if until_s is not None and not 0 < until_s - since_s <= values.LASTING_MAX_S + 1:
+        raise TypeError
+    return Override(
+        kind, None if percent is None else values.plain_percent(str(percent)), who, values.reason(why), since_s, until_s
+    )
+
+
+def _fields(value: object, names: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != names:
+        raise TypeError
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _wall(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError
+    if not 0 <= value <= WALL_MAX_S:
+        raise TypeError
+    return float(value)

@@ -1,0 +1,187 @@
+"""WORLD. One client of the operators' socket: lines of JSON in and out, see docs/control.md.
+
+It has one request and one answer in memory at most, reads on only when its answer is gone, and
+leaves a client that takes too long. It knows nothing of what the commands mean.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.config import values
+
+log = logging.getLogger("busyweight")
+
+VERSION = 1
+LINE_LEN_MAX = 4096
+
+# A client that says nothing, or does not read its answer, is left after so long.
+IDLE_S = 30.0
+ANSWER_S = 10.0
+
+Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, as the kernel says (unix(7), SO_PEERCRED and SO_PEERGROUPS)."""
+
+    pid: int
+    uid: int
+    gids: frozenset[int]
+
+
+Command = Callable[[Request, Peer], Awaitable[dict[str, Any]]]
+
+
+def failure(why: str) -> dict[str, Any]:
+    """The answer to a request that comes to nothing."""
+    return {"ok": False, "error": why}
+
+
+def encode(answer: dict[str, Any]) -> bytes:
+    """An answer on the wire."""
+    return json.dumps({"version": VERSION} | answer).encode() + b"\n"
+
+
+class Conversation:
+    """One connection: reads a line, has it carried out, writes the answer, and so on.
+
+    ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is
+    called once, when it is over.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        peer: Peer,
+        commands: Mapping[str, Command],
+        left: Callable[["Conversation"], None],
+    ) -> None:
+        self._socket = connection
+        self._peer = peer
+        self._commands = commands
+        self._left = left
+        self._loop = asyncio.get_running_loop()
+        self._read = bytearray()
+        self._unsent = memoryview(b"")
+        self._last = False
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def close(self) -> None:
+        """Leaves the client, whatever it still wants."""
+        if self._socket.fileno() < 0:
+            return
+        self._left(self)
+        if self._deadline:
+            self._deadline.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+
+    def _patience(self, seconds: float, then: Callable[[], None]) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(seconds, then)
+
+    def _listen(self) -> None:
+        self._patience(IDLE_S, self._idle)
+        self._loop.add_reader(self._socket, self._readable)
+
+    def _idle(self) -> None:
+        if self._read:
+            self._answer(failure(f"no end of the line within {IDLE_S:g} s"), last=True)
+        else:
+            self.close()
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(LINE_LEN_MAX + 1 - len(self._read))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        self._read += data
+        if b"\n" in data:
+            self._next()
+        elif not data and self._read:
+            self._answer(failure("the line has no end: a newline is missing"), last=True)
+        elif not data:
+            self.close()
+        elif len(self._read) > LINE_LEN_MAX:
+            self._answer(failure(f"the line is longer than {LINE_LEN_MAX} bytes"), last=True)
+
+    def _next(self) -> None:
+        """Carries out the first line read."""
+        self._loop.remove_reader(self._socket)
+        if self._deadline:
+            self._deadline.cancel()
+        line, _, self._read = self._read.partition(b"\n")
+        self._task = self._loop.create_task(self._carry_out(bytes(line)))
+
+    async def _carry_out(self, line: bytes) -> None:
+        try:
+            name, request = parse(line, self._commands)
+            command = self._commands[name]
+            answer = {"ok": True} | await command(request, self._peer)
+        except values.Wrong as wrong:
+            answer = failure(str(wrong))
+        except Exception as error:  # one command's fault must not end the agent
+            log.error("control: %s", repr(error))  # noqa: TRY400 - one line
+            answer = failure(f"the agent failed: {error!r}")
+        self._task = None
+        self._answer(answer)
+
+    def _answer(self, answer: dict[str, Any], *, last: bool = False) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket)
+        self._unsent = memoryview(encode(answer))
+        self._last = last
+        self._patience(ANSWER_S, self.close)
+        self._writable()
+
+    def _writable(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._writable)
+            return
+        self._loop.remove_writer(self._socket)
+        if self._last:
+            self.close()
+        elif b"\n" in self._read:
+            self._next()
+        else:
+            self._listen()
+
+
+def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """A request's command, which is one of the known, and its other keys. Raises values.Wrong."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise values.Wrong("not a line of JSON in UTF-8") from None
+    if not isinstance(request, dict):
+        raise values.Wrong('not a JSON object such as {"version": 1, "command": "status"}')
+    version, name = request.pop("version", VERSION), request.pop("command", None)
+    if version != VERSION or isinstance(version, bool):
+        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not known here; allowed: {VERSION}")
+    if not isinstance(name, str):
+        raise values.Wrong('no "command" in the request')
+    if name not in known:
+        raise values.Wrong(f"unknown command {name[:80]!r}; allowed: {', '.join(known)}")
+    return name, request

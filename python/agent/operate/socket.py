@@ -1,0 +1,177 @@
+"""WORLD. The operators' socket: where it is, and who may command, see docs/control.md.
+
+It knows nothing of what the commands mean: they are given to it. Whatever clients do, polls do
+not wait.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.operate.session import Command, Conversation, Peer, encode, failure
+
+log = logging.getLogger("busyweight")
+
+CLIENTS_MAX = 32
+
+# Users whose refusal is logged, once each.
+REFUSED_MAX = 100
+
+BACKLOG = 128
+BURST = 16
+
+# A listener that cannot accept is left alone for so long, or it would spin.
+STUCK_PAUSE_S = 0.5
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_GROUPS_MAX = 256  # as many as Python's getsockopt has room for
+
+
+class ControlError(OSError):
+    """There can be no socket here. The text names it and the reason."""
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end. Raises OSError."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", credentials)
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
+    except OSError:
+        groups = b""  # in more groups than there is room for: the first one counts
+    return Peer(pid, uid, frozenset({gid, *struct.unpack(f"{len(groups) // 4}I", groups)}))
+
+
+def open_socket(path: Path) -> socket.socket:
+    """Listens at ``path``, for everyone; who may command is decided by who they are.
+
+    What a dead agent left there is replaced; a live one's socket, or anything that is no
+    socket, is left alone. Raises ControlError.
+    """
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.chmod(0o755)  # a strict umask must not keep the group out
+        _make_room(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            listener.bind(str(path))
+            path.chmod(0o666)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ControlError(f"control socket {path}: {why[:1].lower()}{why[1:]}") from None
+    return listener
+
+
+def _make_room(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "something that is no socket is there; it is left alone")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            raise FileExistsError(errno.EADDRINUSE, "another agent has it; it is left alone") from None
+        else:
+            pid = peer_of(probe).pid
+            raise FileExistsError(errno.EADDRINUSE, f"another agent (pid {pid}) has it; it is left alone")
+
+
+class Control:
+    """Serves the socket at ``path``. ``commands`` are called with a request's other keys and
+    may raise values.Wrong; ``gid`` is the group that may command, if any."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command], gid: int | None) -> None:
+        self.path = path
+        self.gid = gid
+        self.commands = commands
+        self.clients: set[Conversation] = set()
+        self._refused: set[int] = set()
+        self._loop = asyncio.get_running_loop()
+        self._listener = open_socket(path)
+        self._inode = _inode(path)
+        self._loop.add_reader(self._listener, self._accept)
+        self._resting: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Ends it, and takes the socket away if it still is this one."""
+        self._loop.remove_reader(self._listener)
+        if self._resting:
+            self._resting.cancel()
+        self._listener.close()
+        for client in list(self.clients):
+            client.close()
+        if _inode(self.path) == self._inode:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def _accept(self) -> None:
+        for _ in range(BURST):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError:
+                self._loop.remove_reader(self._listener)
+                self._resting = self._loop.call_later(STUCK_PAUSE_S, self._rested)
+                return
+            connection.setblocking(False)
+            self._welcome(connection)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        try:
+            peer = peer_of(connection)
+        except OSError:
+            connection.close()
+            return
+        if why := self._refusal(peer):
+            # A new connection's buffer has room for a line.
+            with contextlib.suppress(OSError):
+                connection.send(encode(failure(why)))
+            connection.close()
+            return
+        self.clients.add(Conversation(connection, peer, self.commands, self.clients.discard))
+
+    def _refusal(self, peer: Peer) -> str | None:
+        # By numbers alone: who knows the names may take a minute, and anybody may come to be refused.
+        if peer.uid not in (0, os.geteuid()) and (self.gid is None or self.gid not in peer.gids):
+            group = "" if self.gid is None else f", and members of group {self.gid}"
+            own = "" if os.geteuid() == 0 else f", user {os.geteuid()} (the agent's)"
+            if peer.uid not in self._refused and len(self._refused) < REFUSED_MAX:
+                self._refused.add(peer.uid)
+                log.warning("control: refused uid %d (pid %d)", peer.uid, peer.pid)
+            return (
+                f"refused: uid {peer.uid} may not command this agent; root{own}{group} may. "
+                "See [control] group in the configuration"
+            )
+        if len(self.clients) >= CLIENTS_MAX:
+            return f"refused: {CLIENTS_MAX} clients are connected already; try again later"
+        return None
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

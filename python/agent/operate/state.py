@@ -1,0 +1,159 @@
+"""WORLD. The state file: what outlives the agent.
+
+One small JSON file, replaced whole. Whatever is wrong with it or with its disk is told, and
+never ends the agent: a file that cannot be believed is set aside, and a disk that cannot be
+written leaves the override in memory.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import stat
+from functools import partial
+from pathlib import Path
+
+from agent.operate import override
+from agent.operate.override import Record
+from agent.operate.threads import aside
+
+NAME = "override.json"
+VERSION = 1
+SIZE_MAX = 64 * 1024
+
+# A disk that has not answered by then is treated as one that refuses.
+PATIENCE_S = 2.0
+
+
+class StateFile:
+    """The record's file in ``directory``, which is made.
+
+    ``trouble`` says why the newest record is not on disk, ``remark`` what was wrong with the
+    file that was found at the start; None where all is well. ``recorded`` is the record
+    that the disk has; None while that is not known.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / NAME
+        self.trouble: str | None = None
+        self.remark: str | None = None
+        self.recorded: Record | None = None
+        self._wanted = Record()
+        self._writer: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Makes the directory. Raises OSError if it cannot be made or written."""
+        self._make_directory()
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written")
+
+    def _make_directory(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def load(self) -> Record:
+        """What the file says. One that cannot be believed is set aside, and says nothing.
+
+        Where there is trouble with the directory already, a file that cannot be read is no news.
+        """
+        record = Record()
+        try:
+            record = self._read()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            if self.trouble is None:
+                self.remark = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
+        self.recorded = record
+        return record
+
+    def _read(self) -> Record:
+        # A FIFO or a link that someone put there must neither block nor lead elsewhere.
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            about = os.fstat(fd)
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("not a regular file")
+            if about.st_uid not in (0, os.geteuid()):
+                raise ValueError(f"belongs to user {about.st_uid}, not to root or the agent (uid {os.geteuid()})")
+            data = os.read(fd, SIZE_MAX + 1)
+        finally:
+            os.close(fd)
+        if len(data) > SIZE_MAX:
+            raise ValueError(f"larger than {SIZE_MAX} bytes")
+        if not data:
+            raise ValueError("empty")
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise ValueError("not JSON, or not all of it") from None
+        if not isinstance(value, dict) or "version" not in value:
+            raise ValueError("without a version")
+        if value.pop("version") != VERSION:
+            raise ValueError(f"of another version than {VERSION}")
+        return override.from_value(value)
+
+    def _set_aside(self) -> str:
+        aside_path = self.path.with_suffix(".damaged")
+        try:
+            self.path.replace(aside_path)
+        except OSError as error:
+            return f"cannot be set aside: {_why(error)}"
+        return f"set aside as {aside_path}"
+
+    async def save(self, record: Record) -> None:
+        """Brings the record to the disk, or says in ``trouble`` why not. Waits for the disk,
+        but not for ever; what it takes later is no trouble any more from then on."""
+        self._wanted, self.recorded = record, None
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_newest())
+        await asyncio.wait({self._writer}, timeout=PATIENCE_S)
+        if self._writer.done():
+            self._writer.result()
+        else:
+            self.trouble = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
+
+    async def _write_newest(self) -> None:
+        """One write at a time, until the newest record had its turn: a late one undoes nothing,
+        and a disk that hangs costs one thread, whatever is ordered meanwhile."""
+        written = None
+        while written is not self._wanted:
+            written = self._wanted
+            try:
+                await aside(partial(self._write, written))
+            except OSError as error:
+                self.trouble = f"{self.directory}: {_why(error)}"
+            else:
+                if written is self._wanted:
+                    self.recorded, self.trouble = written, None
+
+    def _write(self, record: Record) -> None:
+        self._make_directory()
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if record == Record():
+                # Removing works on a full disk, too.
+                self.path.unlink(missing_ok=True)
+            else:
+                self._replace(record)
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _replace(self, record: Record) -> None:
+        new = self.path.with_suffix(".new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
+                json.dump({"version": VERSION} | override.to_value(record), file)
+                file.write("\n")
+                file.flush()
+                os.fsync(fd)
+            new.replace(self.path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)

@@ -1,0 +1,151 @@
+"""WORLD. What this machine is: its cores, its users, and how many files may be open."""
+
+import grp
+import os
+import pwd
+import resource
+
+from agent import _scan
+from agent.config.schema import Checks, Config, Pool, Workers
+
+# Descriptors left to everything but kept titles: listeners, the control socket, reads in
+# progress, and what libraries open now and then.
+FDS_SPARED = 64
+
+# More than this many kept titles would only cost memory; the others are opened for each read.
+FDS_WANTED = 16_384
+
+
+def cores() -> tuple[int, str]:
+    """The machine's physical cores, and where the number comes from.
+
+    The agent's own affinity and CPU quota do not count: a hardened unit must not make a big
+    host look small.
+    """
+    physical, logical = _count_cpus()
+    if physical:
+        return physical, f"physical cores, of {logical} logical"
+    return logical, "logical CPUs, since the machine does not tell its physical cores"
+
+
+def _count_cpus() -> tuple[int, int]:
+    """Physical (0: not known) and logical. A child asks psutil, so that half a megabyte which
+    is wanted once is not carried along for years. Before any thread is started."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            import psutil
+
+            os.write(writer, b"%d %d" % (psutil.cpu_count(logical=False) or 0, psutil.cpu_count() or 1))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        counts = answer.read().split()
+    os.waitpid(child, 0)
+    return (int(counts[0]), int(counts[1])) if counts else (0, os.cpu_count() or 1)
+
+
+def user_id(user: str | int) -> int | None:
+    """A user's number, or None if there is no such user."""
+    if isinstance(user, int):
+        return user
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def user_name(uid: int | None) -> str:
+    """A user's name, or its number where it has none."""
+    if uid is None:
+        return "?"
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_id(group: str) -> int | None:
+    """A group's number, or None if there is no such group."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
+def selector(workers: Workers) -> _scan.Selector:
+    """The scanner's selector for a pool's workers. Raises ValueError."""
+    uids = [uid for user in workers.users if (uid := user_id(user)) is not None]
+    return _scan.Selector(
+        workers.preset,
+        comm=list(workers.comm),
+        users=uids,
+        cgroups=list(workers.cgroups),
+        pattern=workers.pattern,
+        busy_states=list(workers.busy_states),
+    )
+
+
+def _selector_fault(workers: Workers) -> tuple[str, str] | None:
+    for key, part in (("comm", Workers(comm=workers.comm)), ("pattern", workers)):
+        try:
+            selector(part)
+        except ValueError as error:
+            return key, str(error)
+    return None
+
+
+def _group_fault(group: str) -> str | None:
+    return None if group_id(group) is not None else f'found "{group}"; no such group on this host'
+
+
+CHECKS = Checks(
+    user=lambda user: None if user_id(user) is not None else f'found "{user}"; no such user on this host',
+    group=_group_fault,
+    workers=_selector_fault,
+)
+
+
+def open_scanner(config: Config, *, detail: bool = False, former: _scan.Scanner | None = None) -> _scan.Scanner:
+    """The scanner for a configuration's pools, which may take over a former one's programs in
+    the kernel. The process has no privilege to load programs afterwards.
+
+    Raises OSError if there is no such root.
+    """
+    pools: tuple[Pool, ...] = config.all_pools
+    return _scan.Scanner(
+        config.scan.procfs,
+        config.scan.discovery,
+        [selector(pool.workers) for pool in pools],
+        kept_max=max(0, _raise_fd_limit() - FDS_SPARED - (config.limits.max_connections if config.pools else 0)),
+        detail=detail,
+        former=former,
+        drop_privileges=True,
+    )
+
+
+def _raise_fd_limit() -> int:
+    """Takes as many open files as are permitted and useful. Returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    wanted = FDS_WANTED if unlimited else min(hard, FDS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return min(wanted, soft) if soft != resource.RLIM_INFINITY else wanted
+
+
+def in_container() -> str | None:
+    """What says that this is a container, or None."""
+    if os.path.exists("/run/.containerenv") or os.path.exists("/.dockerenv"):  # noqa: PTH110
+        return "a container's marker file"
+    try:
+        with open("/proc/1/environ", "rb") as environ:  # noqa: PTH123
+            if b"container=" in environ.read():
+                return "pid 1's environment"
+    except OSError:
+        pass
+    # systemd's name for it is in lower case.
+    return "the environment variable container" if "container" in os.environ else None

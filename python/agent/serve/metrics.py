@@ -1,0 +1,303 @@
+"""What Prometheus may read: the agent's status as metrics, served over HTTP.
+
+Only imported where ``[metrics] listen`` asks for it. A scrape never touches the agent's parts:
+it asks the event loop for a status, and makes the text on a thread of its own. Between scrapes
+there is no thread and no timer, and whoever connects can hold neither the polls nor, for longer
+than a deadline, a scrape of others.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+
+from agent.operate.override import KINDS
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("busyweight")
+
+# At once: a pair of Prometheus servers, and a person who looks.
+SCRAPES_MAX = 4
+
+# For a whole scrape; Prometheus itself gives up after 10 s.
+DEADLINE_S = 10.0
+
+# For the event loop to tell the status.
+TELL_WITHIN_S = 5.0
+
+# A listener that cannot accept is left alone for so long, or it would spin.
+STUCK_PAUSE_S = 0.5
+
+BACKLOG = 16
+
+Report = dict[str, Any]
+
+
+class NoReportError(RuntimeError):
+    """The agent did not tell its status in time."""
+
+
+def _gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], float]], *labels: str) -> Metric:
+    family = GaugeMetricFamily(f"busyweight_{name}", text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _counter(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], float]], *labels: str) -> Metric:
+    family = CounterMetricFamily(f"busyweight_{name}", text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _one(value: float | None) -> list[tuple[tuple[str, ...], float]]:
+    """A metric without labels; none at all where there is nothing to tell."""
+    return [] if value is None else [((), value)]
+
+
+def families(report: Report) -> Iterator[Metric]:
+    """A status (see ``status.report``) as metrics. The default pool's label is empty."""
+    yield _gauge("build_info", "Which agent this is.", [((report["agent"]["version"],), 1)], "version")
+    yield from _said(report["pools"])
+    yield from _counted(report["pools"])
+    yield from _sample(report["sample"], report["scanner"])
+    yield from _scans(report["scanner"])
+    yield from _polls(report["polls"])
+    yield from _operators(report["override"], report["config"])
+
+
+def _said(pools: list[dict[str, Any]]) -> Iterator[Metric]:
+    weights = [((pool["pool"],), pool["weight"] / 100) for pool in pools if pool["weight"] is not None]
+    yield _gauge(
+        "weight_ratio", "The weight said, as a share of the full one; absent while none is said.", weights, "pool"
+    )
+    known = [((pool["pool"],), float(pool["known"])) for pool in pools]
+    yield _gauge("known", "Whether what is said rests on a count or an order; 0 is unknown.", known, "pool")
+
+
+def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
+    counted = [(pool, pool["counts"]) for pool in pools if pool["counts"]]
+    unit = {"processes": "busy_processes", "threads": "busy_threads"}
+    busy = [((pool["pool"],), of[unit[pool["count"]]]) for pool, of in counted]
+    yield _gauge("busy", "Busy processes or threads, as the pool counts.", busy, "pool")
+    capacity = [
+        ((pool["pool"],), of["total_threads"] if pool["capacity"] is None else pool["capacity"]) for pool, of in counted
+    ]
+    yield _gauge("capacity", "How many busy ones fill the host, in the same unit.", capacity, "pool")
+    workers, threads = [], []
+    for pool, of in counted:
+        name = pool["pool"]
+        workers += [((name, "busy"), of["busy_processes"]), ((name, "idle"), of["workers"] - of["busy_processes"])]
+        threads += [((name, "busy"), of["busy_threads"]), ((name, "idle"), of["total_threads"] - of["busy_threads"])]
+    yield _gauge("workers", "Worker processes, with a job or without.", workers, "pool", "state")
+    yield _gauge("threads", "Threads of the workers, with a job or without.", threads, "pool", "state")
+    for name, key, text in (
+        ("stopping_workers", "stopping", "Workers that take no more jobs."),
+        ("forked_copies", "copies", "Forked copies of workers, which do not count as workers."),
+        ("unparsable_titles", "unparsable", "Titles that name the program and show no count to believe."),
+        ("quarantined_processes", "quarantined", "Processes that hung a reader and wait to be tried again."),
+    ):
+        yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
+    ages = [((pool["pool"],), of["oldest_ms"] / 1e3) for pool, of in counted]
+    yield _gauge("oldest_reading_age_seconds", "Age of the oldest title that counts, at the last scan.", ages, "pool")
+
+
+def _sample(sample: dict[str, Any] | None, scanner: dict[str, Any]) -> Iterator[Metric]:
+    of = sample or {}
+    yield _gauge("sample_age_seconds", "Since the newest scan began that brought a sample.", _one(scanner["age_s"]))
+    yield _gauge("visible", "Whether processes can be seen; absent without a young enough sample.",
+                 _one(of.get("visible")))  # fmt: skip
+    yield _gauge("processes", "Processes that the discovery knows.", _one(of.get("processes")))
+    yield _gauge("unreadable_processes", "Processes that must not be read.", _one(of.get("unreadable")))
+    took_s = None if sample is None else sample["took_ms"] / 1e3
+    yield _gauge("last_scan_duration_seconds", "How long the newest scan took.", _one(took_s))
+    found_by = [((sample["discovery"],), 1.0)] if sample else []
+    yield _gauge("discovery_info", "By what workers are found: sweep, cgroup or ebpf.", found_by, "discovery")
+
+
+def _scans(scanner: dict[str, Any]) -> Iterator[Metric]:
+    ended = scanner["ended"]
+    fell_back = float(scanner["fallback"] is not None)
+    yield _gauge("discovery_fallback", "Whether the discovery had to change since the start.", _one(fell_back))
+    yield _gauge("scan_running_seconds", "For how long a scan has been running; 0 if none is.", _one(scanner["for_s"]))
+    yield _gauge("hung_readers", "Readers that hang in processes.", _one(scanner["left_behind"]))
+    outcomes = [((outcome,), ended[outcome]) for outcome in ("done", "failed")]
+    yield _counter("scans_total", "Scans that ended.", outcomes, "outcome")
+    yield SummaryMetricFamily(
+        "busyweight_scan_duration_seconds",
+        "How long scans took.",
+        count_value=ended["done"],
+        sum_value=ended["took_s"],
+    )
+    yield _counter("scan_cpu_seconds_total", "CPU time that scans took.", _one(ended["cost_s"]))
+    yield _counter(
+        "vanished_processes_total", "Processes that went away while they were being read.", _one(ended["vanished"])
+    )
+
+
+def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
+    outcomes = [((outcome,), polls[outcome]) for outcome in ("answered", "refused", "lost")]
+    yield _counter(
+        "polls_total", "Polls: answered, refused (not in allow), or lost before the reply.", outcomes, "outcome"
+    )
+    replies = [((each["pool"], each["outcome"]), each["replies"]) for each in polls["replies"]]
+    yield _counter("replies_total", "Replies by what they rest on: measured, unknown, ordered.",
+                   replies, "pool", "outcome")  # fmt: skip
+    reasons = [((reason,), polls[reason]) for reason in ("timed_out", "crowded")]
+    yield _counter(
+        "missing_lines_total", "Polls answered for the default pool, no agent-send line having come.", reasons, "reason"
+    )
+    yield _counter("fd_shortages_total", "Times that no file descriptor was free.", _one(polls["no_fds"]))
+
+
+def _operators(override: dict[str, Any] | None, config: dict[str, Any]) -> Iterator[Metric]:
+    of = override or {"kind": None, "until": None}
+    kinds = [((kind,), float(kind == of["kind"])) for kind in KINDS]
+    yield _gauge("override", "Whether an operator's order is in force.", kinds, "kind")
+    yield _gauge("override_end_timestamp_seconds", "When it ends, if it ends by itself.", _one(of["until"]))
+    reload, reloads = config["reload"], config["reloads"]
+    outcomes = [((outcome,), reloads[outcome]) for outcome in ("ok", "failed")]
+    yield _counter("config_reloads_total", "Reloads of the configuration.", outcomes, "outcome")
+    well = float(reload is None or reload["ok"])
+    yield _gauge("config_last_reload_successful", "Whether the last reload was taken.", _one(well))
+    yield _gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force was taken.",
+                 _one(reloads["taken"]))  # fmt: skip
+
+
+class _Collector:
+    def __init__(self, ask: Callable[[], Report]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self._ask())
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """A scrape is not worth a line."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Accepts on the event loop, when the listener can be read; each scrape has a thread."""
+
+    daemon_threads = True
+    block_on_close = False
+    timeout = 0.0
+
+    def __init__(self, listener: socket.socket, app: "WSGIApplication") -> None:
+        address = listener.getsockname()
+        super().__init__(address[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        # What server_bind would ask the DNS for.
+        self.server_name, self.server_port = address[:2]
+        self.setup_environ()
+        self.set_app(app)
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.fileno() >= 0:
+            self._loop.add_reader(self.fileno(), self.handle_request)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except BlockingIOError:
+            raise
+        except OSError:
+            self._loop.remove_reader(self.fileno())
+            self._loop.call_later(STUCK_PAUSE_S, self._watch)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._deadlines) >= SCRAPES_MAX:
+            request.close()
+            return
+        self._deadlines[request] = self._loop.call_later(DEADLINE_S, self._expire, request)
+        super().process_request(request, client_address)
+
+    @staticmethod
+    def _expire(request: socket.socket) -> None:
+        # Its thread wakes up and finds that the peer is gone.
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        # The loop may have ended before this thread.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._forget, request)
+
+    def _forget(self, request: socket.socket) -> None:
+        if deadline := self._deadlines.pop(request, None):
+            deadline.cancel()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("metrics: %s went away", client_address[0], exc_info=True)
+
+    def server_close(self) -> None:
+        self._loop.remove_reader(self.fileno())
+        super().server_close()
+
+
+class Endpoint:
+    """Serves ``report``, which is called on the running event loop, on a listening socket that
+    it owns from now on. ``wanted`` is the address that was asked for."""
+
+    def __init__(self, listener: socket.socket, report: Callable[[], Report], *, wanted: tuple[str, int]) -> None:
+        self.listener = listener
+        self.wanted = wanted
+        self._loop = asyncio.get_running_loop()
+        self._report = report
+        registry = CollectorRegistry()
+        registry.register(_Collector(self._ask))
+        ProcessCollector(registry=registry)
+        self._app = make_wsgi_app(registry)
+        self.address: tuple[str, int] = listener.getsockname()[:2]
+        self._server = _Server(listener, self._serve)
+
+    def close(self) -> None:
+        """No more scrapes from now on; those at work are finished."""
+        self._server.server_close()
+
+    def _serve(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        try:
+            answer: Iterable[bytes] = self._app(environ, start_response)
+        except NoReportError as error:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+            answer = [f"{error}\n".encode()]
+        return answer
+
+    def _ask(self) -> Report:
+        """The status, from another thread."""
+        told: Future[Report] = Future()
+
+        def tell() -> None:
+            try:
+                told.set_result(self._report())
+            except Exception as error:
+                told.set_exception(error)
+
+        try:
+            self._loop.call_soon_threadsafe(tell)
+            return told.result(TELL_WITHIN_S)
+        except (TimeoutError, RuntimeError):
+            raise NoReportError("the agent does not tell its status") from None

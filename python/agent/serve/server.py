@@ -1,0 +1,263 @@
+"""WORLD. The sockets: accepts polls and hands out the answer of the moment.
+
+It knows only two questions: "what do I answer?", which the answerer was told beforehand, and
+"should they wait?". It knows neither scans nor weights, makes no object per connection on the
+fast path, and lets no connection's fate out.
+"""
+
+import asyncio
+import errno
+import select
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from agent._scan import Answerer
+from agent.config.values import show_address
+
+# Polls answered before the loop's other work has its turn.
+BURST = 64
+
+# A listener that cannot accept is left alone for so long, or it would spin.
+STUCK_PAUSE_S = 0.05
+
+Address = tuple[str, int]
+
+
+class ListenError(OSError):
+    """A listening socket cannot be made. The text names the address and the remedy."""
+
+
+def open_listener(
+    address: Address, backlog: int, *, v6only: bool = False, beside: Iterable[socket.socket] = ()
+) -> socket.socket:
+    """Binds and listens. ``[::]`` serves both families unless ``v6only``.
+
+    ``beside`` are sockets of our own that this one shall replace: they may have its port until
+    they are closed, so that no poll finds it closed. Raises ListenError.
+    """
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Only for this moment, so that another agent of the same user is still told that the port is taken.
+    sharing = [each for each in beside if each.getsockname()[1] == port]
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+            for each in [listener, *sharing] if sharing else []:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((host, port))
+            listener.listen(backlog)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            for each in [listener, *sharing]:
+                if each.fileno() >= 0:
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {show_address(address)}: {_remedy(error, port)}") from None
+    return listener
+
+
+def _remedy(error: OSError, port: int) -> str:
+    why = (error.strerror or str(error)).lower()
+    if error.errno == errno.EADDRINUSE:
+        return f"{why}; see who has it: ss -ltnp 'sport = :{port}'"
+    if error.errno == errno.EACCES:
+        return f"{why}; ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{why}; no interface of this host has this address"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"{why}; IPv6 is off on this host: listen on an IPv4 address"
+    return why
+
+
+def open_listeners(
+    addresses: Iterable[Address], backlog: int, *, have: Mapping[Address, socket.socket] = MappingProxyType({})
+) -> dict[Address, socket.socket]:
+    """All of them but those that we have already, or none. Raises ListenError.
+
+    One that we have for IPv6 only, and want for both families, or the other way round, is made
+    anew.
+    """
+    addresses = list(addresses)
+    v4_ports = {port for host, port in addresses if ":" not in host}
+    kept = {a: s for a, s in have.items() if a in addresses and _serves(s, v6only=a[1] in v4_ports)}
+    leaving = [listener for address, listener in have.items() if address not in kept]
+    opened: dict[Address, socket.socket] = {}
+    try:
+        for address in addresses:
+            if address not in kept:
+                v6only = address[1] in v4_ports
+                opened[address] = open_listener(address, backlog, v6only=v6only, beside=leaving)
+    except ListenError:
+        for listener in opened.values():
+            listener.close()
+        raise
+    return opened
+
+
+def _serves(listener: socket.socket, *, v6only: bool) -> bool:
+    """Whether a socket that we have is as it would be made now."""
+    if listener.family != socket.AF_INET6:
+        return True
+    return bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) == v6only
+
+
+def _waiting(listener: socket.socket) -> int:
+    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:28], sys.byteorder)
+
+
+class Server:
+    """Serves any number of listening sockets, which it is given and then owns.
+
+    At most ``owing_max`` connections are waited for, ``deadline_s`` each, until they send their
+    line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    are settled for now. It returns whether waiting could bring a better answer. Then nobody else
+    is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
+    or ``wait_at_most_s`` later, once per go_on.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        ask: Callable[[], bool],
+        *,
+        wait_at_most_s: float,
+        deadline_s: float,
+        owing_max: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._answerer = answerer
+        self.ask = ask
+        self.wait_at_most_s = wait_at_most_s
+        self.deadline_s = deadline_s
+        self.owing_max = owing_max
+        self._listeners: list[socket.socket] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._waited = False
+        self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._owing: dict[int, asyncio.TimerHandle] = {}
+        self._left_waiting_at: int | None = None
+
+    def add(self, listener: socket.socket) -> None:
+        """Serves this socket too."""
+        self._listeners.append(listener)
+        if self._patience is None:
+            self._watch(listener)
+
+    def remove(self, listener: socket.socket) -> None:
+        """Serves it no more. Polls that it has accepted into its backlog are answered first."""
+        if resting := self._resting.pop(listener, None):
+            resting.cancel()
+        self._answer(listener, BURST * BURST)
+        # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
+        self._loop.remove_reader(listener.fileno())
+        if resting := self._resting.pop(listener, None):
+            resting.cancel()
+        self._listeners.remove(listener)
+        listener.close()
+
+    def close(self) -> None:
+        """Ends all. Pollers that owe their line get the default reply."""
+        for listener in list(self._listeners):
+            self.remove(listener)
+        for fd in list(self._owing):
+            self._expire(fd)
+        if self._patience:
+            self._patience.cancel()
+
+    def go_on(self) -> None:
+        """There is a new answer: whoever waits, or has waited for it in vain, gets it, and is not
+        asked to wait for the next."""
+        had_waited, self._waited = self._waited, False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._resume()
+        elif not had_waited:
+            return
+        for listener in self._listeners:
+            if listener not in self._resting:
+                # No more than these: who connects upon an answer asks anew.
+                self._answer(listener, _waiting(listener))
+
+    def answers(self) -> bool:
+        """Whether polls get their turn; to be asked now and then, some seconds apart.
+
+        No, if a listener does not listen any more, or if somebody waits as at the last call
+        and nobody has had a turn since.
+        """
+        if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+            return False
+        waiting = select.poll()
+        for each in self._listeners:
+            waiting.register(each.fileno(), select.POLLIN)
+        totals = self._answerer.totals()
+        turns = totals.answered + totals.refused + totals.lost
+        left_waiting_at, self._left_waiting_at = self._left_waiting_at, turns if waiting.poll(0) else None
+        return self._left_waiting_at is None or self._left_waiting_at != left_waiting_at
+
+    def _watch(self, listener: socket.socket) -> None:
+        self._loop.add_reader(listener.fileno(), self._readable, listener)
+
+    def _readable(self, listener: socket.socket) -> None:
+        if not self._answerer.settled():
+            if not self._answerer.anyone(listener.fileno(), BURST):
+                return
+            if self.ask() and not self._waited and self.wait_at_most_s > 0:
+                for each in self._listeners:
+                    self._loop.remove_reader(each.fileno())
+                self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
+                return
+        self._answer(listener, BURST)
+
+    def _answer(self, listener: socket.socket, most: int) -> None:
+        """Answers those in the backlog, and watches those who owe their line."""
+        end, owing = self._answerer.burst(listener.fileno(), most)
+        for fd in owing:
+            self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
+            self._loop.add_reader(fd, self._line, fd)
+        while len(self._owing) > self.owing_max:
+            # Who has owed for longest makes room: a balancer sends its line with the connection.
+            self._expire(next(iter(self._owing)), crowded=True)
+        if end < 0:
+            self._loop.remove_reader(listener.fileno())
+            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+
+    def _give_up_waiting(self) -> None:
+        # The scan hangs or takes long. Everybody is answered at once until it ends.
+        self._waited = True
+        self._resume()
+
+    def _resume(self) -> None:
+        self._patience = None
+        for listener in self._listeners:
+            if listener not in self._resting:
+                self._watch(listener)
+        if self._listeners:
+            # The one who was accepted to see who asks.
+            self._answer(self._listeners[0], 0)
+
+    def _rested(self, listener: socket.socket) -> None:
+        del self._resting[listener]
+        if self._patience is None:
+            self._watch(listener)
+
+    def _line(self, fd: int) -> None:
+        # The answerer closes the descriptor when it is done, so the reader goes first.
+        self._loop.remove_reader(fd)
+        if self._answerer.readable(fd):
+            self._owing.pop(fd).cancel()
+        else:
+            self._loop.add_reader(fd, self._line, fd)
+
+    def _expire(self, fd: int, *, crowded: bool = False) -> None:
+        self._loop.remove_reader(fd)
+        self._owing.pop(fd).cancel()
+        self._answerer.expire(fd, crowded=crowded)

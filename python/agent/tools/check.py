@@ -1,0 +1,117 @@
+"""One scan, for people: the reply that the agent would give, and what it rests on."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent._scan import Scanner, Snapshot, Worker
+from agent.config.schema import Config
+from agent.operate import status
+from agent.sampling import host
+from agent.weight.pools import Said, Speaker
+
+if TYPE_CHECKING:
+    from agent._scan import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one scan found, and what would be said of it."""
+
+    pools: list[str]
+    snapshot: Snapshot
+    said: list[Said]
+    workers: list[Worker]
+    refused: list[str]
+
+
+def check(config: Config, scanner: Scanner | None = None, cores: int | None = None) -> Found:
+    """Scans once, by a scanner of its own if none is given, for so many physical cores, the
+    machine's if it is not said. Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
+    # Counted first: that forks, and a scan leaves threads.
+    cores = cores or host.cores()[0]
+    scanner = scanner or host.open_scanner(config, detail=True)
+    snapshot = scanner.scan()
+    speaker = Speaker(config.rules(cores), config.reply.health)
+    said = speaker.speak(snapshot.pools, 0.0, visible=snapshot.visible, silence="")
+    return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
+
+
+def show_title(title: bytes) -> str:
+    """A title for a terminal: printable, whatever a process wrote there."""
+    text = title.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_reading(reading: "Reading") -> str:
+    """``3 of 10 busy, stopping`` or ``unparsable``."""
+    if isinstance(reading, tuple):
+        busy, total, stopping = reading
+        return f"{busy} of {total} busy" + (", stopping" if stopping else "")
+    return reading or "no"
+
+
+def _remark(worker: Worker) -> str:
+    if worker.copy:
+        return " (forked copy, not counted)"
+    return " (quarantined, last reading)" if worker.quarantined else ""
+
+
+def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, "Reading"]]:
+    return [(pool, r) for pool, r in zip(found.pools, worker.readings, strict=True) if r is not None]
+
+
+def table(found: Found) -> str:
+    """What was counted, a line each: pid, user, reading, title."""
+    rows = [("PID", "USER", "READING", "TITLE")]
+    for worker in found.workers:
+        readings = "; ".join(
+            (f"{pool}: " if pool else "") + show_reading(r) for pool, r in _pool_readings(found, worker)
+        )
+        user = host.user_name(worker.uid)
+        rows.append((str(worker.pid), user, readings + _remark(worker), show_title(worker.title)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows)
+    return "\n".join(lines) + "\n"
+
+
+def as_json(found: Found) -> bytes:
+    """All of it, as one JSON object."""
+    snapshot = found.snapshot
+    pools = {
+        said.pool or "default": {
+            "reply": said.line.decode(),
+            "weight": said.verdict.weight,
+            "reason": said.verdict.reason,
+            "known": said.verdict.known,
+            **status.counts(of),
+        }
+        for said, of in zip(found.said, snapshot.pools or [], strict=False)
+    }
+    workers: list[dict[str, Any]] = [
+        {
+            "pid": w.pid,
+            "user": host.user_name(w.uid),
+            "title": show_title(w.title),
+            "readings": {pool or "default": r for pool, r in _pool_readings(found, w)},
+            "copy": w.copy,
+            "quarantined": w.quarantined,
+        }
+        for w in found.workers
+    ]
+    report = {
+        "reply": found.said[0].line.decode(),
+        "weight": found.said[0].verdict.weight,
+        "reason": found.said[0].verdict.reason,
+        "known": found.said[0].verdict.known,
+        "visible": snapshot.visible,
+        "discovery": snapshot.discovery,
+        "processes": snapshot.processes,
+        "vanished": snapshot.vanished,
+        "unreadable": snapshot.unreadable,
+        "scan_ms": round(snapshot.took_ns / 1e6, 3),
+        "pools": pools,
+        "workers": workers,
+    }
+    return (json.dumps(report, indent=2) + "\n").encode(sys.getfilesystemencoding())

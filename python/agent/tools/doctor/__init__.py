@@ -1,0 +1,121 @@
+"""What works, what does not, and what to do: a look at the host, the agent, and HAProxy.
+
+It asks and reads, as whoever runs it may, and changes nothing. The agent itself never imports it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from agent import _scan
+from agent.config.schema import Config, Workers
+from agent.sampling import host
+from agent.tools import check, client
+from agent.tools.doctor import metrics, polls, running, sight, unit, workers
+from agent.tools.doctor.balancer import Balancer
+from agent.tools.doctor.finding import Finding, Patient
+
+Check = Callable[[Patient], Iterator[Finding]]
+
+
+def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> Iterator[Finding]:
+    """All findings, one by one as they are made."""
+    patient = _admit(config, file, control, haproxy_socket)
+    before: tuple[Check, ...] = (
+        running.configuration,
+        sight.processes,
+        workers.workers,
+        workers.comm_filter,
+        workers.titles,
+        sight.capacity,
+        running.discovery,
+        running.agent,
+        running.readers,
+        # Before the port is polled, which makes this host a poller.
+        polls.allow,
+        running.port,
+        metrics.metrics,
+        unit.unit,
+    )
+    for examined in before:
+        try:
+            yield from examined(patient)
+        except (OSError, KeyError) as error:
+            yield _broke(examined, patient, error)
+    lines = None
+    if haproxy_socket is not None:
+        balancer = Balancer(patient, haproxy_socket)
+        lines = balancer.lines
+        yield from balancer.findings
+    yield from polls.agent_inter(patient, lines)
+
+
+def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> Patient:
+    """Gathers what several checks go by. What is not to be had is part of the finding."""
+    status, silence, known = None, "", []
+    try:
+        status = client.ask(control, "status")["status"]
+        known = client.ask(control, "workers", most=1000)["workers"]
+    except client.ClientError as error:
+        silence = str(error)
+    found, wide, trouble = None, None, ""
+    cores = host.cores()
+    try:
+        # Opened first, since privileges are given up at the first opening. An agent tells itself how
+        # it finds processes; then no programs need be loaded for that.
+        scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
+        # Scanned first: who is missing in the other scan was there already.
+        wide = check.check(_every_name(config), cores=cores[0])
+        found = check.check(config, scanner, cores[0])
+    except (OSError, RuntimeError) as error:
+        found, trouble = None, str(error)
+    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, trouble)
+
+
+def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
+    """A check that cannot be made. An agent of another version may tell other things of itself."""
+    name = examined.__name__.replace("_", " ")
+    if not isinstance(error, KeyError) or patient.status is None:
+        return Finding("warn", name, f"cannot be checked: {error}")
+    version = patient.status.get("agent", {}).get("version", "unknown")
+    if version == _scan.__version__:
+        what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
+        return Finding("warn", name, what, "report this as a fault of busyweight")
+    what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
+    return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
+
+
+def _by_sweep(config: Config) -> Config:
+    return replace(config, scan=replace(config.scan, discovery="sweep"))
+
+
+def _every_name(config: Config) -> Config:
+    def widened(workers: Workers) -> Workers:
+        return replace(workers, comm=("*",))
+
+    pools = tuple(replace(pool, workers=widened(pool.workers)) for pool in config.pools)
+    return replace(_by_sweep(config), workers=widened(config.workers), pools=pools)
+
+
+def print_lines(findings: Iterable[Finding]) -> bool:
+    """Prints each finding as it comes. Returns whether none is a fail."""
+    well = True
+    for finding in findings:
+        print(_printable(str(finding)), flush=True)
+        well &= finding.state != "fail"
+    return well
+
+
+def print_json(findings: Iterable[Finding]) -> bool:
+    """Prints all findings as one JSON object. Returns whether none is a fail."""
+    made = list(findings)
+    well = all(finding.state != "fail" for finding in made)
+    checks = [{"check": f.check, "state": f.state, "what": f.what, "remedy": f.remedy} for f in made]
+    print(json.dumps({"version": _scan.__version__, "ok": well, "checks": checks}, indent=2))
+    return well
+
+
+def _printable(text: str) -> str:
+    # HAProxy's and workers' words may hold anything.
+    return "".join(c if c.isprintable() else "?" for c in text)

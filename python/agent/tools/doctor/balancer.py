@@ -1,0 +1,193 @@
+"""WORLD. HAProxy's side of it, on its statistics socket: is its weight what the agent says? It only asks."""
+
+import csv
+import io
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.config import values
+from agent.tools import client
+from agent.tools.doctor.finding import Finding, Patient, listed
+
+TIMEOUT_S = 5.0
+# HAProxy hears of a change at its next agent-check, 2 s later by default.
+AGREE_WITHIN_S = 5.0
+LOOK_S = 0.2
+# srv_agent_state (HAProxy's include/haproxy/check-t.h)
+CONFIGURED, ENABLED = 0x02, 0x04
+FULL_WEIGHT, WEIGHT_MAX = 100, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server line that asks this agent, as HAProxy sees it now."""
+
+    name: str
+    enabled: bool
+    initial: int  # the weight of its line
+    user: int  # after the agent's percentage
+    effective: int  # what counts in balancing
+    status: str
+    throttled: bool
+    agent_status: str
+    agent_words: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether its effective weight is the agent's alone to decide."""
+        return self.status.startswith(("UP", "no check")) and not self.throttled
+
+    def has(self, percent: int) -> bool:
+        """Whether its weight is this percentage of its line's; HAProxy rounds down."""
+        wanted = min(self.initial * percent // 100, WEIGHT_MAX)
+        return self.user == wanted and (self.effective == wanted or not self.usable)
+
+
+def servers(path: Path, ports: set[int]) -> list[Server]:
+    """The server lines whose agent is on one of these ports of this host. Raises OSError."""
+    here = _own_addresses()
+    stat = {(row["# pxname"], row["svname"]): row for row in csv.DictReader(io.StringIO(_ask(path, "show stat")))}
+    lines = _ask(path, "show servers state").splitlines()[1:]
+    header = lines[0].lstrip("# ").split() if lines else []
+    found = []
+    for line in lines[1:]:
+        state = dict(zip(header, line.split(), strict=False))
+        agent_state = int(state.get("srv_agent_state", 0))
+        address = state.get("srv_agent_addr", "-")
+        address = state.get("srv_addr", "-") if address == "-" else address
+        row = stat.get((state.get("be_name", ""), state.get("srv_name", "")))
+        if row and agent_state & CONFIGURED and int(state["srv_agent_port"]) in ports and address in here:
+            found.append(_server(row, state, bool(agent_state & ENABLED)))
+    return found
+
+
+def _server(row: dict[str, str], state: dict[str, str], enabled: bool) -> Server:
+    return Server(
+        name=f"{row['# pxname']}/{row['svname']}",
+        enabled=enabled,
+        initial=int(state["srv_iweight"]),
+        user=int(state["srv_uweight"]),
+        effective=int(row["weight"] or 0),
+        status=row["status"],
+        throttled=row.get("throttle", "") not in ("", "100"),
+        agent_status=row.get("agent_status", "").removeprefix("* "),
+        agent_words=row.get("last_agt", "") or row.get("agent_desc", ""),
+    )
+
+
+def _ask(path: Path, command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(path))
+        connection.sendall(command.encode() + b"\n")
+        with connection.makefile("rb") as answer:
+            text = answer.read().decode(errors="replace")
+    if not text.startswith(("# pxname,", "1\n#")):
+        raise OSError(f"answers {command!r} with {text[:60]!r}")
+    return text
+
+
+def _own_addresses() -> set[str]:
+    import psutil
+
+    return {address.address.partition("%")[0] for each in psutil.net_if_addrs().values() for address in each}
+
+
+class Balancer:
+    """HAProxy, asked until it agrees with the agent or has had its time."""
+
+    def __init__(self, patient: Patient, path: Path) -> None:
+        self._patient = patient
+        self._path = path
+        self.lines: int | None = None
+        self.findings = list(self._look())
+
+    def _look(self) -> Iterator[Finding]:
+        path = self._path
+        ports = _ports(self._patient)
+        end_s = time.monotonic() + AGREE_WITHIN_S
+        while True:
+            try:
+                found = servers(path, ports)
+            except (OSError, ValueError, KeyError, IndexError) as error:
+                yield _unreached(path, error)
+                return
+            self.lines = sum(server.enabled for server in found)
+            if not found:
+                what = f"no server of this HAProxy asks an agent of this host on port {listed(sorted(ports))}"
+                yield Finding("warn", "haproxy", what, "look at its configuration: busyweight haproxy lint FILE")
+                return
+            pools = _said(self._patient)
+            judged = [_judge(server, pools) for server in found]
+            if all(finding is None or finding.state != "fail" for finding in judged) or time.monotonic() > end_s:
+                break
+            time.sleep(LOOK_S)
+        yield from (finding for finding in judged if finding)
+        yield from _small_weights(found)
+        well = [server for server, finding in zip(found, judged, strict=True) if finding is None]
+        if well:
+            shown = listed([f"{server.name} {server.effective} of {server.initial}" for server in well])
+            if any(pool["weight"] is not None for pool in pools):
+                yield Finding("ok", "haproxy", f"weighs as the agent says: {shown}")
+            else:
+                yield Finding("ok", "haproxy", f"asks the agent, which says no weight now: {shown}")
+
+
+def _ports(patient: Patient) -> set[int]:
+    if patient.status and patient.status["polls"]["listening"]:
+        return {values.address(text)[1] for text in patient.status["polls"]["listening"]}
+    return {number for _, number in patient.config.listen}
+
+
+def _said(patient: Patient) -> list[dict[str, Any]]:
+    """What each pool says now; nothing without an agent. A server's own pool is not told by HAProxy."""
+    if patient.status is None:
+        return []
+    try:
+        pools: list[dict[str, Any]] = client.ask(patient.control, "status")["status"]["pools"]
+    except client.ClientError:
+        return []
+    return pools
+
+
+def _judge(server: Server, pools: list[dict[str, Any]]) -> Finding | None:
+    """What is wrong with one server, or None."""
+    if not server.enabled:
+        what = f"{server.name}: its agent-check is disabled, and weight {server.effective} stays"
+        return Finding("warn", "haproxy", what, f"enable agent {server.name}")
+    if server.agent_status in ("", "INI"):
+        return Finding("fail", "haproxy", f"{server.name}: its agent has not been asked yet", "wait an agent-inter")
+    if not server.agent_status.startswith("L7OK"):
+        what = f"{server.name}: it does not reach the agent ({server.agent_status} {server.agent_words})"
+        remedy = f"see to listen, allow and the firewall; weight {server.effective} stays as it is until then"
+        return Finding("fail", "haproxy", what, remedy)
+    weights = [pool["weight"] for pool in pools]
+    if not weights or None in weights or any(server.has(weight) for weight in weights):
+        return None
+    said = listed([repr(pool["reply"].rstrip("\r\n")) for pool in pools], 3)
+    what = f"{server.name}: weight {server.effective} of {server.initial}, but the agent says {said}"
+    return Finding("fail", "haproxy", what, "was it set by hand (show servers state), or is balance static? See lint")
+
+
+def _small_weights(found: list[Server]) -> Iterator[Finding]:
+    small = [server for server in found if 0 < server.initial < FULL_WEIGHT]
+    if small:
+        what = f"lines of less than weight {FULL_WEIGHT}, of which a share is rounded down: "
+        what += listed([f"{server.name} {server.initial}" for server in small])
+        yield Finding("warn", "haproxy", what, "set weight 100 on them, or on default-server")
+
+
+def _unreached(path: Path, error: Exception) -> Finding:
+    if isinstance(error, FileNotFoundError):
+        return Finding("fail", "haproxy", f"no socket at {path}", "name the path of `stats socket` in haproxy.cfg")
+    if isinstance(error, ConnectionRefusedError):
+        return Finding("fail", "haproxy", f"nobody answers at {path}", "does HAProxy run? systemctl status haproxy")
+    if isinstance(error, PermissionError):
+        return Finding("fail", "haproxy", f"this user may not ask at {path}", "run doctor as root")
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    what = f"{path} does not speak as HAProxy's statistics socket does: {why}"
+    return Finding("fail", "haproxy", what, "name the path of `stats socket` in haproxy.cfg")

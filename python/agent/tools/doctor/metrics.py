@@ -1,0 +1,80 @@
+"""WORLD. The metrics port, where there is to be one: does this agent answer there? It reads as Prometheus does."""
+
+import http.client
+import re
+from collections.abc import Iterator
+
+from agent.config import values
+from agent.tools import client
+from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor.running import START, reached
+
+TIMEOUT_S = 5.0
+LEN_MAX = 16 * 1024 * 1024
+
+# Since when the agent has its configuration. No two agents have that from the same microsecond.
+_TAKEN = re.compile(rb"^busyweight_config_last_reload_success_timestamp_seconds (\S+)$", re.MULTILINE)
+
+
+def metrics(patient: Patient) -> Iterator[Finding]:
+    """Reads the metrics, if the configuration turns them on."""
+    address = patient.config.metrics.listen
+    if address is None:
+        return
+    shown = values.show_address(address)
+    try:
+        code, body = _scrape(address)
+    except (OSError, http.client.HTTPException) as error:
+        yield _unread(patient, address, error)
+        return
+    found = _TAKEN.search(body)
+    if code == http.client.SERVICE_UNAVAILABLE:
+        what = f"{shown} has none: {body[:200].decode(errors='replace').strip()}"
+        yield Finding("fail", "metrics", what, "the agent is stuck: see its log")
+    elif found is None:
+        yield _other(address, f"{shown} answers with something else than metrics of busyweight (HTTP {code})")
+    elif (taken_s := _taken(patient)) is None:
+        what = f"{shown} answers with metrics of busyweight, but whether of this agent cannot be told"
+        yield Finding("warn", "metrics", what, "run doctor as root, and with the agent's --control")
+    elif float(found[1]) == taken_s:
+        yield Finding("ok", "metrics", f"{shown} answers with this agent's")
+    else:
+        yield _other(address, f"{shown} answers with those of another agent")
+
+
+def _scrape(address: tuple[str, int]) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*reached(address), timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        return response.status, response.read(LEN_MAX)
+    finally:
+        connection.close()
+
+
+def _taken(patient: Patient) -> float | None:
+    """Since when the agent has its configuration, by itself; None if it does not tell."""
+    try:
+        taken_s: float = client.ask(patient.control, "status")["status"]["config"]["reloads"]["taken"]
+    except client.ClientError:
+        return None
+    return taken_s
+
+
+def _other(address: tuple[str, int], what: str) -> Finding:
+    return Finding("fail", "metrics", what, f"another program has the port: ss -ltnp sport = :{address[1]}")
+
+
+def _unread(patient: Patient, address: tuple[str, int], error: Exception) -> Finding:
+    shown = values.show_address(address)
+    if isinstance(error, ConnectionRefusedError) and patient.status is None:
+        return Finding("fail", "metrics", f"nobody listens on {shown}", START)
+    if isinstance(error, ConnectionRefusedError):
+        what = f"nobody listens on {shown}: the agent runs by a configuration from before, or by another one"
+        return Finding("fail", "metrics", what, "systemctl reload busyweight")
+    if isinstance(error, TimeoutError):
+        what = f"{shown} does not answer within {TIMEOUT_S:g} s"
+        return Finding("fail", "metrics", what, "the agent is stopped or stuck, or a firewall drops: see its log")
+    if isinstance(error, http.client.HTTPException):
+        return _other(address, f"{shown} does not speak HTTP")
+    return Finding("fail", "metrics", f"{shown} cannot be read: {str(error).lower()}", "see the agent's log")

@@ -1,0 +1,129 @@
+"""WORLD. What can be seen from here: /proc, the machine's size, and containers. It only reads."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.sampling import host
+from agent.tools.doctor.finding import Finding, Patient, pool_title
+
+# The inode of the first pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+_SEES_ALL = ("0", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The mount that shows a path: its kind and its options."""
+
+    kind: str
+    options: dict[str, str]
+
+    @property
+    def hides(self) -> str:
+        """``hidepid=2``, or nothing if it shows every process to everyone."""
+        hidepid = self.options.get("hidepid", "0")
+        return "" if hidepid in _SEES_ALL else f"hidepid={hidepid}"
+
+
+def mount_of(path: str, mountinfo: str) -> Mount | None:
+    """The mount that shows a path, by a /proc/PID/mountinfo (proc(5)); the last one on top."""
+    best, found = -1, None
+    for line in mountinfo.splitlines():
+        mounted, _, rest = line.partition(" - ")
+        words, sources = mounted.split(), rest.split()
+        if len(words) < 6 or len(sources) < 3:
+            continue
+        point = words[4].rstrip("/")
+        if (path == point or path.startswith(f"{point}/")) and len(point) >= best:
+            pairs = (option.partition("=") for option in sources[2].split(","))
+            best, found = len(point), Mount(sources[0], {key: value for key, _, value in pairs})
+    return found
+
+
+def _mount_seen_by(pid: object, path: str) -> Mount | None:
+    try:
+        return mount_of(os.path.realpath(path), Path(f"/proc/{pid}/mountinfo").read_text(errors="replace"))
+    except OSError:
+        return None
+
+
+def processes(patient: Patient) -> Iterator[Finding]:
+    """Whether processes can be seen, by the agent and by this user."""
+    procfs = patient.config.scan.procfs
+    if patient.found is None:
+        yield Finding("fail", "processes", patient.trouble, "set scan.procfs to a mounted procfs")
+        return
+    here = _mount_seen_by("self", procfs)
+    agents = _mount_seen_by(patient.status["agent"]["pid"], procfs) if patient.status else here
+    hides = agents.hides if agents else ""
+    why = f"{procfs} is mounted with {hides}" if hides else f"pid 1's name in {procfs} cannot be read"
+    if patient.seen_by_agent is False:
+        yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
+    elif patient.seen_by_us:
+        number = patient.found.snapshot.processes
+        what = f"can be seen: {number} in {procfs}" + ("" if here and here.kind == "proc" else ", a tree of files")
+        if hides and patient.seen_by_agent is None and os.geteuid() == 0:
+            what += f", by root; but it is mounted with {hides}"
+            yield Finding("warn", "processes", what, _unhide(agents, here))
+        else:
+            yield Finding("ok", "processes", what + (f", in spite of {hides}" if hides else ""))
+    elif patient.seen_by_agent:
+        what = f"the agent sees them, but this user does not: {why}"
+        yield Finding("warn", "processes", what, "run doctor as root, to have all of it checked")
+    else:
+        yield Finding("fail", "processes", f"they cannot be seen by this user: {why}", _unhide(agents, here))
+    yield from _namespace(procfs, here)
+
+
+def _unhide(agents: Mount | None, here: Mount | None) -> str:
+    """What to do about a mount that hides processes from the agent."""
+    if agents and agents.hides and here and not here.hides:
+        return "set ProtectProc=default in a drop-in of busyweight.service: the host's own mount hides nothing"
+    gid = agents.options.get("gid") if agents else None
+    if gid:
+        return f"run the agent in group {gid} (SupplementaryGroups= in a drop-in of busyweight.service)"
+    if agents and agents.hides:
+        return "mount it with gid=GROUP and run the agent in that group, or mount it with hidepid=0"
+    return "run the agent as a user that may read it, or look for a security module that forbids it"
+
+
+def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
+    if not here or here.kind != "proc":
+        return
+    try:
+        # proc(5): pids of another namespace's procfs are not ours.
+        ours = Path(procfs, "self").readlink() == Path(str(os.getpid()))
+        own = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return
+    if ours and own != _FIRST_PID_NAMESPACE:
+        yield Finding(
+            "warn",
+            "pid namespace",
+            "this is one of its own, and what runs outside of it is not seen",
+            "run the agent on the host itself, or give it the host's /proc with scan.procfs",
+        )
+    else:
+        yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows another one than ours")
+
+
+def capacity(patient: Patient) -> Iterator[Finding]:
+    """What counts as full, and where the number comes from; containers deceive about cores."""
+    cores, source = patient.cores
+    contained = host.in_container()
+    for pool in patient.config.all_pools:
+        title, weight = pool_title(pool.name), pool.weight
+        if weight.capacity == "slots":
+            yield Finding("ok", "capacity", f"{title}all threads of all workers, counting {weight.count}")
+        elif weight.capacity == "cores":
+            what = f"{title}{cores} ({source}), counting {weight.count}"
+            if contained:
+                what += f"; but this is a container ({contained}), and the cores are the whole machine's"
+                yield Finding("warn", "capacity", what, "set weight.capacity to a number")
+            else:
+                yield Finding("ok", "capacity", what)
+        else:
+            yield Finding("ok", "capacity", f"{title}{weight.capacity:g}, as configured, counting {weight.count}")
+    yield Finding("ok", "container", f"this is one: {contained}" if contained else "this is none, by all that is seen")

@@ -1,0 +1,174 @@
+"""WORLD. The workers themselves: found, hidden by the comm filter, and whether their titles live."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent._scan import Worker
+from agent.config.schema import Pool
+from agent.sampling import host
+from agent.tools import console
+from agent.tools.check import show_title
+from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
+
+# Sidekiq rewrites its title every 10 s (every 5 s before 7.0), Faktory's Ruby worker every 15 s.
+# The others write theirs only when something changes.
+HEARTBEATS = ("sidekiq", "faktory")
+SILENT_S = 30.0
+
+_LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
+
+
+def workers(patient: Patient) -> Iterator[Finding]:
+    """Which were found, and by what."""
+    if patient.found is None or not patient.seen_by_us:
+        if patient.seen_by_agent and patient.status:
+            for i, pool in enumerate(patient.status["pools"]):
+                what = f"{pool_title(pool['pool'])}not seen by this user{_by_agent(patient, i)}"
+                yield Finding("ok", "workers", what)
+        return
+    by = patient.found.snapshot.discovery
+    for i, pool in enumerate(patient.config.all_pools):
+        counts, title = patient.found.snapshot.pools[i], pool_title(pool.name)
+        if counts.workers or counts.unparsable:
+            what = f"{counts.workers} of {pool.workers.preset}, {counts.busy_processes} with a job, "
+            what += (
+                f"{counts.busy_threads} of {counts.total_threads} threads busy; found by {by}{_by_agent(patient, i)}"
+            )
+            yield Finding("ok", "workers", title + what)
+        else:
+            yield Finding(
+                "warn",
+                "workers",
+                f"{title}none of {pool.workers.preset} found by {by}{_by_agent(patient, i)}",
+                _where_else(pool),
+            )
+        if counts.unparsable:
+            pids = [w.pid for w in patient.found.workers if w.readings[i] == "unparsable"]
+            yield Finding(
+                "warn",
+                "workers",
+                f"{title}{counts.unparsable} titles have no count that can be believed: pids {listed(pids)}",
+                "look at them with `busyweight check --workers`; a title that is cut needs a shorter tag",
+            )
+    if patient.found.snapshot.unreadable:
+        yield Finding(
+            "warn",
+            "workers",
+            f"{patient.found.snapshot.unreadable} processes with a worker's name must not be read by this user",
+            "run doctor as root to see whether they are workers, and see to it that the agent may read them",
+        )
+
+
+def _by_agent(patient: Patient, pool: int) -> str:
+    """What the agent's newest sample says of the same."""
+    sample = patient.status and patient.status["sample"]
+    if not patient.status or not sample or pool >= len(patient.status["pools"]):
+        return ""
+    counts = patient.status["pools"][pool]["counts"]
+    age = console.span(sample["age_s"])
+    return f"; the agent counted {counts['workers']} by {sample['discovery']}, {age} ago" if counts else ""
+
+
+def _where_else(pool: Pool) -> str:
+    narrow = [key for key in ("users", "cgroups") if getattr(pool.workers, key)]
+    also = f", and {' and '.join(narrow)}" if narrow else ""
+    return f"if some should run here: is the preset right{also}? Sidekiq inside Puma or on JRuby shows no title"
+
+
+def comm_filter(patient: Patient) -> Iterator[Finding]:
+    """Whether a process with a worker's title is passed over because of its name."""
+    if patient.found is None or patient.wide is None or not patient.seen_by_us:
+        return
+    counted = {worker.pid: worker for worker in patient.found.workers}
+    hidden = False
+    for i, pool in enumerate(patient.config.all_pools):
+        globs = host.selector(pool.workers).comm
+        names: dict[str, list[Worker]] = {}
+        for worker in patient.wide.workers:
+            if _passed_over(worker, counted.get(worker.pid), i) and (comm := _comm(patient, worker.pid)):
+                names.setdefault(comm, []).append(worker)
+        for comm, passed in names.items():
+            hidden = True
+            pids = listed([worker.pid for worker in passed])
+            table = f"pools.{pool.name}" if pool.name else "workers"
+            comms = json.dumps([*globs, _glob(comm)])
+            yield Finding(
+                "fail",
+                "comm filter",
+                f"{pool_title(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
+                f'"{show_title(passed[0].title)[:60]}"',
+                f"set {table}.comm = {comms}",
+            )
+    if not hidden:
+        yield Finding("ok", "comm filter", f"hides no worker: {len(patient.wide.workers)} titles of all names read")
+
+
+def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
+    # The wide scan came first, so whoever is missing in the other was there already.
+    return wide.readings[pool] is not None and not wide.copy and (narrow is None or narrow.readings[pool] is None)
+
+
+def _comm(patient: Patient, pid: int) -> str:
+    """A process's name, empty if it is gone."""
+    try:
+        return Path(patient.config.scan.procfs, str(pid), "comm").read_text(errors="replace").removesuffix("\n")
+    except OSError:
+        return ""
+
+
+def _glob(comm: str) -> str:
+    """A glob for just this name; what cannot be written plainly is any character."""
+    return "".join(c if c.isascii() and c.isprintable() and c not in '*?[]"\\' else "?" for c in comm)
+
+
+def titles(patient: Patient) -> Iterator[Finding]:
+    """How old what the titles say may be.
+
+    Nothing tells when a title was written, and one that says the same as before cannot be told
+    from one that was not written. But a process that has not run cannot have written: so the
+    time since any of its threads last ran is the least age of its title.
+    """
+    if patient.found is None or not patient.seen_by_us:
+        return
+    beating = [i for i, pool in enumerate(patient.config.all_pools) if pool.workers.preset in HEARTBEATS]
+    ours = [w for w in patient.found.workers if not w.copy and any(isinstance(w.readings[i], tuple) for i in beating)]
+    now_s = _last_ran(Path("/proc/self"))
+    procfs = Path(patient.config.scan.procfs)
+    rested = {w.pid: now_s - ran for w in ours if now_s and (ran := _last_ran(procfs / str(w.pid)))}
+    if not ours:
+        return
+    if not rested:
+        yield Finding(
+            "ok", "titles", "how old they are is not known: this kernel does not tell when a process last ran"
+        )
+        return
+    silent = sorted((age_s, pid) for pid, age_s in rested.items() if age_s > SILENT_S)
+    if silent:
+        yield Finding(
+            "warn",
+            "titles",
+            f"{len(silent)} workers have not run for up to {console.span(silent[-1][0])}, so their titles are at least "
+            f"as old, and what they say may be over: pids {listed([pid for _, pid in reversed(silent)])}",
+            "look whether they are stopped or hang (ps -o stat,wchan -p PID), and restart them",
+        )
+    else:
+        what = (
+            f"all {len(rested)} workers ran within {console.span(max(rested.values()))}; a heartbeat writes the title "
+        )
+        yield Finding("ok", "titles", what + "every 5 to 15 s, and nothing tells when it was written last")
+
+
+def _last_ran(process: Path) -> float | None:
+    """When any thread of a process last ran, in seconds of the scheduler's clock; None where
+    the kernel does not tell (proc(5), /proc/PID/sched)."""
+    newest_ms = None
+    for sched in process.glob("task/*/sched"):
+        try:
+            match = _LAST_RAN_MS.search(sched.read_text(errors="replace"))
+        except OSError:
+            continue  # a thread that is gone
+        if match:
+            newest_ms = max(newest_ms or 0.0, float(match[1]))
+    return None if newest_ms is None else newest_ms / 1000

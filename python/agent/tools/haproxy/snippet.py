@@ -1,0 +1,202 @@
+"""Pure: a haproxy.cfg fragment that uses the agent and walks into none of the traps that `lint` knows.
+
+It is text to be read, pasted and changed, so each line that may not be left out says why it is there. It
+stands alone: it takes nothing from `defaults` and changes nothing for what follows it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.config.schema import Pool
+
+# What HAProxy lets a proxy or a server be called.
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+_NAME_RULE = "HAProxy's names are letters, digits, - _ . and : only"
+_DURATION = re.compile(r"[1-9]\d*(us|ms|s|m|h|d)?")
+_MAX_PORT = 65535
+# Requests in service that a host bears, where the configuration has no number: docs/fleet.md tried it.
+_CORES = 24
+
+# name, host, port
+Server = tuple[str, str, int]
+EXAMPLE_SERVERS: tuple[Server, ...] = (("web1", "192.0.2.11", 80), ("web2", "192.0.2.12", 80))
+
+
+class SnippetError(Exception):
+    """A name, address or time that HAProxy would not take: which, and what it wants."""
+
+    def __str__(self) -> str:
+        subject, name, rule = self.args
+        return f"{subject} {name!r}: {rule}"
+
+
+def parse_server(text: str) -> Server:
+    """`NAME=ADDR:PORT` or `NAME=[ADDR]:PORT` -> (name, host, port). Raises SnippetError."""
+    name, _, address = text.partition("=")
+    host, _, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not (name and host and port.isascii() and port.isdigit()):
+        raise SnippetError("server", text, "write NAME=ADDR:PORT, as in web1=192.0.2.11:80")
+    server = (name, host, int(port))
+    _check_servers([server])
+    return server
+
+
+def capacities(pools: Iterable[Pool]) -> dict[str, int]:
+    """By the backend's name, how many busy processes fill a host, where the pool has a number for that."""
+    found: dict[str, int] = {}
+    for pool in pools:
+        found.pop(pool.name or "web", None)
+        if pool.weight.count == "processes" and not isinstance(pool.weight.capacity, str):
+            found[pool.name or "web"] = max(1, round(pool.weight.capacity))
+    return found
+
+
+def snippet(  # noqa: PLR0913 - what is of the configuration is named at the call
+    listen_port: int,
+    servers: Sequence[Server] = (),
+    pools: Sequence[str] = (),
+    *,
+    agent_inter: str = "1s",
+    floor_percent: int = 0,
+    bears: Mapping[str, int] | None = None,
+) -> str:
+    """The fragment, one backend `web` and one for each pool, each with its fallback. Raises SnippetError.
+
+    `listen_port` is the agent's, `servers` its hosts as HAProxy reaches them (examples if there are none),
+    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor, `bears` what `capacities` gives.
+    """
+    if not 0 < listen_port <= _MAX_PORT:
+        raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
+    if not _DURATION.fullmatch(agent_inter):
+        raise SnippetError("agent-inter", agent_inter, "write a number and us, ms, s, m, h or d, as in 1s")
+    for pool in pools:
+        if not _NAME.fullmatch(pool):
+            raise SnippetError("pool", pool, _NAME_RULE)
+    _check_servers(servers)
+    backends = list(dict.fromkeys(("web", *pools)))
+    parts = [_head(listen_port, not servers, floor_percent), _frontend(backends, bears or {})]
+    for backend in backends:
+        send = f' agent-send "{backend}\\n"' if pools else ""
+        parts.append(_backend(backend, servers or EXAMPLE_SERVERS, listen_port, agent_inter, send))
+        parts.append(_all_busy(backend, servers or EXAMPLE_SERVERS))
+    return "\n".join(parts)
+
+
+def _check_servers(servers: Sequence[Server]) -> None:
+    names: set[str] = set()
+    for name, host, port in servers:
+        if not _NAME.fullmatch(name):
+            raise SnippetError("server", name, _NAME_RULE)
+        if name in names:
+            raise SnippetError("server", name, "there twice, give each its own name")
+        if not re.fullmatch(r"[A-Za-z0-9_.:%-]+", host):
+            raise SnippetError("server", name, f"{host!r} is no address or host name")
+        if not 0 < port <= _MAX_PORT:
+            raise SnippetError("server", name, f"choose a port from 1 to {_MAX_PORT}, not {port}")
+        names.add(name)
+
+
+def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
+    text = f"""\
+# HAProxy asks the busyweight agent of each server (TCP port {listen_port}) how much of its host is free.
+#
+# The agent speaks plain TCP without a password: let only the balancers reach its port (`allow` in
+# busyweight.toml, the firewall), and have it listen where they do reach it; 127.0.0.1, its default, is not.
+# HAProxy never logs a change of weight. See it with:  echo "show stat" | socat stdio <the stats socket>
+#
+# After a reload each server has its full weight until its agent is asked again. To keep the weights, add
+#     server-state-file /var/lib/haproxy/server-state       to `global`,
+#     load-server-state-from-file global                    to the backends that use agent-check,
+# and before each reload (ExecReload= in a drop-in of haproxy.service) save them:
+#     echo "show servers state" | socat stdio <the stats socket> > /var/lib/haproxy/server-state
+"""
+    if floor_percent > 0:
+        text += f"""\
+#
+# The agent's floor is {floor_percent}%, so a full host stays in the pool. The *_all_busy backends below are
+# for the day when that floor is lowered to 0%.
+"""
+    if examples:
+        text += "#\n# The servers are examples; name yours:  busyweight haproxy snippet NAME=ADDR:PORT ...\n"
+    return text
+
+
+def _frontend(backends: list[str], bears: Mapping[str, int]) -> str:
+    lines = ["frontend www", "    bind :80", "    mode http", "    timeout client 30s"]
+    if len(backends) > 1:
+        lines.append("    # Examples: put here how you tell the pools' requests apart.")
+        lines += [f"    acl for_{name} path_beg /{name}/" for name in backends[1:]]
+    lines += _spill_head(backends, bears)
+    lines += [
+        "    # A full host answers 0% and leaves its backend. Once all have left, every client gets a 503,",
+        "    # unless a backend without servers is bypassed by a rule before the one that leads to it.",
+    ]
+    default, *others = backends
+    for name in others:
+        lines += [f"    use_backend {name}_all_busy if for_{name} {{ nbsrv({name}) eq 0 }}"]
+        lines += [_spill(name, f"for_{name} ", backends, bears)]
+    lines += [f"    use_backend {name} if for_{name}" for name in others]
+    lines += [f"    use_backend {default}_all_busy if {{ nbsrv({default}) eq 0 }}"]
+    lines += [_spill(default, "", backends, bears), f"    default_backend {default}", ""]
+    return "\n".join(lines)
+
+
+def _spill_head(backends: list[str], bears: Mapping[str, int]) -> list[str]:
+    """The choice of who suffers in a spike, and the first part of the other answer to it."""
+    note = "" if bears.keys() >= set(backends) else f" {_CORES} stands for the cores of one host."
+    text = f"""\
+    # In a spike, requests suffer on the hosts in the pool, and the jobs on the others do not. Uncomment the lines
+    # like `#use_backend` for the opposite: at so many requests in service per host, new ones go to all hosts.
+    # Each balancer counts its own alone: with two of them, write half.{note}"""
+    return [text, *(f"    #http-request set-var({_servers(n, backends)}) nbsrv({n})" for n in backends)]
+
+
+def _spill(name: str, first: str, backends: list[str], bears: Mapping[str, int]) -> str:
+    each = f"be_conn({name}),div({_servers(name, backends)})"
+    return f"    #use_backend {name}_all_busy if {first}{{ {each} ge {bears.get(name, _CORES)} }}"
+
+
+def _servers(name: str, backends: list[str]) -> str:
+    """The variable for the servers left; HAProxy allows fewer characters in its name than in a backend's."""
+    return f"txn.servers{backends.index(name) or ''}"
+
+
+def _backend(name: str, servers: Sequence[Server], listen_port: int, agent_inter: str, send: str) -> str:
+    sending = """\
+    # agent-send names the agent's pool. Give it to every agent-checked server of the whole configuration or
+    # to none: a single one delays each agent-check without it by 200 ms.
+"""
+    lines = f"""\
+backend {name}
+    mode http
+    timeout connect 5s
+    timeout server 30s
+    # leastconn, random and `hash-type consistent` follow the agent, too. static-rr and the plain hashes
+    # (source, uri, hdr) do not: they accept no weight but 0% and 100%.
+    balance roundrobin
+    # weight 100: HAProxy takes the agent's percentage of it and rounds down. Of its default weight, 1, all
+    # below 100% is 0. Bigger hosts may have up to 256.
+    # check: the agent tells how busy a host is, not whether its web server works.
+{sending if send else ""}\
+    default-server check weight 100 agent-check agent-port {listen_port} agent-inter {agent_inter}{send}
+"""
+    return lines + "".join(f"    server {n} {_address(host, port)}\n" for n, host, port in servers)
+
+
+def _all_busy(name: str, servers: Sequence[Server]) -> str:
+    lines = f"""\
+# The same servers, for when all are busy: `track` takes over their health, and without an agent-check their
+# weight stays. `no-check no-agent-check` undoes what a default-server in `defaults` may have set.
+backend {name}_all_busy
+    mode http
+    timeout connect 5s
+    timeout server 30s
+    balance leastconn
+    default-server no-check no-agent-check weight 100
+"""
+    return lines + "".join(f"    server {n} {_address(host, port)} track {name}/{n}\n" for n, host, port in servers)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

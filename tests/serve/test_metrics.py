@@ -1,0 +1,297 @@
+"""What Prometheus reads: every number by what the agent was shown, and nothing where it is off."""
+
+import http.client
+import platform
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.serve.metrics import SCRAPES_MAX
+from tests.farm import sidekiq_title
+from tests.real.parts import free_port, need, until
+from tests.tree import Tree, TreeAgent
+
+HERE = Path(__file__).parents[2]
+DEADLINE_S = 10.0
+EAGER = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'
+BASE = f'{EAGER}[weight]\ncapacity = 24\n[reply]\non_stop = "keep"\n'
+MAIL = '[pools.mail]\ncount = "threads"\ncapacity = "slots"\n'
+
+
+class Measured(TreeAgent):
+    """An agent in a tree with metrics on a port."""
+
+    def __init__(self, home: Path, tree: Tree, config: str = BASE) -> None:
+        super().__init__(home, tree)
+        self.metrics_port = free_port()
+        self.base = config
+        self.measure(f"127.0.0.1:{self.metrics_port}")
+
+    def measure(self, listen: str, more: str = "") -> None:
+        """Takes effect with the next start, or with SIGHUP."""
+        self.write_config(f'{self.base}[metrics]\nlisten = "{listen}"\n{more}')
+
+    def get(self, path: str = "/metrics", host: str = "127.0.0.1", port: int = 0) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(host, port or self.metrics_port, timeout=DEADLINE_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def scrape(self) -> dict[str, float]:
+        """Samples as `name{label="value"}`, labels by name, empty ones left out."""
+        status, text = self.get()
+        assert status == http.client.OK
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()) if v)
+                found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+        return found
+
+    def reload(self) -> None:
+        def reloads() -> int:
+            return sum(self.log_text().count(end) for end in ("reloaded the configuration", "the former one stays"))
+
+        before = reloads()
+        self.send(signal.SIGHUP)
+        self.until(lambda: reloads() > before, "done with the reload", DEADLINE_S)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "proc")
+
+
+@pytest.fixture
+def agent(tmp_path: Path, tree: Tree) -> Iterator[Measured]:
+    """With 6 of 24 busy."""
+    tree.workers(busy=6, idle=18)
+    agent = Measured(tmp_path, tree)
+    yield agent
+    agent.stop()
+    assert "Traceback" not in agent.log_text(), agent.evidence()
+
+
+def closed(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_the_numbers_are_those_of_the_answer(tree: Tree, agent: Measured) -> None:
+    tree.add(500, b"sidekiq 7.3.0 booting")
+    tree.add(501, sidekiq_title(2, suffix=" stopping"))
+    agent.measure(f"127.0.0.1:{agent.metrics_port}", MAIL)
+    with agent:
+        assert agent.ask(b"mail\n").startswith(b"up 9")
+        assert agent.ask(b"\n") == b"up 71% #7/24 busy\n"
+        found = agent.scrape()
+    expected = {
+        'busyweight_build_info{version="0.1.0"}': 1,
+        "busyweight_weight_ratio": 0.71,
+        "busyweight_known": 1,
+        "busyweight_busy": 7,
+        "busyweight_capacity": 24,
+        'busyweight_busy{pool="mail"}': 8,
+        'busyweight_capacity{pool="mail"}': 250,
+        'busyweight_workers{state="busy"}': 7,
+        'busyweight_workers{state="idle"}': 18,
+        'busyweight_threads{pool="mail",state="busy"}': 8,
+        'busyweight_threads{pool="mail",state="idle"}': 242,
+        "busyweight_stopping_workers": 1,
+        "busyweight_unparsable_titles": 1,
+        "busyweight_quarantined_processes": 0,
+        "busyweight_visible": 1,
+        "busyweight_processes": 27,
+        'busyweight_discovery_info{discovery="sweep"}': 1,
+        'busyweight_scans_total{outcome="failed"}': 0,
+        'busyweight_polls_total{outcome="refused"}': 0,
+        'busyweight_replies_total{outcome="measured",pool="mail"}': 1,
+        'busyweight_override{kind="drain"}': 0,
+        'busyweight_config_reloads_total{outcome="ok"}': 0,
+        "busyweight_config_last_reload_successful": 1,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert found['busyweight_scans_total{outcome="done"}'] == found["busyweight_scan_duration_seconds_count"] >= 3
+    assert 0 < found["busyweight_scan_cpu_seconds_total"] <= found["busyweight_scan_duration_seconds_sum"]
+    assert 0 < found["busyweight_sample_age_seconds"] < DEADLINE_S
+
+
+def test_replies_are_counted_by_what_they_rest_on(tree: Tree, agent: Measured) -> None:
+    with agent:
+        first = agent.scrape()['busyweight_replies_total{outcome="measured"}']
+        agent.ask()
+        tree.hide()
+        agent.wait_answer(b"up #cannot see processes\n")
+        hidden = agent.scrape()
+        tree.show()
+        agent.wait_answer(b"up 75% #6/24 busy\n")
+        agent.order("weight", "40%", "--for", "1h")
+        assert agent.ask().startswith(b"up 40%")
+        ordered = agent.scrape()
+    assert hidden["busyweight_visible"] == hidden["busyweight_known"] == 0
+    assert "busyweight_weight_ratio" not in hidden
+    assert hidden['busyweight_replies_total{outcome="unknown"}'] >= 1
+    assert (
+        ordered['busyweight_replies_total{outcome="unknown"}'] >= hidden['busyweight_replies_total{outcome="unknown"}']
+    )
+    assert ordered['busyweight_replies_total{outcome="ordered"}'] == 1
+    assert ordered['busyweight_replies_total{outcome="measured"}'] >= first + 2
+    assert ordered['busyweight_override{kind="weight"}'] == 1
+    assert ordered["busyweight_override_end_timestamp_seconds"] > ordered["process_start_time_seconds"] + 3000
+    assert ordered["busyweight_weight_ratio"] == 0.4
+    answered = sum(value for name, value in ordered.items() if name.startswith("busyweight_replies_total"))
+    assert answered == ordered['busyweight_polls_total{outcome="answered"}']
+
+
+def test_refused_and_silent_pollers_are_counted(agent: Measured) -> None:
+    refused, silent = 'busyweight_polls_total{outcome="refused"}', 'busyweight_missing_lines_total{reason="timed_out"}'
+    agent.base = 'allow = ["192.0.2.0/24"]\n' + BASE
+    agent.measure(f"127.0.0.1:{agent.metrics_port}")
+    with agent:
+        before = agent.scrape()[refused]
+        assert agent.ask() == b""
+        assert agent.scrape()[refused] == before + 1
+        agent.base = BASE + '[limits]\ndeadline = "50ms"\n'
+        agent.measure(f"127.0.0.1:{agent.metrics_port}", MAIL)
+        agent.reload()
+        # With the first sample of its own the pool is there.
+        agent.until(lambda: agent.ask(b"mail\n") == b"up 98% #6/240 busy\n", "knowing the pool", DEADLINE_S)
+        before = agent.scrape()[silent]
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert agent.scrape()[silent] == before + 1
+
+
+def test_a_reload_adds_moves_and_removes_the_listener_or_changes_nothing(agent: Measured) -> None:
+    first, second = agent.metrics_port, free_port()
+    agent.measure("")
+    with agent:
+        assert closed(first)
+        agent.measure(f"127.0.0.1:{first}")
+        agent.reload()
+        assert agent.scrape()['busyweight_config_reloads_total{outcome="ok"}'] == 1
+        agent.measure(f"[::]:{second}")
+        agent.reload()
+        assert closed(first)
+        assert agent.get(host="::1", port=second)[0] == http.client.OK
+        assert agent.get(port=second)[0] == http.client.OK
+        agent.measure(f"127.0.0.1:{agent.port}")
+        agent.reload()
+        agent.metrics_port = second
+        found = agent.scrape()
+        assert found['busyweight_config_reloads_total{outcome="failed"}'] == 1
+        assert found["busyweight_config_last_reload_successful"] == 0
+        assert f"metrics: cannot listen on 127.0.0.1:{agent.port}: address already in use" in agent.log_text()
+        agent.measure("")
+        agent.reload()
+        assert closed(second)
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_whoever_connects_holds_neither_the_polls_nor_a_thread_for_each(agent: Measured) -> None:
+    with agent:
+        idle = [socket.create_connection(("127.0.0.1", agent.metrics_port)) for _ in range(SCRAPES_MAX)]
+        threads = Path(f"/proc/{agent.pid}/task")
+        agent.until(lambda: len(list(threads.iterdir())) >= 1 + SCRAPES_MAX, "holding the scrapers", DEADLINE_S)
+        held = len(list(threads.iterdir()))
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", agent.metrics_port)) as crowd:
+                crowd.settimeout(DEADLINE_S)
+                assert crowd.recv(1) == b""
+        assert len(list(threads.iterdir())) <= held
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        for each in idle:
+            each.sendall(b"\xff\0 / what\r\n\r\n")
+            each.close()
+
+        def answered() -> bool:
+            try:
+                return agent.get()[0] == http.client.OK
+            except (http.client.HTTPException, OSError):
+                return False
+
+        agent.until(answered, "scraped again", DEADLINE_S)
+
+
+def test_who_never_finishes_a_request_is_sent_away(agent: Measured) -> None:
+    with agent, socket.create_connection(("127.0.0.1", agent.metrics_port), timeout=30.0) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert slow.recv(1) == b""
+
+
+def waits_without_end(pid: int) -> bool:
+    """Whether the main thread sleeps in epoll with no time set: 281 is epoll_pwait, 232 epoll_wait."""
+    call = Path(f"/proc/{pid}/syscall").read_text().split()
+    return call[0] in ("281", "232") and int(call[4], 16) == 0xFFFFFFFF
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
+def test_between_scrapes_there_is_no_timer_and_no_thread(agent: Measured) -> None:
+    with agent:
+        agent.ask()
+        threads = Path(f"/proc/{agent.pid}/task")
+        before = len(list(threads.iterdir()))
+        agent.scrape()
+        agent.until(lambda: waits_without_end(agent.pid), "asleep without end", DEADLINE_S)
+        assert len(list(threads.iterdir())) == before
+
+
+RUN = "import sys; from agent import cli; code = cli.main(); print('prometheus_client' in sys.modules, code)"
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_library_is_imported_only_where_metrics_are_on(agent: Measured, on: bool) -> None:
+    if not on:
+        agent.measure("")
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *agent.argv()[1:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        until(lambda: not closed(agent.port), "it answers", DEADLINE_S)
+        process.send_signal(signal.SIGUSR1)
+        assert process.communicate(timeout=DEADLINE_S)[0] == f"{on} 0\n"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_metrics_without_the_library_are_a_clear_error_at_start(agent: Measured, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; from agent import cli; sys.exit(cli.main())"
+    argv = [sys.executable, "-c", code, *agent.argv()[1:]]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f'busyweight: metrics.listen = "127.0.0.1:{agent.metrics_port}" needs the library prometheus-client: '
+        "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
+    )
+
+
+def rows(text: str) -> list[str]:
+    """The metrics of a scrape as a table of Markdown has them."""
+    found = []
+    for family in text_string_to_metric_families(text):
+        if family.name.startswith("busyweight_"):
+            labels = sorted({label for sample in family.samples for label in sample.labels})
+            name = family.name + ("_total" if family.type == "counter" else "")
+            shown = ", ".join(f"`{label}`" for label in labels)
+            found.append(f"| `{name}` | {family.type} | {shown} | {family.documentation} |")
+    return found
+
+
+def test_the_documentation_lists_every_metric_and_promtool_finds_no_fault(agent: Measured) -> None:
+    promtool = need("promtool", "prometheus")
+    with agent:
+        agent.ask()
+        text = agent.get()[1]
+    documented = (HERE / "docs/metrics.md").read_text().splitlines()
+    assert [line for line in documented if line.startswith("| `busyweight_")] == rows(text)
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -1,0 +1,186 @@
+"""What `busyweight doctor` says of those who poll: whether they may, how often they do, and what their pace demands."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import schema
+from agent.tools.doctor import polls
+from agent.tools.doctor.finding import Finding, Patient
+from tests.tree import TreeAgent
+
+from .test_doctor import DEADLINE_S, Doctor, agent, doctor, here, tree, write
+
+__all__ = ["agent", "doctor", "here", "tree"]
+
+
+@pytest.fixture
+def patient(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch is as long as it takes to see polls."""
+    monkeypatch.setattr(polls, "WATCH_S", DEADLINE_S)
+    monkeypatch.setattr(polls, "SELDOM_S", DEADLINE_S)
+
+
+def test_pollers_turned_away_are_named_and_so_are_those_who_may(agent: TreeAgent, doctor: Doctor) -> None:
+    write(agent, 'allow = ["192.0.2.0/24"]')
+    with agent:
+        assert agent.ask() == b""
+        found = doctor()
+        assert "warn turned away: 127.0.0.1; allowed are 192.0.2.0/24" in found.said("allow")
+        assert found.states("pollers") == ["warn"]
+    write(agent, "")
+    with agent:
+        found = doctor()
+        assert found.said("allow").startswith("ok empty: anyone")
+        assert found.said("pollers").startswith("ok 127.0.0.1")
+
+
+class Balancer:
+    """Polls an agent again and again, until it is closed."""
+
+    def __init__(self, agent: TreeAgent, every_s: float) -> None:
+        self._end = threading.Event()
+        self._agent, self._every_s = agent, every_s
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._end.wait(self._every_s):
+            self._agent.ask()
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "expected"),
+    [
+        ("", "ok", "go with it"),
+        ('give_up_after = "10ms"', "fail", "too old to be believed"),
+        ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before it was asked"),
+    ],
+)
+@pytest.mark.usefixtures("patient")
+def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
+    agent: TreeAgent, doctor: Doctor, settings: str, state: str, expected: str
+) -> None:
+    agent.write_config(f'[scan]\nprocfs = "{agent.tree}"\n{settings}\n')
+    with agent, Balancer(agent, 0.05):
+        found = doctor()
+    assert found.states("agent-inter") == [state]
+    assert "polls: 127.0.0.1 every " in found.said("agent-inter") and expected in found.said("agent-inter")
+
+
+def test_a_gap_between_polls_is_the_average_of_what_was_seen() -> None:
+    seen = polls.Seen(5, 9.0)
+    for now_s, last_s, count in ((10.0, 1.0, 5), (11.0, 0.0, 6), (12.5, 0.1, 8), (13.5, 0.5, 9)):
+        seen.look(now_s, last_s, count)
+    assert seen.gap_s == pytest.approx(2.0 / 3)
+    assert seen.quiet_s == pytest.approx(2.0)
+
+
+OWN, THEIRS = "192.0.2.1", "192.0.2.7"
+NEVER_AGAIN = 1e9
+
+
+class Site:
+    """An agent and who polls it: from when on, and how often. It is asked for its status, and for the time, which
+    only doctor's waiting moves on; doctor came at 0, and polled once."""
+
+    def __init__(self, pollers: dict[str, tuple[float, float]]) -> None:
+        self.pollers = pollers
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def ask(self, _: Path, command: str) -> dict[str, Any]:
+        told = {one["address"]: one for one in self.status()["polls"]["pollers"]}
+        own = told.setdefault(OWN, {"address": OWN, "polls": 0, "last_s": self.now_s, "allowed": True})
+        own |= {"polls": own["polls"] + 1, "last_s": min(own["last_s"], self.now_s)}
+        return {command: {"polls": {"pollers": list(told.values())}}}
+
+    def status(self) -> dict[str, Any]:
+        pollers = []
+        for address, (first_s, every_s) in self.pollers.items():
+            later = int((self.now_s - first_s) // every_s)
+            last_s = self.now_s - first_s - later * every_s
+            pollers.append({"address": address, "polls": 1 + later, "last_s": last_s, "allowed": True})
+        return {"polls": {"listening": [f"{OWN}:5001"], "pollers": pollers}}
+
+
+def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "") -> list[Finding]:
+    monkeypatch.setattr("agent.tools.client.ask", site.ask)
+    monkeypatch.setattr(polls, "time", site)
+    none = Path("none")
+    patient = Patient(schema.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
+    return list(polls.agent_inter(patient, None))
+
+
+@pytest.mark.parametrize("address", [OWN, THEIRS])
+@pytest.mark.parametrize(("release_for", "state"), [("5s", "warn"), ("19s", "warn"), ("20s", "ok")])
+def test_who_polls_every_10_s_is_watched_until_that_is_known_and_judged_by_it(
+    monkeypatch: pytest.MonkeyPatch, address: str, release_for: str, state: str
+) -> None:
+    site = Site({address: (-3.0, 10.0)})
+    [found] = judged(site, monkeypatch, f'[reply]\nrelease_for = "{release_for}"\n')
+    assert found.state == state
+    assert f"polls: {address} every 10 s; so it is at least 10 s" in found.what
+    # Their last poll before doctor came is theirs for sure, that from doctor's own address is not.
+    assert site.now_s == pytest.approx({THEIRS: 7, OWN: 17}[address], abs=0.5)
+    if state == "warn":
+        assert found.remedy == f"make reply.release_for ({release_for}) longer than two agent-inter"
+
+
+def test_who_does_not_poll_twice_in_half_a_minute_is_judged_by_the_least_that_agent_inter_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site({THEIRS: (-2.0, 45.0)})
+    late, gone = judged(site, monkeypatch)
+    assert site.now_s == pytest.approx(polls.SELDOM_S, abs=1)
+    assert f"polls: {THEIRS} not once in 32 s; so it is at least 32 s" in late.what
+    assert (late.state, gone.state) == ("fail", "warn")
+    assert "give_up_after (30s)" in late.remedy and "release_for (5s)" in gone.remedy
+    times = '[scan]\ngive_up_after = "5m"\n[reply]\nrelease_for = "5m"\n'
+    [found] = judged(Site({THEIRS: (-2.0, 45.0)}), monkeypatch, times)
+    assert (found.state, found.what.partition("; whether ")[2]) == (
+        "warn",
+        "give_up_after 5m and release_for 5m go with it cannot be told",
+    )
+
+
+def test_doctors_own_polls_are_not_a_balancers(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (-20.0, NEVER_AGAIN)
+    for pollers, state, what in (
+        ({OWN: before, THEIRS: (-1.0, 2.0)}, "ok", f"polls: {THEIRS} every 2 s; so it is at least 2 s"),
+        ({OWN: before}, "warn", "nobody is seen to poll, so it cannot be told"),
+    ):
+        site = Site(pollers)
+        [found] = judged(site, monkeypatch)
+        assert (found.state, found.what.partition("; fresh_for")[0]) == (state, what)
+        assert site.now_s == pytest.approx(polls.WATCH_S, abs=0.5), "no longer for what is nobody's"
+
+
+def test_who_polled_from_this_host_as_often_as_a_balancer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site({OWN: (-20.0 - 10 * 45.0, 45.0)})
+    [found] = judged(site, monkeypatch)
+    assert site.now_s == pytest.approx(polls.SELDOM_S, abs=0.5)
+    assert (found.state, found.what.partition(";")[0]) == ("warn", f"polls: {OWN} not once in 25 s")
+
+
+def test_who_has_not_polled_of_late_is_not_waited_for_and_who_never_did_is_no_finding_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site({THEIRS: (-100.0, NEVER_AGAIN)})
+    [found] = judged(site, monkeypatch)
+    assert (found.state, found.what, site.now_s) == ("warn", "nobody is seen to poll, so it cannot be told", 0.0)
+    assert "release_for (5s)" in found.remedy
+    assert judged(Site({}), monkeypatch) == []

@@ -1,0 +1,130 @@
+"""The ready fragment: what it must hold, and what it refuses. test_haproxy_real runs it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.config import schema
+from agent.tools.haproxy import SnippetError, capacities, lint, parse_server, snippet
+
+SERVERS = [("a", "192.0.2.11", 80), ("b", "2001:db8::2", 8080)]
+
+
+def spilling(text: str) -> str:
+    """A snippet with its other choice taken: lines that begin with `#` and no blank are in force."""
+    return re.sub(r"(?m)^( +)#(?=\S)", r"\1", text)
+
+
+@pytest.mark.parametrize("chosen", [str, spilling])
+@pytest.mark.parametrize("pools", [[], ["shop", "mail"], ["web"]], ids=str)
+@pytest.mark.parametrize("servers", [[], SERVERS], ids=["examples", "servers"])
+def test_the_lint_finds_nothing_in_a_snippet(
+    tmp_path: Path, servers: list[tuple[str, str, int]], pools: list[str], chosen: Callable[[str], str]
+) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(chosen(snippet(5001, servers, pools)))
+    topics = [(f.severity, f.what.split()[:4]) for f in lint([path], {5001}, environment={})]
+    # The note proves that the lint saw agent checks at all. The state file is in `global`, not in a snippet.
+    assert topics == [("note", ["no", "server", "state", "file"])]
+
+
+def test_all_servers_send_their_pool_or_none_sends() -> None:
+    assert "agent-send" not in snippet(5001, SERVERS)
+    text = snippet(5001, SERVERS, ["shop"])
+    lines = [line for line in text.splitlines() if " agent-check agent-port" in line]
+    assert [line.rpartition("agent-send ")[2] for line in lines] == ['"web\\n"', '"shop\\n"']
+
+
+def test_it_asks_the_port_and_as_often_as_told() -> None:
+    assert "agent-port 7001 agent-inter 500ms" in snippet(7001, SERVERS, agent_inter="500ms")
+
+
+def test_it_speaks_of_the_floor_where_there_is_one() -> None:
+    assert "floor" not in snippet(5001)
+    assert "floor is 5%" in snippet(5001, floor_percent=5)
+
+
+def test_a_spike_spills_at_the_capacity_of_the_backends_pool() -> None:
+    text = snippet(5001, SERVERS, ["shop", "mail"], bears={"web": 48, "mail": 12})
+    limits = re.findall(r"#use_backend (\w+)_all_busy if .*{ be_conn\((\w+)\),div\((\S+)\) ge (\d+) }", text)
+    assert [(first, second, limit) for first, second, _, limit in limits] == [
+        ("shop", "shop", "24"),
+        ("mail", "mail", "12"),
+        ("web", "web", "48"),
+    ]
+    assert {(variable, second) for _, second, variable, _ in limits} == set(
+        re.findall(r"#http-request set-var\((\S+)\) nbsrv\((\w+)\)", text)
+    )
+
+
+def test_it_says_what_its_own_number_stands_for_where_the_configuration_has_none() -> None:
+    assert "24 stands for the cores of one host" in snippet(5001, SERVERS, ["mail"], bears={"web": 48})
+    assert "stands for" not in snippet(5001, SERVERS, ["mail"], bears={"web": 48, "mail": 1})
+
+
+@pytest.mark.parametrize(
+    ("toml", "found"),
+    [
+        ("", {}),
+        ("[weight]\ncapacity = 48", {"web": 48}),
+        ("[weight]\ncapacity = 0.2", {"web": 1}),
+        ('[weight]\ncapacity = 48\ncount = "threads"', {}),
+        ("[weight]\ncapacity = 48\n[pools.mail]\n[pools.shop]\ncapacity = 8", {"web": 48, "mail": 48, "shop": 8}),
+        ('[weight]\ncapacity = 48\n[pools.web]\ncapacity = "cores"', {}),
+    ],
+)
+def test_the_capacities_known_are_those_given_in_processes(toml: str, found: dict[str, int]) -> None:
+    assert capacities(schema.parse(toml, "busyweight.toml").all_pools) == found
+
+
+def test_it_says_so_when_the_servers_are_examples() -> None:
+    assert "The servers are examples" in snippet(5001)
+    assert "The servers are examples" not in snippet(5001, SERVERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("web1=192.0.2.11:80", ("web1", "192.0.2.11", 80)),
+        ("web1=[::1]:80", ("web1", "::1", 80)),
+        ("web1=host.example.com:8080", ("web1", "host.example.com", 8080)),
+    ],
+)
+def test_a_server_is_read_as_name_address_port(text: str, server: tuple[str, str, int]) -> None:
+    assert parse_server(text) == server
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "web1",
+        "web1=192.0.2.11",
+        "=192.0.2.11:80",
+        "web1=:80",
+        "a b=h:80",
+        "a=h:0",
+        "a=h:65536",
+        "a=h h:1",
+        "a=h:x",
+    ],
+)
+def test_a_server_that_haproxy_would_not_take_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SnippetError, match=r"^server '"):
+        parse_server(text)
+
+
+def test_two_servers_of_one_name_are_refused() -> None:
+    with pytest.raises(SnippetError, match="twice"):
+        snippet(5001, [("a", "192.0.2.1", 80), ("a", "192.0.2.2", 80)])
+
+
+@pytest.mark.parametrize(
+    ("port", "pools", "inter"),
+    [(0, [], "1s"), (65536, [], "1s"), (5001, ["a b"], "1s"), (5001, ['"'], "1s"), (5001, [], "soon")],
+)
+def test_what_would_break_the_fragment_is_refused(port: int, pools: list[str], inter: str) -> None:
+    with pytest.raises(SnippetError):
+        snippet(port, SERVERS, pools, agent_inter=inter)
