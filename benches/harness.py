@@ -76,10 +76,10 @@ class Target:
 
     def line(self) -> str:
         """For the terminal: whether it is met, its name, the value and the bound."""
-        verdict = {True: "met   ", False: "MISSED", None: "  --  "}[self.met]
+        decision = {True: "met   ", False: "MISSED", None: "  --  "}[self.met]
         bound = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
         value = "not measured" if self.value is None else f"{self.value:.4g}"
-        return f"{verdict}  {self.name}: {value} ({bound})"
+        return f"{decision}  {self.name}: {value} ({bound})"
 
 
 def machine() -> dict[str, Any]:

@@ -112,9 +112,9 @@ def test_the_cache_knows_no_clock_no_scan_and_no_socket() -> None:
     assert known <= {"collections", "dataclasses", "typing"}
 
 
-def test_only_the_daemon_and_the_one_off_commands_wire_scanner_and_speaker() -> None:
-    wiring = {path.stem for path in PYTHON if "agent.weight.pools.Speaker" in imports(path)}
-    assert wiring <= {"daemon", "check", "doctor", "top"}
+def test_only_the_pipeline_and_the_one_off_scan_build_replies() -> None:
+    wiring = {path.stem for path in PYTHON if "agent.weight.pools.ReplyBuilder" in imports(path)}
+    assert wiring == {"pipeline", "check"}
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=short)

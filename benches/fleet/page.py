@@ -153,8 +153,8 @@ def targets(results: Results) -> str:
     rows = []
     for target in results["targets"]:
         bound = f"≥ {target['at_least']:g}" if target["at_least"] is not None else f"≤ {target['at_most']:g}"
-        verdict = {True: "met", False: "missed", None: "not measured"}[target["met"]]
-        rows.append([target["name"], bound, "" if target["value"] is None else f"{target['value']:.3g}", verdict])
+        decision = {True: "met", False: "missed", None: "not measured"}[target["met"]]
+        rows.append([target["name"], bound, "" if target["value"] is None else f"{target['value']:.3g}", decision])
     return _rows(["promise", "bound", "measured", ""], rows)
 
 

@@ -248,7 +248,7 @@ def _serve(options: argparse.Namespace) -> int:
     from agent.config import paths
     from agent.serve import logs, loop
     from agent.serve.daemon import Daemon
-    from agent.serve.reload import StartError
+    from agent.serve.startup import StartError
 
     first = load(options)
     logs.set_up(first.log.level, first.log.format)
@@ -284,9 +284,9 @@ def _check(options: argparse.Namespace) -> int:
     if options.workers and not options.json:
         sys.stdout.buffer.write(check.table(found).encode())
     sys.stdout.buffer.flush()
-    verdict = found.said[0].verdict
-    if not verdict.known:
-        return _fail(f"unknown: {verdict.reason}")
+    decision = found.said[0].decision
+    if not decision.known:
+        return _fail(f"unknown: {decision.reason}")
     return WELL
 
 

@@ -23,6 +23,9 @@ use crate::presets::Selector;
 use crate::procfs::{Procfs, describe};
 use crate::snapshot::Pid;
 
+/// Where the kernel tells its types.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
 /// Room in the kernel's map: 1.3 MB of its memory. A host with more candidates is swept.
 const CANDIDATES_MAX: u32 = 16_384;
 

@@ -311,7 +311,7 @@ def test_agent_without_the_socket_unit_listens_by_itself(agent: Machine) -> None
 def test_ebpf_drop_in_is_enough_for_ebpf_and_needed_for_it(agent: Machine) -> None:
     configure(agent, capacity=4, scan=f'discovery = "ebpf"\nprocfs = "{HOST_PROC}"')
     agent.run("systemctl", "start", SERVICE)
-    assert "not to be had: ebpf" in agent.journal(SERVICE)
+    assert "not available: ebpf" in agent.journal(SERVICE)
     agent.run("systemctl", "stop", SOCKET, SERVICE)
 
     since = agent.run("date", "+%s.%N").stdout.strip()
@@ -322,7 +322,7 @@ def test_ebpf_drop_in_is_enough_for_ebpf_and_needed_for_it(agent: Machine) -> No
         told = json.loads(busyweight(agent, "status", "--json"))
         threads = statuses_of_threads(agent)
     assert "finds workers by ebpf" in said
-    assert "not to be had" not in said
+    assert "not available" not in said
     assert told["sample"]["discovery"] == "ebpf"
     # Capabilities belong to threads: the one that scans is not the one that loaded.
     assert len(threads) > 1

@@ -1,4 +1,4 @@
-"""What runs inside a namespace of its own: `python -m tests.faults.inside WAY …`; prints its verdict.
+"""What runs inside a namespace of its own: `python -m tests.faults.inside WAY …`; prints its decision.
 
 It must never be run outside: it sets which pid comes next.
 """

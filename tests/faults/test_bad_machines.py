@@ -256,15 +256,15 @@ def test_a_disk_that_hangs_keeps_no_poll_waiting_and_has_the_last_order_when_it_
         while ordering.is_alive():
             heard.add(agent.ask())
             ordering.join(0.02)
-        assert "the disk has not answered for" in told[0]["state_file"]["trouble"]
+        assert "the disk has not answered for" in told[0]["state_file"]["write_error"]
         return heard
 
     def writers() -> int:
         """Threads that wait for the disk, beside the one that all the others wait for."""
         return sum(name != "reader" for name in thread_names(agent.pid)) - 1
 
-    def trouble() -> str | None:
-        told: str | None = client.ask(agent.control, "status")["status"]["state_file"]["trouble"]
+    def write_error() -> str | None:
+        told: str | None = client.ask(agent.control, "status")["status"]["state_file"]["write_error"]
         return told
 
     with agent, Watch(tmp_path, agent, servers=3) as watch:
@@ -287,7 +287,7 @@ def test_a_disk_that_hangs_keeps_no_poll_waiting_and_has_the_last_order_when_it_
             assert writers() == 1
             assert not (disk / "override.json").exists()
             hung.unlink()
-            agent.until(lambda: trouble() is None, "well again", DEADLINE_S)
+            agent.until(lambda: write_error() is None, "well again", DEADLINE_S)
             assert json.loads((disk / "override.json").read_text())["override"]["kind"] == "maint"
             agent.order("ready")
             watch.wait_weights(weight)

@@ -20,7 +20,7 @@ from agent._scan import Selector
 from agent.config import schema
 from agent.config.schema import ConfigError
 from agent.operate import override, state
-from agent.operate.override import Record
+from agent.operate.override import PersistedOverride
 from agent.operate.state import NAME, StateFile
 from agent.tools.haproxy.lint import lint
 from agent.tools.haproxy.read import LintError
@@ -249,14 +249,14 @@ def test_every_state_file_is_believed_whole_or_set_aside(tmp_path_factory: pytes
         (directory / NAME).write_bytes(text)
         file = StateFile(directory)
         record = file.load()
-        if file.remark is None:
+        if file.load_warning is None:
             again = StateFile(directory)
             asyncio.run(again.save(record))
-            assert again.trouble is None
+            assert again.write_error is None
             assert StateFile(directory).load() == record
             assert override.from_value(override.to_value(record)) == record
         else:
-            assert record == Record()
+            assert record == PersistedOverride()
             assert not (directory / NAME).exists()
     finally:
         shutil.rmtree(directory)

@@ -184,7 +184,7 @@ def test_status_shows_what_is_said_and_what_it_rests_on(agent: Agent) -> None:
     assert (told["config"]["file"], told["config"]["reload"]) == (str(agent.config_file), None)
     assert told["config"]["reloads"]["failed"] == 0
     assert told["override"] is None
-    assert told["state_file"]["trouble"] is None
+    assert told["state_file"]["write_error"] is None
     shown = agent.order("status")
     assert "says       'up 75% #1/4 busy' for " in shown
     assert "workers    1: 1 busy, 3 of 10 threads\n" in shown
@@ -408,7 +408,7 @@ def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_i
         assert "overrides are in memory only" in agent.order("status")
         (agent.home / "state").unlink()
         agent.order("drain", "--reason", "once more")
-        assert status(agent)["state_file"]["trouble"] is None
+        assert status(agent)["state_file"]["write_error"] is None
 
 
 @pytest.fixture

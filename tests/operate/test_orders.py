@@ -1,4 +1,4 @@
-"""Orders by themselves, where the record of them cannot be brought to the disk."""
+"""OverrideService by themselves, where the record of them cannot be brought to the disk."""
 
 import asyncio
 import threading
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.operate.orders import Orders
+from agent.operate.orders import OverrideService
 from agent.operate.override import Order
 from agent.operate.state import StateFile
 from tests.operate.test_state import no_thread
@@ -30,13 +30,13 @@ def test_without_a_thread_to_record_it_an_order_is_in_force_and_told_and_ends_in
 ) -> None:
     async def go() -> None:
         clock, said = Clock(), asyncio.Queue[str]()
-        orders = Orders(StateFile(tmp_path), clock, lambda: said.put_nowait(orders.word.admin), 5.0)
+        orders = OverrideService(StateFile(tmp_path), clock, lambda reply: said.put_nowait(reply.admin), 5.0)
         orders.begin()
         monkeypatch.setattr(threading.Thread, "start", no_thread)
         told = await orders.order(DRAIN, "alice")
         assert said.get_nowait() == "drain"
         assert told["override"]["kind"] == "drain"
-        assert told["state_file"]["trouble"] == f"{tmp_path}: no thread is to be had"
+        assert told["state_file"]["write_error"] == f"{tmp_path}: no thread is to be had"
         clock.now_s += 61
         orders.look()
         assert await asyncio.wait_for(said.get(), DEADLINE_S) == "ready"

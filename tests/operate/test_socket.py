@@ -17,7 +17,7 @@ import uvloop
 
 from agent.operate import session
 from agent.operate.session import LINE_LEN_MAX, Peer, Request
-from agent.operate.socket import CLIENTS_MAX, Control, ControlError, open_socket
+from agent.operate.socket import CLIENTS_MAX, ControlSocket, ControlSocketError, open_socket
 from agent.tools import client
 from tests.real.part import until
 
@@ -43,14 +43,14 @@ async def _broken(_request: Request, _peer: Peer) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(path: Path, gid: int | None = None) -> Iterator[Control]:
+def serving(path: Path, gid: int | None = None) -> Iterator[ControlSocket]:
     """A socket served by an event loop on a thread of its own."""
     started = threading.Event()
     end = asyncio.Event()
     found: list[Any] = []
 
     async def serve() -> None:
-        served = Control(path, {"echo": _echo, "large": _large, "broken": _broken}, gid)
+        served = ControlSocket(path, {"echo": _echo, "large": _large, "broken": _broken}, gid)
         found.extend([served, asyncio.get_running_loop()])
         started.set()
         await end.wait()
@@ -76,7 +76,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(path: Path) -> Iterator[Control]:
+def served(path: Path) -> Iterator[ControlSocket]:
     with serving(path) as served:
         yield served
 
@@ -106,12 +106,12 @@ def exchange(path: Path, sent: bytes, *, end: bool = True) -> list[dict[str, Any
         return list(answers(connection))
 
 
-def test_a_request_is_answered_with_the_version(served: Control) -> None:
+def test_a_request_is_answered_with_the_version(served: ControlSocket) -> None:
     (answer,) = exchange(served.path, b'{"version": 1, "command": "echo", "for": "30m"}\n')
     assert answer == {"version": 1, "ok": True, "request": {"for": "30m"}, "uid": os.geteuid()}
 
 
-def test_one_connection_asks_as_often_as_it_likes(served: Control) -> None:
+def test_one_connection_asks_as_often_as_it_likes(served: ControlSocket) -> None:
     sent = b"".join(b'{"command": "echo", "n": %d}\n' % n for n in range(50))
     assert [answer["request"]["n"] for answer in exchange(served.path, sent)] == list(range(50))
 
@@ -134,24 +134,24 @@ def test_one_connection_asks_as_often_as_it_likes(served: Control) -> None:
         (b'{"command": "broken"}\n', "the agent failed"),
     ],
 )
-def test_what_is_no_request_is_refused_and_named(served: Control, sent: bytes, error: str) -> None:
+def test_what_is_no_request_is_refused_and_named(served: ControlSocket, sent: bytes, error: str) -> None:
     (answer,) = exchange(served.path, sent)
     assert (answer["version"], answer["ok"]) == (1, False)
     assert error in answer["error"]
 
 
-def test_a_line_in_pieces_is_one_line(served: Control) -> None:
+def test_a_line_in_pieces_is_one_line(served: ControlSocket) -> None:
     with connect(served.path) as connection:
         for byte in b'{"command": "echo"}\n':
             connection.sendall(bytes([byte]))
         assert next(answers(connection))["ok"]
 
 
-def test_after_a_refused_line_the_next_one_is_heard(served: Control) -> None:
+def test_after_a_refused_line_the_next_one_is_heard(served: ControlSocket) -> None:
     assert [answer["ok"] for answer in exchange(served.path, b'nonsense\n{"command": "echo"}\n')] == [False, True]
 
 
-def test_an_endless_line_is_not_gathered(served: Control) -> None:
+def test_an_endless_line_is_not_gathered(served: ControlSocket) -> None:
     with connect(served.path) as connection:
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             while True:
@@ -159,7 +159,7 @@ def test_an_endless_line_is_not_gathered(served: Control) -> None:
         assert "longer than" in next(answers(connection))["error"]
 
 
-def test_a_client_that_never_reads_is_read_no_more_and_holds_up_nobody(served: Control) -> None:
+def test_a_client_that_never_reads_is_read_no_more_and_holds_up_nobody(served: ControlSocket) -> None:
     with connect(served.path) as deaf:
         deaf.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -168,7 +168,7 @@ def test_a_client_that_never_reads_is_read_no_more_and_holds_up_nobody(served: C
         assert client.ask(served.path, "echo")["ok"]
 
 
-def test_a_client_that_never_reads_is_left(served: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_reads_is_left(served: ControlSocket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "ANSWER_S", 0.05)
     with connect(served.path) as deaf:
         deaf.sendall(b'{"command": "large"}\n')
@@ -184,11 +184,11 @@ def test_a_client_that_says_nothing_more_is_left(
         assert [answer["error"] for answer in exchange(path, sent, end=False)] == told
 
 
-def test_a_large_answer_arrives_whole(served: Control) -> None:
+def test_a_large_answer_arrives_whole(served: ControlSocket) -> None:
     assert client.ask(served.path, "large")["large"] == LARGE
 
 
-def test_a_client_that_goes_away_costs_nothing(served: Control) -> None:
+def test_a_client_that_goes_away_costs_nothing(served: ControlSocket) -> None:
     for _ in range(100):
         with connect(served.path) as connection:
             connection.sendall(b'{"command": "large"}\n')
@@ -196,7 +196,7 @@ def test_a_client_that_goes_away_costs_nothing(served: Control) -> None:
     assert client.ask(served.path, "echo")["ok"]
 
 
-def test_of_a_hundred_clients_those_beyond_the_limit_are_told_so(served: Control) -> None:
+def test_of_a_hundred_clients_those_beyond_the_limit_are_told_so(served: ControlSocket) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(served.path)) for _ in range(100)]
         refusals = [next(answers(connection))["error"] for connection in clients[CLIENTS_MAX:]]
@@ -305,8 +305,8 @@ def test_a_dead_agents_socket_is_replaced(path: Path) -> None:
         assert client.ask(path, "echo")["ok"]
 
 
-def test_a_live_agents_socket_is_left_alone_and_named(served: Control) -> None:
-    with pytest.raises(ControlError) as refused:
+def test_a_live_agents_socket_is_left_alone_and_named(served: ControlSocket) -> None:
+    with pytest.raises(ControlSocketError) as refused:
         open_socket(served.path)
     assert f"{served.path}: another agent (pid {os.getpid()}) has it" in str(refused.value)
     assert client.ask(served.path, "echo")["ok"]
@@ -314,14 +314,14 @@ def test_a_live_agents_socket_is_left_alone_and_named(served: Control) -> None:
 
 def test_what_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(ControlError, match="no socket is there; it is left alone"):
+    with pytest.raises(ControlSocketError, match="no socket is there; it is left alone"):
         open_socket(path)
     assert path.read_text() == "precious"
 
 
 @pytest.mark.parametrize("path", [Path("/proc/busyweight/control.sock"), Path("/tmp", "x" * 120)])  # noqa: S108
 def test_a_place_where_no_socket_can_be_is_named(path: Path) -> None:
-    with pytest.raises(ControlError) as refused:
+    with pytest.raises(ControlSocketError) as refused:
         open_socket(path)
     assert str(refused.value).startswith(f"control socket {path}: ")
 

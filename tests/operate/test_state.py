@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from agent.operate import state
-from agent.operate.override import Override, Record
+from agent.operate.override import Override, PersistedOverride
 from agent.operate.state import NAME, StateFile
 
-RECORD = Record(Override("drain", None, "alice", "kernel update", 1.8e9, 1.8e9 + 60), ready_owed=False)
+RECORD = PersistedOverride(Override("drain", None, "alice", "kernel update", 1.8e9, 1.8e9 + 60), ready_owed=False)
 
 
-def save(file: StateFile, record: Record) -> str | None:
+def save(file: StateFile, record: PersistedOverride) -> str | None:
     asyncio.run(file.save(record))
-    return file.trouble
+    return file.write_error
 
 
-def saved(directory: Path) -> Record:
+def saved(directory: Path) -> PersistedOverride:
     return StateFile(directory).load()
 
 
@@ -42,9 +42,9 @@ def test_the_directory_is_made_and_is_private(tmp_path: Path) -> None:
 def test_nothing_to_keep_leaves_no_file(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     save(file, RECORD)
-    assert save(file, Record()) is None
+    assert save(file, PersistedOverride()) is None
     assert list(tmp_path.iterdir()) == []
-    assert saved(tmp_path) == Record()
+    assert saved(tmp_path) == PersistedOverride()
 
 
 def no_thread(_: threading.Thread) -> None:
@@ -64,7 +64,7 @@ def valid() -> bytes:
 
 def test_the_format_is_read_as_documented(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(valid())
-    assert saved(tmp_path) == Record(Override("maint", None, "bob", "", 1.8e9, None), ready_owed=True)
+    assert saved(tmp_path) == PersistedOverride(Override("maint", None, "bob", "", 1.8e9, None), ready_owed=True)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_the_format_is_read_as_documented(tmp_path: Path) -> None:
 def test_a_damaged_file_is_set_aside_and_the_agent_starts_clean(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / NAME).write_bytes(content)
     file = StateFile(tmp_path)
-    assert file.load() == Record()
-    assert file.remark is not None
-    assert why in file.remark
+    assert file.load() == PersistedOverride()
+    assert file.load_warning is not None
+    assert why in file.load_warning
     damaged = tmp_path / "override.damaged"
-    assert f"set aside as {damaged}" in file.remark
+    assert f"set aside as {damaged}" in file.load_warning
     assert damaged.read_bytes() == content
-    assert StateFile(tmp_path).load() == Record()
+    assert StateFile(tmp_path).load() == PersistedOverride()
     assert save(file, RECORD) is None
 
 
@@ -101,9 +101,9 @@ def test_a_file_of_somebody_else_is_set_aside(tmp_path: Path, monkeypatch: pytes
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 65533)
     file = StateFile(tmp_path)
-    assert file.load() == Record()
-    assert file.remark is not None
-    assert "belongs to user" in file.remark
+    assert file.load() == PersistedOverride()
+    assert file.load_warning is not None
+    assert "belongs to user" in file.load_warning
     assert not (tmp_path / NAME).exists()
 
 
@@ -119,8 +119,8 @@ def test_what_is_no_file_neither_blocks_nor_leads_elsewhere(tmp_path: Path, kind
     else:
         path.mkdir()
     file = StateFile(tmp_path)
-    assert file.load() == Record()
-    assert file.remark is not None
+    assert file.load() == PersistedOverride()
+    assert file.load_warning is not None
     assert save(file, RECORD) is None
     assert saved(tmp_path) == RECORD
     assert elsewhere.read_bytes() == valid()
@@ -132,14 +132,14 @@ def test_a_directory_that_cannot_be_is_told(tmp_path: Path, directory: str) -> N
     file = StateFile(Path(directory.format(tmp=tmp_path)))
     with pytest.raises(OSError, match=r".+"):
         file.prepare()
-    trouble = save(file, RECORD)
-    assert trouble is not None
-    assert trouble.startswith(f"{file.directory}: ")
+    write_error = save(file, RECORD)
+    assert write_error is not None
+    assert write_error.startswith(f"{file.directory}: ")
 
 
 def test_a_disk_that_takes_no_more_is_told_and_keeps_what_it_has(tmp_path: Path) -> None:
     save(StateFile(tmp_path), RECORD)
-    newer = Record(Override("maint", None, "bob", "", 1.8e9, None))
+    newer = PersistedOverride(Override("maint", None, "bob", "", 1.8e9, None))
     child = os.fork()
     if child == 0:
         # A limit on the size of files is a full disk to this one process, and to root, too.
@@ -156,9 +156,9 @@ def test_a_disk_that_takes_no_more_is_told_and_keeps_what_it_has(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-@pytest.mark.parametrize("newest", [RECORD, Record()])
+@pytest.mark.parametrize("newest", [RECORD, PersistedOverride()])
 def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: Record
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: PersistedOverride
 ) -> None:
     file = StateFile(tmp_path)
     back = threading.Event()
@@ -176,13 +176,13 @@ def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_i
         for n in range(100):
             await file.save(replace(RECORD, ready_owed=n % 2 == 0))
         await file.save(newest)
-        assert file.trouble == f"{tmp_path}: the disk has not answered for 0.001 s"
+        assert file.write_error == f"{tmp_path}: the disk has not answered for 0.001 s"
         assert file.recorded is None
         assert len(set(threading.enumerate()) - threads) == 1
         back.set()
         assert file._writer is not None
         await file._writer
-        assert file.trouble is None
+        assert file.write_error is None
 
     asyncio.run(orders())
     assert file.recorded == newest
@@ -201,6 +201,6 @@ def test_where_no_thread_is_to_be_had_that_is_the_trouble(tmp_path: Path, monkey
 def test_where_the_directory_is_in_trouble_already_a_file_in_it_is_no_second_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file = StateFile(tmp_path / "file")
-    file.trouble = "not a directory"
-    assert file.load() == Record()
-    assert file.remark is None
+    file.write_error = "not a directory"
+    assert file.load() == PersistedOverride()
+    assert file.load_warning is None

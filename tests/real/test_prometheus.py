@@ -141,7 +141,7 @@ def expressions() -> list[str]:
 
 
 def test_every_question_of_the_dashboard_has_an_answer(site: Site) -> None:
-    # What is only there in trouble.
+    # What is only there in write_error.
     quiet = {expression for expression in expressions() if re.search(r" > \d+$", expression)}
     assert len(expressions()) > len(quiet) + 10
     for expression in expressions():

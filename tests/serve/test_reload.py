@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.serve.daemon import FIRST_SAMPLE_S
+from agent.serve.startup import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.tree import Tree, TreeAgent

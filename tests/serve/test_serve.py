@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.serve.daemon import FIRST_SAMPLE_S
+from agent.serve.startup import FIRST_SAMPLE_S
 from tests.farm import sidekiq_title
 from tests.real.original import answer
 from tests.real.parts import free_port, until
@@ -202,13 +202,13 @@ def test_an_agent_whose_words_no_longer_follow_its_samples_lets_the_watchdog_end
         agent,
         f"""
 import pathlib
-from agent.weight.pools import Speaker
-speak = Speaker.speak
+from agent.weight.pools import ReplyBuilder
+speak = ReplyBuilder.build
 def speak_or_fail(*args, **kwargs):
     if pathlib.Path({str(broken)!r}).exists():
         raise IndexError("broken")
     return speak(*args, **kwargs)
-Speaker.speak = speak_or_fail
+ReplyBuilder.build = speak_or_fail
 """,
     )
     with agent:
@@ -217,7 +217,7 @@ Speaker.speak = speak_or_fail
         tree.workers(busy=6, first=200)
 
         def complaints() -> int:
-            return agent.log_text().count("a sample came, and nothing was said of it")
+            return agent.log_text().count("a sample came, and no reply was built from it")
 
         agent.until(lambda: agent.ask() and complaints() > 0, "seen", DEADLINE_S)
         notified.drain()

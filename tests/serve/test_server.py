@@ -33,7 +33,7 @@ class Serving:
         ask: Callable[[], bool] = lambda: False,
         *,
         allow: list[str] | None = None,
-        owing_max: int = 8,
+        awaiting_line_max: int = 8,
         wait_at_most_s: float = 0.05,
         deadline_s: float = 60.0,
         pools: dict[str, bytes] | None = None,
@@ -47,7 +47,13 @@ class Serving:
 
         def make() -> Server:
             asyncio.set_event_loop(self._loop)
-            return Server(self.answerer, ask, wait_at_most_s=wait_at_most_s, deadline_s=deadline_s, owing_max=owing_max)
+            return Server(
+                self.answerer,
+                ask,
+                wait_at_most_s=wait_at_most_s,
+                deadline_s=deadline_s,
+                awaiting_line_max=awaiting_line_max,
+            )
 
         self.server = self.do(make)
         self.listeners: list[socket.socket] = []
@@ -186,12 +192,12 @@ def test_strangers_ask_for_nothing_and_who_is_allowed_is_answered_among_them() -
         # Accepted to see who it is, and made to wait; no other poll comes that would wake the listener again.
         assert ask(address) == b"up 75%\n"
         serving.server.wait_at_most_s = 3600
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         asked.clear()
         strangers, waiting = from_elsewhere(other), connect(other)
         until(lambda: asked, "it is made to wait", DEADLINE_S)
         serving.say(b"up 10%\n")
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         assert [said(strangers), said(waiting)] == [b"", b"up 10%\n"]
         last = connect(address)
         until(lambda: len(asked) > 1, "it is made to wait", DEADLINE_S)
@@ -286,7 +292,7 @@ def test_who_owes_the_line_past_the_deadline_gets_the_default_pools_answer() -> 
 
 
 def test_who_closes_instead_of_sending_the_line_is_let_go() -> None:
-    with Serving(pools=POOLS, owing_max=1) as serving:
+    with Serving(pools=POOLS, awaiting_line_max=1) as serving:
         [address] = serving.listen()
         for _ in range(5):
             half = connect(address, b"mail")
@@ -296,7 +302,7 @@ def test_who_closes_instead_of_sending_the_line_is_let_go() -> None:
 
 
 def test_so_many_connections_are_set_aside_and_no_more() -> None:
-    with Serving(pools=POOLS, owing_max=2) as serving:
+    with Serving(pools=POOLS, awaiting_line_max=2) as serving:
         [address] = serving.listen()
         oldest, *owing = [connect(address) for _ in range(3)]
         assert said(oldest) == b"up 75%\n", "one too many: who has owed for longest makes room"
@@ -343,7 +349,7 @@ def test_polls_wait_for_a_better_answer_and_get_it() -> None:
         polls = [connect(address) for _ in range(5)]
         serving.say(b"up 10%\n")
         serving.server.ask = lambda: False
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         assert [said(poll) for poll in polls] == [b"up 10%\n"] * 5
 
 
@@ -359,12 +365,12 @@ def test_who_has_waited_in_vain_is_not_made_to_wait_again_until_something_came()
         assert ask(address) == b"up 75%\n"
         serving.server.wait_at_most_s = 3600
         assert [ask(address) for _ in range(3)] == [b"up 75%\n"] * 3
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         waiting = connect(address)
         waiting.setblocking(False)
         serving.say(b"up 10%\n")
         serving.server.ask = lambda: False
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         waiting.settimeout(DEADLINE_S)
         assert said(waiting) == b"up 10%\n"
 
@@ -381,7 +387,7 @@ def test_who_is_left_of_those_who_waited_in_vain_is_answered_with_what_came() ->
             busy.set()
             connected.wait(DEADLINE_S)
             serving.say(b"up 10%\n")
-            serving.server.go_on()
+            serving.server.resume()
 
         scan = threading.Thread(target=serving.do, args=(end_a_scan,))
         scan.start()
@@ -423,7 +429,7 @@ def test_a_thousand_polls_of_one_moment_cost_one_scan() -> None:
         polls = [connect(address) for _ in range(1000)]
         serving.say(b"up 10%\n")
         serving.do(cache.done, "sample", 1000.0, 0.001)
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         assert {said(poll) for poll in polls} == {b"up 10%\n"}
         assert len(scans) == 1
 
@@ -468,5 +474,5 @@ def test_who_waited_is_answered_though_every_poll_wants_a_scan_of_its_own() -> N
         waiting = connect(address)
         assert asked.wait(DEADLINE_S)
         serving.say(b"up 10%\n")
-        serving.do(serving.server.go_on)
+        serving.do(serving.server.resume)
         assert said(waiting) == b"up 10%\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.serve.daemon import FIRST_SAMPLE_S
+from agent.serve.startup import FIRST_SAMPLE_S
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 FILES = ("busyweight.service", "busyweight.socket", "ebpf.conf")

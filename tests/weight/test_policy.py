@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.weight import policy
-from agent.weight.policy import Rule, Verdict
+from agent.weight.policy import Decision, Rule
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def busy(processes: int, of: int = 30) -> Counted:
 @pytest.mark.parametrize("count", range(31))
 def test_the_formula_is_the_originals_for_every_count(count: int) -> None:
     expected = 0 if count >= 24 else round(100 * (1 - count / 24))
-    assert policy.decide(Rule(capacity=24), busy(count), visible=True) == Verdict(
+    assert policy.decide(Rule(capacity=24), busy(count), visible=True) == Decision(
         expected, f"{count}/24 busy", known=True
     )
 
@@ -48,16 +48,16 @@ def test_halves_are_rounded_to_even_as_pythons_round_does() -> None:
 
 
 def test_threads_are_counted_where_the_rule_says_so() -> None:
-    assert policy.decide(Rule("threads", 60), busy(5), visible=True) == Verdict(75, "15/60 busy", known=True)
+    assert policy.decide(Rule("threads", 60), busy(5), visible=True) == Decision(75, "15/60 busy", known=True)
 
 
 def test_slots_are_the_sum_of_all_threads() -> None:
-    assert policy.decide(Rule("threads", None), busy(10), visible=True) == Verdict(90, "30/300 busy", known=True)
+    assert policy.decide(Rule("threads", None), busy(10), visible=True) == Decision(90, "30/300 busy", known=True)
 
 
 def test_a_host_without_workers_is_idle_whatever_its_capacity_is() -> None:
-    assert policy.decide(Rule(capacity=24), Counted(), visible=True) == Verdict(100, "0/24 busy", known=True)
-    assert policy.decide(Rule("threads", None), Counted(), visible=True) == Verdict(100, "0/0 busy", known=True)
+    assert policy.decide(Rule(capacity=24), Counted(), visible=True) == Decision(100, "0/24 busy", known=True)
+    assert policy.decide(Rule("threads", None), Counted(), visible=True) == Decision(100, "0/0 busy", known=True)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_capacity_is_shown_as_people_write_numbers(capacity: float, shown: str
 
 
 def test_more_than_full_is_zero_and_says_how_much_more() -> None:
-    assert policy.decide(Rule(capacity=24), busy(30), visible=True) == Verdict(0, "30/24 busy", known=True)
+    assert policy.decide(Rule(capacity=24), busy(30), visible=True) == Decision(0, "30/24 busy", known=True)
 
 
 def test_the_floor_is_the_least_weight_of_what_is_known() -> None:
@@ -86,31 +86,31 @@ BLIND = {
 @pytest.mark.parametrize("why", BLIND)
 def test_what_cannot_be_seen_is_unknown_and_never_idle(why: str) -> None:
     counts, visible = BLIND[why]
-    assert policy.decide(Rule(capacity=24), counts, visible=visible) == Verdict(None, why, known=False)
+    assert policy.decide(Rule(capacity=24), counts, visible=visible) == Decision(None, why, known=False)
 
 
 def test_unknown_has_the_weight_that_the_operator_chose_and_no_floor() -> None:
     rule = Rule(capacity=24, floor=60, unknown=50)
-    assert policy.decide(rule, Counted(), visible=False) == Verdict(50, "cannot see processes", known=False)
+    assert policy.decide(rule, Counted(), visible=False) == Decision(50, "cannot see processes", known=False)
 
 
 def test_one_readable_worker_is_enough_to_know() -> None:
     counts = Counted(workers=3, readable=1, busy_processes=2, unparsable=9, quarantined=2)
-    assert policy.decide(Rule(capacity=4), counts, visible=True) == Verdict(50, "2/4 busy", known=True)
+    assert policy.decide(Rule(capacity=4), counts, visible=True) == Decision(50, "2/4 busy", known=True)
 
 
 def test_a_weight_falls_at_once_and_rises_no_faster_than_the_rule() -> None:
     rule = Rule(rise_per_s=5)
-    assert policy.rise(rule, 20, (80, 0), 0.1) == 20
-    assert policy.rise(rule, 80, (20, 10), 12) == 30
-    assert policy.rise(rule, 80, (20, 10), 1000) == 80
+    assert policy.limit_rise(rule, 20, (80, 0), 0.1) == 20
+    assert policy.limit_rise(rule, 80, (20, 10), 12) == 30
+    assert policy.limit_rise(rule, 80, (20, 10), 1000) == 80
 
 
 def test_a_weight_jumps_where_nothing_was_said_before_or_rise_is_off() -> None:
-    assert policy.rise(Rule(rise_per_s=5), 80, None, 0) == 80
-    assert policy.rise(Rule(rise_per_s=None), 80, (20, 0), 0) == 80
+    assert policy.limit_rise(Rule(rise_per_s=5), 80, None, 0) == 80
+    assert policy.limit_rise(Rule(rise_per_s=None), 80, (20, 0), 0) == 80
 
 
 def test_a_clock_that_stands_or_goes_back_raises_nothing() -> None:
-    assert policy.rise(Rule(rise_per_s=5), 80, (20, 10), 10) == 20
-    assert policy.rise(Rule(rise_per_s=5), 80, (20, 10), 3) == 20
+    assert policy.limit_rise(Rule(rise_per_s=5), 80, (20, 10), 10) == 20
+    assert policy.limit_rise(Rule(rise_per_s=5), 80, (20, 10), 3) == 20

@@ -1,43 +1,43 @@
 """What the pools say: each by its own rule, slowly upwards where wanted, and as one where told so."""
 
-from agent.weight.policy import Rule, Verdict
-from agent.weight.pools import Speaker
+from agent.weight.policy import Decision, Rule
+from agent.weight.pools import ReplyBuilder
 
 from .test_policy import Counted, busy
 
 
-def speaker(*rules: Rule, health: str = "up") -> Speaker:
-    return Speaker(list(zip(("", "mail", "shop"), rules, strict=False)), health)
+def builder(*rules: Rule, health: str = "up") -> ReplyBuilder:
+    return ReplyBuilder(list(zip(("", "mail", "shop"), rules, strict=False)), health)
 
 
-def lines(of: Speaker, now_s: float, *counts: Counted) -> list[bytes]:
-    return [said.line for said in of.speak(counts, now_s, visible=True, silence="")]
+def lines(of: ReplyBuilder, now_s: float, *counts: Counted) -> list[bytes]:
+    return [said.line for said in of.build(counts, now_s, visible=True, no_sample_reason="")]
 
 
 SLOW = Rule(capacity=20, rise_per_s=5.0)
 
 
 def test_every_pool_says_its_own_by_its_own_rule() -> None:
-    both = speaker(Rule(capacity=24), Rule(capacity=10))
+    both = builder(Rule(capacity=24), Rule(capacity=10))
     assert lines(both, 0, busy(6), busy(6)) == [b"up 75% #6/24 busy\n", b"up 40% #6/10 busy\n"]
-    assert [said.pool for said in both.speak((busy(0), busy(0)), 1, visible=True, silence="")] == ["", "mail"]
+    assert [said.pool for said in both.build((busy(0), busy(0)), 1, visible=True, no_sample_reason="")] == ["", "mail"]
 
 
 def test_without_a_sample_all_pools_say_why_and_what_their_rules_want() -> None:
-    both = speaker(Rule(capacity=24), Rule(unknown=50))
-    said = both.speak(None, 0, visible=False, silence="no sample yet")
+    both = builder(Rule(capacity=24), Rule(unknown=50))
+    said = both.build(None, 0, visible=False, no_sample_reason="no sample yet")
     assert [s.line for s in said] == [b"up #no sample yet\n", b"up 50% #no sample yet\n"]
-    assert not any(s.verdict.known for s in said)
+    assert not any(s.decision.known for s in said)
 
 
 def test_a_blind_scan_is_unknown_in_every_pool() -> None:
-    both = speaker(Rule(capacity=24), Rule(capacity=24))
-    said = both.speak((busy(6), Counted()), 0, visible=False, silence="")
+    both = builder(Rule(capacity=24), Rule(capacity=24))
+    said = both.build((busy(6), Counted()), 0, visible=False, no_sample_reason="")
     assert [s.line for s in said] == [b"up #cannot see processes\n"] * 2
 
 
 def test_a_weight_falls_at_once_and_rises_slowly_and_says_so() -> None:
-    slow = speaker(SLOW)
+    slow = builder(SLOW)
     assert lines(slow, 0, busy(2)) == [b"up 90% #2/20 busy\n"]
     assert lines(slow, 1, busy(16)) == [b"up 20% #16/20 busy\n"]
     assert not slow.rising
@@ -48,7 +48,7 @@ def test_a_weight_falls_at_once_and_rises_slowly_and_says_so() -> None:
 
 
 def test_a_slow_rise_adds_up_however_often_it_is_asked_for() -> None:
-    slow = speaker(SLOW)
+    slow = builder(SLOW)
     lines(slow, 0, busy(20))
     for tick in range(1, 1001):
         said = lines(slow, tick / 100, busy(0))
@@ -56,30 +56,30 @@ def test_a_slow_rise_adds_up_however_often_it_is_asked_for() -> None:
 
 
 def test_a_host_that_was_never_spoken_of_does_not_begin_with_a_slow_rise() -> None:
-    assert lines(speaker(SLOW), 0, busy(0)) == [b"up 100% #0/20 busy\n"]
+    assert lines(builder(SLOW), 0, busy(0)) == [b"up 100% #0/20 busy\n"]
 
 
 def test_holding_in_between_neither_jumps_nor_forgets() -> None:
-    slow = speaker(SLOW)
+    slow = builder(SLOW)
     lines(slow, 0, busy(20))
-    assert slow.speak(None, 1, visible=False, silence="no sample")[0].line == b"up #no sample\n"
+    assert slow.build(None, 1, visible=False, no_sample_reason="no sample")[0].line == b"up #no sample\n"
     assert lines(slow, 2, busy(0)) == [b"up 10% #0/20 busy, rising\n"]
 
 
 def test_every_pool_rises_by_its_own_past() -> None:
-    both = speaker(SLOW, SLOW)
+    both = builder(SLOW, SLOW)
     lines(both, 0, busy(20), busy(10))
     assert lines(both, 1, busy(0), busy(0)) == [b"up 5% #0/20 busy, rising\n", b"up 55% #0/20 busy, rising\n"]
 
 
 def test_a_successor_goes_on_from_what_was_said_last() -> None:
-    former, new = speaker(SLOW), speaker(SLOW)
+    former, new = builder(SLOW), builder(SLOW)
     lines(former, 0, busy(20))
     new.inherit(former)
     assert lines(new, 1, busy(0)) == [b"up 5% #0/20 busy, rising\n"]
 
 
 def test_everywhere_is_one_word_from_every_pool() -> None:
-    both = speaker(Rule(capacity=24), Rule(capacity=24), health="none")
-    said = both.everywhere(Verdict(100, "stopping", known=True))
+    both = builder(Rule(capacity=24), Rule(capacity=24), health="none")
+    said = both.everywhere(Decision(100, "stopping", known=True))
     assert [(s.pool, s.line) for s in said] == [("", b"100%\r\n"), ("mail", b"100%\r\n")]

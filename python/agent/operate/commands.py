@@ -1,21 +1,21 @@
-"""What the control socket's commands do: the operator's desk in the running agent."""
+"""What the control socket's commands do in the running agent. Who may command is the socket's to know."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agent._scan import Scanner
 from agent.config import values
-from agent.operate import override, status
+from agent.operate import override
+from agent.operate.orders import OverrideService
 from agent.operate.session import Command, Peer, Request
-from agent.operate.socket import Control, ControlError
-from agent.operate.threads import NoThreadError, aside
+from agent.operate.socket import ControlSocket, ControlSocketError
+from agent.operate.status import Status, workers
+from agent.operate.threads import NoThreadError, run_in_thread
 from agent.sampling import host
-
-if TYPE_CHECKING:
-    from agent.serve.daemon import Daemon
 
 log = logging.getLogger("busyweight")
 
@@ -27,13 +27,29 @@ WORKERS_USUAL = 200
 NAME_WITHIN_S = 1.0
 
 
-class Desk:
-    """Opens the socket at ``path``; without one the agent serves all the same."""
+class ControlCommands:
+    """Opens the socket at ``path``, where ``gid`` is the group that may command; without one the
+    agent serves all the same. ``status``, ``scanner``, ``pools`` (their names) and ``reply`` (the
+    default pool's, if there is one) tell what is so at the moment of the question.
+    """
 
-    def __init__(self, daemon: "Daemon", path: Path) -> None:
-        self.path = path
-        self._daemon = daemon
-        self._control: Control | None = None
+    def __init__(
+        self,
+        path: Path,
+        gid: int | None,
+        overrides: OverrideService,
+        *,
+        status: Callable[[], Status],
+        scanner: Callable[[], Scanner],
+        pools: Callable[[], list[str]],
+        reply: Callable[[], bytes | None],
+    ) -> None:
+        self._overrides = overrides
+        self._tell_status = status
+        self._scanner = scanner
+        self._pools = pools
+        self._reply = reply
+        self._socket: ControlSocket | None = None
         self._asked: dict[int, asyncio.Future[str]] = {}
         commands = {
             "status": self._status,
@@ -41,25 +57,25 @@ class Desk:
             **{kind: self._orderer(kind) for kind in (*override.KINDS, "ready")},
         }
         try:
-            self._control = Control(path, commands, daemon.gid)
-        except ControlError as error:
+            self._socket = ControlSocket(path, commands, gid)
+        except ControlSocketError as error:
             log.warning("%s; serves without", error)
         else:
-            log.info("takes orders at %s", path)
+            log.info("control socket at %s", path)
 
-    def configure(self) -> None:
+    def allow_group(self, gid: int | None) -> None:
         """Who may command may have changed."""
-        if self._control:
-            self._control.gid = self._daemon.gid
+        if self._socket:
+            self._socket.gid = gid
 
     def close(self) -> None:
         """Ends the socket."""
-        if self._control:
-            self._control.close()
+        if self._socket:
+            self._socket.close()
 
     async def _status(self, request: Request, _: Peer) -> dict[str, Any]:
         _only(request)
-        return {"status": status.report(self._daemon)}
+        return {"status": self._tell_status().as_values()}
 
     async def _workers(self, request: Request, _: Peer) -> dict[str, Any]:
         _only(request, "most")
@@ -67,16 +83,16 @@ class Desk:
             most = values.integer(1, WORKERS_MAX)(request.get("most", WORKERS_USUAL))
         except values.Wrong as wrong:
             raise values.Wrong(f"most: allowed: {wrong}") from None
-        scanner = self._daemon.sampler.scanner
-        pools = [name for name, _ in self._daemon.speaker.rules]
-        return await aside(lambda: status.workers(scanner, pools, most))
+        scanner, pools = self._scanner(), self._pools()
+        return await run_in_thread(lambda: workers(scanner, pools, most))
 
     def _orderer(self, kind: str) -> Command:
         async def order(request: Request, peer: Peer) -> dict[str, Any]:
             words = dict(request)
             who = _who(peer, await self._name(peer.uid), words.pop("sudo_user", None))
-            done = await self._daemon.orders.order(override.read_order(kind, words), who)
-            return done | {"reply": self._daemon.said[0].line.decode() if self._daemon.said else None}
+            done = await self._overrides.order(override.read_order(kind, words), who)
+            reply = self._reply()
+            return done | {"reply": None if reply is None else reply.decode()}
 
         return order
 
@@ -85,7 +101,7 @@ class Desk:
         name = str(uid)
         with contextlib.suppress(NoThreadError):
             # One question about each at a time, so that no more threads hang than there are operators.
-            asked = self._asked[uid] = self._asked.get(uid) or aside(lambda: host.user_name(uid))
+            asked = self._asked[uid] = self._asked.get(uid) or run_in_thread(lambda: host.user_name(uid))
             done, _ = await asyncio.wait({asked}, timeout=NAME_WITHIN_S)
             if done:
                 self._asked.pop(uid, None)

@@ -9,12 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from agent.config import values
 from agent.operate import override
-from agent.operate.override import Order, Switch
+from agent.operate.override import Order, OverrideState
 from agent.operate.state import StateFile
+from agent.operate.status import OverrideStatus, StateFileStatus
+from agent.weight.pools import ReplyOverride
 
 log = logging.getLogger("busyweight")
 
@@ -40,40 +43,42 @@ def show_when(since_s: float, until_s: float | None) -> str:
     return shown
 
 
-class Orders:
-    """``clock`` tells steady seconds; ``speak`` is called when :attr:`word` has changed."""
+class OverrideService:
+    """``clock`` tells steady seconds; ``changed`` is called with :attr:`reply` when that has changed."""
 
-    def __init__(self, file: StateFile, clock: Callable[[], float], speak: Callable[[], None], for_s: float) -> None:
+    def __init__(
+        self, file: StateFile, clock: Callable[[], float], changed: Callable[[ReplyOverride], None], for_s: float
+    ) -> None:
         self.file = file
         self._clock = clock
-        self._speak = speak
+        self._changed = changed
         self._for_s = for_s
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._heard = False
-        self._switch = self._restore()
-        self.word = self._switch.word(show_when)
+        self._state = self._restore()
+        self.reply = self._state.reply(show_when)
 
-    def _restore(self) -> Switch:
+    def _restore(self) -> OverrideState:
         try:
             self.file.prepare()
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            self.file.trouble = f"{self.file.directory}: {why}"
-            log.warning("state directory %s; overrides will not survive a restart", self.file.trouble)
+            self.file.write_error = f"{self.file.directory}: {why}"
+            log.warning("state directory %s; overrides will not survive a restart", self.file.write_error)
         record = self.file.load()
-        if self.file.remark:
-            log.warning("%s; %s", self.file.remark, override.WAY_OUT)
+        if self.file.load_warning:
+            log.warning("%s; %s", self.file.load_warning, override.WAY_OUT)
         # Where nothing can be written, the former agent's orders may not have been either.
-        in_doubt = bool(self.file.trouble or self.file.remark)
-        switch = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
-        if switch.override:
-            log.info("still in force: %s", switch.override.note(show_when))
+        in_doubt = bool(self.file.write_error or self.file.load_warning)
+        state = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
+        if state.override:
+            log.info("still in force: %s", state.override.note(show_when))
         elif record.override:
             log.info("ran out meanwhile: %s", record.override.note(show_when))
-        return switch
+        return state
 
     def configure(self, release_for_s: float) -> None:
         """How long a ``ready`` is said that begins from now on."""
@@ -87,62 +92,62 @@ class Orders:
     @property
     def owes_ready(self) -> bool:
         """Whether something that HAProxy keeps must still be taken back."""
-        return self._switch.ready_owed
+        return self._state.ready_owed
 
     def begin(self) -> None:
         """Polls are answered from now on."""
         self._heard = True
-        self._take(self._switch, self.ready_for_s)
-        if self._switch.record != self.file.recorded:
+        self._take(self._state, self.ready_for_s)
+        if self._state.record != self.file.recorded:
             self._tick()
 
     def look(self) -> None:
         """Somebody polls: what is due by now? Timers stand still while the machine sleeps."""
-        next_s = self._switch.next_s
+        next_s = self._state.next_s
         if next_s is not None and self._clock() >= next_s:
             self._tick()
 
     async def order(self, order: Order, who: str) -> dict[str, Any]:
         """Carries it out. Returns what became of it, for who asked."""
         async with self._turn:
-            before = self._switch
+            before = self._state
             ready_for_s = self.ready_for_s
             if order.kind == "ready":
                 ready_for_s = order.for_s or ready_for_s
-                switch = before.readied()
+                state = before.readied()
                 why = order.why and f": {order.why}"
                 if before.override:
                     log.info("%s ends %s%s", who, before.override.note(show_when), why)
-                elif switch.ready_owed and not before.ready_owed:
+                elif state.ready_owed and not before.ready_owed:
                     log.info("%s ends what was in force before the start, if anything was%s", who, why)
             else:
                 asked = order.override(who, time.time())
-                switch = before.ordered(asked, self._clock())
+                state = before.ordered(asked, self._clock())
                 log.info("in force: %s", asked.note(show_when))
-            await self._record(switch)
-            self._take(switch, ready_for_s)
-            return self.report() | {"ended": before.override and before.override.note(show_when)}
+            await self._record(state)
+            self._take(state, ready_for_s)
+            return asdict(self.report()) | {"ended": before.override and before.override.note(show_when)}
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> OverrideStatus:
         """What is in force, for status."""
-        now_s, switch = self._clock(), self._switch
-        left_s = None if switch.expires_s is None else max(0.0, switch.expires_s - now_s)
-        ready_s = None if switch.ready_until_s is None else max(0.0, switch.ready_until_s - now_s)
-        return {
-            "override": switch.override and override.as_value(switch.override) | {"left_s": left_s},
-            "ready_owed": switch.ready_owed,
-            "ready_left_s": ready_s,
-            "ready_in_doubt": switch.in_doubt,
-            "state_file": {"path": str(self.file.path), "trouble": self.file.trouble, "remark": self.file.remark},
-        }
+        now_s, state = self._clock(), self._state
+        left_s = None if state.expires_s is None else max(0.0, state.expires_s - now_s)
+        ready_s = None if state.ready_until_s is None else max(0.0, state.ready_until_s - now_s)
+        return OverrideStatus(
+            override=None if state.override is None else override.as_value(state.override) | {"left_s": left_s},
+            ready_owed=state.ready_owed,
+            ready_left_s=ready_s,
+            ready_in_doubt=state.in_doubt,
+            state_file=StateFileStatus(str(self.file.path), self.file.write_error, self.file.load_warning),
+        )
 
     async def close(self) -> None:
         """Ends the timer. What could not be recorded is tried once more."""
         async with self._turn:
             if self._timer:
                 self._timer.cancel()
-            if self.file.trouble and self._switch.record != self.file.recorded:
-                await self.file.save(self._switch.record)
+            if self.file.write_error and self._state.record != self.file.recorded:
+                await self.file.save(self._state.record)
 
     def _tick(self) -> None:
         if self._task is None or self._task.done():
@@ -151,7 +156,7 @@ class Orders:
     async def _end(self) -> None:
         """Something's time may be over."""
         async with self._turn:
-            before = self._switch
+            before = self._state
             after = before.ticked(self._clock())
             if before.override and not after.override:
                 log.info("over: %s", before.override.note(show_when))
@@ -164,27 +169,27 @@ class Orders:
                 await self._record(after)
                 self._take(after, self.ready_for_s)
 
-    async def _record(self, switch: Switch) -> None:
+    async def _record(self, state: OverrideState) -> None:
         """Brings to the disk what must outlive the agent, if it is not there."""
-        if switch.record == self.file.recorded and not self.file.trouble:
+        if state.record == self.file.recorded and not self.file.write_error:
             return
-        await self.file.save(switch.record)
-        if self.file.trouble:
-            log.warning("%s; the override is in memory only, and a restart would not know it", self.file.trouble)
+        await self.file.save(state.record)
+        if self.file.write_error:
+            log.warning("%s; the override is in memory only, and a restart would not know it", self.file.write_error)
 
-    def _take(self, switch: Switch, ready_for_s: float) -> None:
+    def _take(self, state: OverrideState, ready_for_s: float) -> None:
         """This is so from now on."""
         now_s = self._clock()
-        self._switch = switch.heard(now_s, ready_for_s) if self._heard else switch
-        if self._switch is not switch:
+        self._state = state.heard(now_s, ready_for_s) if self._heard else state
+        if self._state is not state:
             log.info("says ready to every poll for %s", values.show_duration(ready_for_s))
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._switch.next_s is not None and self._heard:
-            delay_s = min(max(0.0, self._switch.next_s - now_s) + TIMER_SLACK_S, TIMER_MAX_S)
+        if self._state.next_s is not None and self._heard:
+            delay_s = min(max(0.0, self._state.next_s - now_s) + TIMER_SLACK_S, TIMER_MAX_S)
             self._timer = self._loop.call_later(delay_s, self._tick)
-        word = self._switch.word(show_when)
-        if word != self.word:
-            self.word = word
-            self._speak()
+        reply = self._state.reply(show_when)
+        if reply != self.reply:
+            self.reply = reply
+            self._changed(reply)

@@ -17,8 +17,8 @@ from typing import Any
 
 from agent.config import values
 from agent.config.values import Wrong
-from agent.weight.policy import Verdict
-from agent.weight.pools import Word
+from agent.weight.policy import Decision
+from agent.weight.pools import ReplyOverride
 
 # What HAProxy keeps until it hears ``ready``.
 LOCKS = ("drain", "maint")
@@ -58,7 +58,7 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class PersistedOverride:
     """What must outlive the agent. A ``ready`` is owed by the override itself if it locks;
     ``ready_owed`` is that of a former one."""
 
@@ -67,7 +67,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class OverrideState:
     """The state of the operator's switch. Every change makes a new one.
 
     ``expires_s``: when the override ends, of the steady clock. ``ready_until_s``: until when
@@ -87,9 +87,9 @@ class Switch:
         return self.override is not None and self.override.kind in LOCKS
 
     @property
-    def record(self) -> Record:
+    def record(self) -> PersistedOverride:
         """What must be kept before this is said."""
-        return Record(self.override, self.ready_owed)
+        return PersistedOverride(self.override, self.ready_owed)
 
     @property
     def next_s(self) -> float | None:
@@ -97,29 +97,29 @@ class Switch:
         times = [t for t in (self.expires_s, self.ready_until_s) if t is not None]
         return min(times, default=None)
 
-    def ordered(self, override: Override, now_s: float) -> "Switch":
+    def ordered(self, override: Override, now_s: float) -> "OverrideState":
         """The override is in force from now on, instead of any other."""
         lasts_s = None if override.until_s is None else override.until_s - override.since_s
         expires_s = None if lasts_s is None else now_s + lasts_s
         owed = override.kind not in LOCKS and (self.ready_owed or self.locks)
-        return Switch(override, expires_s, ready_owed=owed, in_doubt=self.in_doubt)
+        return OverrideState(override, expires_s, ready_owed=owed, in_doubt=self.in_doubt)
 
-    def ended(self) -> "Switch":
+    def ended(self) -> "OverrideState":
         """Nothing is in force any more. What is owed is said from :meth:`heard` on."""
-        return Switch(ready_owed=self.ready_owed or self.locks, in_doubt=self.in_doubt)
+        return OverrideState(ready_owed=self.ready_owed or self.locks, in_doubt=self.in_doubt)
 
-    def readied(self) -> "Switch":
+    def readied(self) -> "OverrideState":
         """An operator ends it, and so whatever an agent before this one may have begun."""
         ended = self.ended()
         return replace(ended, ready_owed=ended.ready_owed or self.in_doubt)
 
-    def heard(self, now_s: float, ready_for_s: float) -> "Switch":
+    def heard(self, now_s: float, ready_for_s: float) -> "OverrideState":
         """From now on polls are answered: the time of an owed ``ready`` begins."""
         if not self.ready_owed or self.ready_until_s is not None:
             return self
         return replace(self, ready_until_s=now_s + ready_for_s)
 
-    def ticked(self, now_s: float) -> "Switch":
+    def ticked(self, now_s: float) -> "OverrideState":
         """What time has made of it."""
         if self.expires_s is not None and now_s >= self.expires_s:
             return self.ended()
@@ -129,22 +129,22 @@ class Switch:
             return replace(self, ready_owed=late, ready_until_s=None, in_doubt=self.in_doubt and late)
         return self
 
-    def word(self, show_when: ShowWhen) -> Word:
+    def reply(self, show_when: ShowWhen) -> ReplyOverride:
         """What to say."""
         ready = "ready" if self.ready_owed else ""
         if self.override is None:
-            return Word(ready)
-        verdict = Verdict(self.override.percent, self.override.note(show_when), known=True)
-        return Word(self.override.kind if self.locks else ready, verdict)
+            return ReplyOverride(ready)
+        decision = Decision(self.override.percent, self.override.note(show_when), known=True)
+        return ReplyOverride(self.override.kind if self.locks else ready, decision)
 
 
-def restored(record: Record, wall_s: float, now_s: float, *, in_doubt: bool = False) -> Switch:
+def restored(record: PersistedOverride, wall_s: float, now_s: float, *, in_doubt: bool = False) -> OverrideState:
     """The switch of an agent that finds this record; ``in_doubt`` if it may not be the newest.
 
     What ran out meanwhile is over, and its ``ready`` is owed. An override never lasts longer
     than it was ordered for, however far back the wall clock was set.
     """
-    switch = Switch(ready_owed=record.ready_owed, in_doubt=in_doubt)
+    switch = OverrideState(ready_owed=record.ready_owed, in_doubt=in_doubt)
     override = record.override
     if override is None:
         return switch
@@ -192,7 +192,7 @@ def read_order(kind: str, request: Mapping[str, object]) -> Order:
     return Order(kind, percent, read("for", values.lasting, None), read("reason", values.reason, ""))
 
 
-def to_value(record: Record) -> dict[str, Any]:
+def to_value(record: PersistedOverride) -> dict[str, Any]:
     """A record as plain values, for the state file and for status."""
     return {"override": record.override and as_value(record.override), "ready_owed": record.ready_owed}
 
@@ -209,12 +209,12 @@ def as_value(override: Override) -> dict[str, Any]:
     }
 
 
-def from_value(value: object) -> Record:
+def from_value(value: object) -> PersistedOverride:
     """The record that :func:`to_value` made. Raises ValueError with what is wrong."""
     try:
         fields = _fields(value, {"override", "ready_owed"})
         found = None if fields["override"] is None else _override(fields["override"])
-        return Record(found, _flag(fields["ready_owed"]))
+        return PersistedOverride(found, _flag(fields["ready_owed"]))
     except (TypeError, KeyError, OverflowError, Wrong):
         raise ValueError("not a record of overrides") from None
 

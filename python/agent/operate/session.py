@@ -48,7 +48,7 @@ def encode(answer: dict[str, Any]) -> bytes:
     return json.dumps({"version": VERSION} | answer).encode() + b"\n"
 
 
-class Conversation:
+class Session:
     """One connection: reads a line, has it carried out, writes the answer, and so on.
 
     ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is
@@ -60,7 +60,7 @@ class Conversation:
         connection: socket.socket,
         peer: Peer,
         commands: Mapping[str, Command],
-        left: Callable[["Conversation"], None],
+        left: Callable[["Session"], None],
     ) -> None:
         self._socket = connection
         self._peer = peer

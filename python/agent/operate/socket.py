@@ -15,7 +15,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.operate.session import Command, Conversation, Peer, encode, failure
+from agent.operate.session import Command, Peer, Session, encode, failure
 
 log = logging.getLogger("busyweight")
 
@@ -34,7 +34,7 @@ _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _GROUPS_MAX = 256  # as many as Python's getsockopt has room for
 
 
-class ControlError(OSError):
+class ControlSocketError(OSError):
     """There can be no socket here. The text names it and the reason."""
 
 
@@ -53,7 +53,7 @@ def open_socket(path: Path) -> socket.socket:
     """Listens at ``path``, for everyone; who may command is decided by who they are.
 
     What a dead agent left there is replaced; a live one's socket, or anything that is no
-    socket, is left alone. Raises ControlError.
+    socket, is left alone. Raises ControlSocketError.
     """
     try:
         if not path.parent.exists():
@@ -70,7 +70,7 @@ def open_socket(path: Path) -> socket.socket:
             raise
     except OSError as error:
         why = error.strerror or str(error)
-        raise ControlError(f"control socket {path}: {why[:1].lower()}{why[1:]}") from None
+        raise ControlSocketError(f"control socket {path}: {why[:1].lower()}{why[1:]}") from None
     return listener
 
 
@@ -93,7 +93,7 @@ def _make_room(path: Path) -> None:
             raise FileExistsError(errno.EADDRINUSE, f"another agent (pid {pid}) has it; it is left alone")
 
 
-class Control:
+class ControlSocket:
     """Serves the socket at ``path``. ``commands`` are called with a request's other keys and
     may raise values.Wrong; ``gid`` is the group that may command, if any."""
 
@@ -101,7 +101,7 @@ class Control:
         self.path = path
         self.gid = gid
         self.commands = commands
-        self.clients: set[Conversation] = set()
+        self.clients: set[Session] = set()
         self._refused: set[int] = set()
         self._loop = asyncio.get_running_loop()
         self._listener = open_socket(path)
@@ -150,7 +150,7 @@ class Control:
                 connection.send(encode(failure(why)))
             connection.close()
             return
-        self.clients.add(Conversation(connection, peer, self.commands, self.clients.discard))
+        self.clients.add(Session(connection, peer, self.commands, self.clients.discard))
 
     def _refusal(self, peer: Peer) -> str | None:
         # By numbers alone: who knows the names may take a minute, and anybody may come to be refused.

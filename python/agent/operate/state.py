@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from agent.operate import override
-from agent.operate.override import Record
-from agent.operate.threads import aside
+from agent.operate.override import PersistedOverride
+from agent.operate.threads import run_in_thread
 
 NAME = "override.json"
 VERSION = 1
@@ -28,7 +28,7 @@ PATIENCE_S = 2.0
 class StateFile:
     """The record's file in ``directory``, which is made.
 
-    ``trouble`` says why the newest record is not on disk, ``remark`` what was wrong with the
+    ``write_error`` says why the newest record is not on disk, ``load_warning`` what was wrong with the
     file that was found at the start; None where all is well. ``recorded`` is the record
     that the disk has; None while that is not known.
     """
@@ -36,10 +36,10 @@ class StateFile:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.path = directory / NAME
-        self.trouble: str | None = None
-        self.remark: str | None = None
-        self.recorded: Record | None = None
-        self._wanted = Record()
+        self.write_error: str | None = None
+        self.load_warning: str | None = None
+        self.recorded: PersistedOverride | None = None
+        self._wanted = PersistedOverride()
         self._writer: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
@@ -51,23 +51,23 @@ class StateFile:
     def _make_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def load(self) -> Record:
+    def load(self) -> PersistedOverride:
         """What the file says. One that cannot be believed is set aside, and says nothing.
 
         Where there is trouble with the directory already, a file that cannot be read is no news.
         """
-        record = Record()
+        record = PersistedOverride()
         try:
             record = self._read()
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            if self.trouble is None:
-                self.remark = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
+            if self.write_error is None:
+                self.load_warning = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
         self.recorded = record
         return record
 
-    def _read(self) -> Record:
+    def _read(self) -> PersistedOverride:
         # A FIFO or a link that someone put there must neither block nor lead elsewhere.
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -101,9 +101,9 @@ class StateFile:
             return f"cannot be set aside: {_why(error)}"
         return f"set aside as {aside_path}"
 
-    async def save(self, record: Record) -> None:
-        """Brings the record to the disk, or says in ``trouble`` why not. Waits for the disk,
-        but not for ever; what it takes later is no trouble any more from then on."""
+    async def save(self, record: PersistedOverride) -> None:
+        """Brings the record to the disk, or says in ``write_error`` why not. Waits for the disk,
+        but not for ever; what it takes later is no error any more from then on."""
         self._wanted, self.recorded = record, None
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_newest())
@@ -111,7 +111,7 @@ class StateFile:
         if self._writer.done():
             self._writer.result()
         else:
-            self.trouble = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
+            self.write_error = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
 
     async def _write_newest(self) -> None:
         """One write at a time, until the newest record had its turn: a late one undoes nothing,
@@ -120,18 +120,18 @@ class StateFile:
         while written is not self._wanted:
             written = self._wanted
             try:
-                await aside(partial(self._write, written))
+                await run_in_thread(partial(self._write, written))
             except OSError as error:
-                self.trouble = f"{self.directory}: {_why(error)}"
+                self.write_error = f"{self.directory}: {_why(error)}"
             else:
                 if written is self._wanted:
-                    self.recorded, self.trouble = written, None
+                    self.recorded, self.write_error = written, None
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: PersistedOverride) -> None:
         self._make_directory()
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if record == Record():
+            if record == PersistedOverride():
                 # Removing works on a full disk, too.
                 self.path.unlink(missing_ok=True)
             else:
@@ -140,7 +140,7 @@ class StateFile:
         finally:
             os.close(directory)
 
-    def _replace(self, record: Record) -> None:
+    def _replace(self, record: PersistedOverride) -> None:
         new = self.path.with_suffix(".new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:

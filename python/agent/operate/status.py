@@ -1,34 +1,216 @@
-"""What the running agent tells of itself: plain values for the control socket.
+"""What the running agent tells of itself: plain values for the control socket and for metrics.
 
-It reads the parts and changes nothing. Points in time that people ordered (``since``,
-``until``, ``at``) are seconds since 1970; all else is an age, in seconds, so that it holds
-however the wall clock is set.
+:class:`Status` is the documented JSON (docs/control.md), field by field. Points in time that people
+set (``since``, ``until``, ``at``, ``taken``) are seconds since 1970; all else is an age or a duration,
+in seconds (``_s``) or milliseconds (``_ms``), so that it holds however the wall clock is set. This file
+describes; it reads no part of the agent, but for :func:`workers`, which asks a scanner.
 """
 
-import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from agent import _scan
-from agent._scan import Counts, Scanner, Snapshot
-from agent.config import values
-
-if TYPE_CHECKING:
-    from agent.serve.daemon import Daemon
+from agent._scan import Counts, Scanner
 
 # The weights of the last ten minutes, at most one a second.
 HISTORY_S = 600.0
 HISTORY_STEP_S = 1.0
 
-COUNTS = tuple(name for name in Counts.__dict__ if not name.startswith("_"))
+# What a scan adds up for one pool, in the order in which it is told; see _scan.pyi.
+COUNTS = (
+    "workers",
+    "readable",
+    "busy_processes",
+    "busy_threads",
+    "total_threads",
+    "stopping",
+    "copies",
+    "unparsable",
+    "quarantined",
+    "oldest_ms",
+)
 
 
 def counts(of: Counts) -> dict[str, int]:
     """Counts as plain values."""
     return {name: getattr(of, name) for name in COUNTS}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """``state``: starting, serving or stopping."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """One pool's reply, and what it rests on. ``capacity`` is None for the sum of all threads,
+    ``counts`` without a sample."""
+
+    pool: str
+    reply: str
+    weight: int | None
+    reason: str
+    known: bool
+    said_for_s: float
+    count: str
+    capacity: float | None
+    counts: dict[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStatus:
+    """The newest sample, while it is young enough to be believed."""
+
+    age_s: float
+    visible: bool
+    discovery: str
+    processes: int
+    rechecked: int
+    vanished: int
+    unreadable: int
+    took_ms: float
+    cost_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScannerStatus:
+    """``age_s`` is that of the newest sample, believed or not; ``for_s`` how long a scan has been
+    running; ``ended`` sums over all scans; ``left_behind`` the readers that hang."""
+
+    scans: int
+    scanning: bool
+    for_s: float
+    age_s: float | None
+    ended: dict[str, float]
+    failure: str | None
+    refused: list[str]
+    fallback: str | None
+    left_behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateFileStatus:
+    """``write_error``: why the newest override is not on disk. ``load_warning``: what was wrong with
+    the file that was found at the start."""
+
+    path: str
+    write_error: str | None
+    load_warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideStatus:
+    """What operators ordered: ``override`` is in force, or None."""
+
+    override: dict[str, Any] | None
+    ready_owed: bool
+    ready_left_s: float | None
+    ready_in_doubt: bool
+    state_file: StateFileStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadOutcome:
+    """How the last reload went."""
+
+    at: float
+    ok: bool
+    faults: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadTotals:
+    """Reloads since the start, and when the configuration in force was taken."""
+
+    ok: int
+    failed: int
+    taken: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """Where the configuration comes from, and its reloads."""
+
+    file: str
+    reload: ReloadOutcome | None
+    reloads: ReloadTotals
+    health: str
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStatus:
+    """The control socket, and the group that may command."""
+
+    path: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepliesStatus:
+    """Replies sent for one pool that rested on one thing: measured, unknown or ordered."""
+
+    pool: str
+    outcome: str
+    replies: int
+
+
+@dataclass(frozen=True, slots=True)
+class PollerStatus:
+    """One balancer's address of late."""
+
+    address: str
+    polls: int
+    last_s: float
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PollsStatus:
+    """What happened on the listening sockets since the start."""
+
+    listening: list[str]
+    answered: int
+    refused: int
+    lost: int
+    timed_out: int
+    crowded: int
+    no_fds: int
+    replies: list[RepliesStatus]
+    pollers: list[PollerStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The answer to ``status``. What the default pool says is None before the first scan."""
+
+    agent: AgentStatus
+    now: float
+    reply: str | None
+    weight: int | None
+    reason: str | None
+    known: bool | None
+    pools: list[PoolStatus]
+    sample: SampleStatus | None
+    scanner: ScannerStatus
+    override: dict[str, Any] | None
+    ready_owed: bool
+    ready_left_s: float | None
+    ready_in_doubt: bool
+    state_file: StateFileStatus
+    config: ConfigStatus
+    control: ControlStatus
+    polls: PollsStatus
+    history: list[tuple[float, int | None]]
+
+    def as_values(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return asdict(self)
 
 
 class History:
@@ -62,110 +244,6 @@ class History:
         ages = [(round(self._clock() - at_s, 1), weight) for at_s, weight in self._weights]
         old = sum(age_s > HISTORY_S for age_s, _ in ages)
         return ages[max(0, old - 1) :]
-
-
-def report(daemon: "Daemon") -> dict[str, Any]:
-    """The answer to ``status``."""
-    said = daemon.said[0] if daemon.said else None
-    return {
-        "agent": {
-            "version": _scan.__version__,
-            "pid": os.getpid(),
-            "uptime_s": round(daemon.clock() - daemon.began_s, 1),
-            "state": daemon.state,
-        },
-        "now": time.time(),
-        "reply": said and said.line.decode(),
-        "weight": said and said.verdict.weight,
-        "reason": said and said.verdict.reason,
-        "known": said and said.verdict.known,
-        "pools": _pools(daemon),
-        "sample": _sample(daemon),
-        "scanner": _scanner(daemon),
-        **daemon.orders.report(),
-        "config": {
-            "file": daemon.file,
-            "reload": daemon.reloader.outcome,
-            "reloads": daemon.reloader.totals,
-            "health": daemon.config.reply.health,
-        },
-        "control": {"path": str(daemon.desk.path), "group": daemon.config.control.group},
-        "polls": _polls(daemon),
-        "history": daemon.history.weights(),
-    }
-
-
-def _pools(daemon: "Daemon") -> list[dict[str, Any]]:
-    sample = daemon.cache.newest()
-    found = sample.pools if sample else []
-    pools = []
-    for i, (said, (_, rule)) in enumerate(zip(daemon.said, daemon.speaker.rules, strict=False)):
-        of = counts(found[i]) if i < len(found) else None
-        pools.append(
-            {
-                "pool": said.pool,
-                "reply": said.line.decode(),
-                "weight": said.verdict.weight,
-                "reason": said.verdict.reason,
-                "known": said.verdict.known,
-                "said_for_s": round(daemon.history.said_for(said.pool), 1),
-                "count": rule.count,
-                "capacity": rule.capacity,
-                "counts": of,
-            }
-        )
-    return pools
-
-
-def _sample(daemon: "Daemon") -> dict[str, Any] | None:
-    sample: Snapshot | None = daemon.cache.newest()
-    age_s = daemon.cache.age()
-    if sample is None or age_s is None:
-        return None
-    return {
-        "age_s": round(age_s, 3),
-        "visible": sample.visible,
-        "discovery": sample.discovery,
-        "processes": sample.processes,
-        "rechecked": sample.rechecked,
-        "vanished": sample.vanished,
-        "unreadable": sample.unreadable,
-        "took_ms": round(sample.took_ns / 1e6, 3),
-        "cost_ms": round(sample.cost_ns / 1e6, 3),
-    }
-
-
-def _scanner(daemon: "Daemon") -> dict[str, Any]:
-    scanner = daemon.sampler.scanner
-    return {
-        "scans": daemon.cache.scans,
-        "scanning": daemon.cache.scanning,
-        "for_s": round(daemon.cache.running_for(), 3),
-        "age_s": daemon.cache.age(),
-        "ended": asdict(daemon.scans),
-        "failure": daemon.cache.failure,
-        "refused": scanner.refused,
-        "fallback": scanner.fallback(),
-        "left_behind": scanner.left_behind(),
-    }
-
-
-def _polls(daemon: "Daemon") -> dict[str, Any]:
-    totals = daemon.answerer.totals()
-    now_s = daemon.clock()
-    pollers = sorted(daemon.answerer.pollers(), key=lambda poller: -poller[2])
-    return {
-        "listening": [values.show_address(address) for address in daemon.addresses()],
-        **{name: getattr(totals, name) for name in ("answered", "refused", "lost", "timed_out", "crowded", "no_fds")},
-        "replies": [
-            {"pool": pool, "outcome": outcome, "replies": replies}
-            for (pool, outcome), replies in daemon.replies.sums().items()
-        ],
-        "pollers": [
-            {"address": address, "polls": polls, "last_s": round(now_s - last_ns / 1e9, 1), "allowed": allowed}
-            for address, polls, last_ns, allowed in pollers
-        ],
-    }
 
 
 def workers(scanner: Scanner, pools: list[str], most: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class NoThreadError(OSError):
     """The work cannot begin: this host, or the unit, lets the agent have no thread more."""
 
 
-def aside(work: Callable[[], T]) -> "asyncio.Future[T]":
+def run_in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
     """Starts the work. Its result, or its exception, comes to the event loop. Raises NoThreadError."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent._scan import Answerer, Snapshot
 
 if TYPE_CHECKING:
-    from agent.weight.pools import Said
+    from agent.weight.pools import PoolReply
 
 
 @dataclass(slots=True)
@@ -36,10 +36,10 @@ class Scans:
         self.vanished += snapshot.vanished
 
 
-def _outcome(said: "Said") -> str:
+def _outcome(said: "PoolReply") -> str:
     if said.ordered:
         return "ordered"
-    return "measured" if said.verdict.known else "unknown"
+    return "measured" if said.decision.known else "unknown"
 
 
 class Replies:
@@ -55,7 +55,7 @@ class Replies:
         self._seen: dict[str, int] = {}
         self._sums: Counter[tuple[str, str]] = Counter()
 
-    def note(self, said: "Iterable[Said]") -> None:
+    def note(self, said: "Iterable[PoolReply]") -> None:
         """This is said from now on."""
         self._settle()
         self._outcomes = {each.pool: _outcome(each) for each in said}

@@ -117,11 +117,11 @@ def _waiting(listener: socket.socket) -> int:
 class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
-    At most ``owing_max`` connections are waited for, ``deadline_s`` each, until they send their
+    At most ``awaiting_line_max`` connections are waited for, ``deadline_s`` each, until they send their
     line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
     are settled for now. It returns whether waiting could bring a better answer. Then nobody else
-    is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`go_on`
-    or ``wait_at_most_s`` later, once per go_on.
+    is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`resume`
+    or ``wait_at_most_s`` later, once per resume.
     """
 
     def __init__(
@@ -131,35 +131,35 @@ class Server:
         *,
         wait_at_most_s: float,
         deadline_s: float,
-        owing_max: int,
+        awaiting_line_max: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._answerer = answerer
         self.ask = ask
         self.wait_at_most_s = wait_at_most_s
         self.deadline_s = deadline_s
-        self.owing_max = owing_max
+        self.awaiting_line_max = awaiting_line_max
         self._listeners: list[socket.socket] = []
-        self._patience: asyncio.TimerHandle | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._waited = False
-        self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._owing: dict[int, asyncio.TimerHandle] = {}
-        self._left_waiting_at: int | None = None
+        self._backing_off: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._awaiting_line: dict[int, asyncio.TimerHandle] = {}
+        self._waiting_since_turn: int | None = None
 
     def add(self, listener: socket.socket) -> None:
         """Serves this socket too."""
         self._listeners.append(listener)
-        if self._patience is None:
+        if self._hold_timer is None:
             self._watch(listener)
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        if resting := self._resting.pop(listener, None):
+        if resting := self._backing_off.pop(listener, None):
             resting.cancel()
         self._answer(listener, BURST * BURST)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
-        if resting := self._resting.pop(listener, None):
+        if resting := self._backing_off.pop(listener, None):
             resting.cancel()
         self._listeners.remove(listener)
         listener.close()
@@ -168,22 +168,22 @@ class Server:
         """Ends all. Pollers that owe their line get the default reply."""
         for listener in list(self._listeners):
             self.remove(listener)
-        for fd in list(self._owing):
+        for fd in list(self._awaiting_line):
             self._expire(fd)
-        if self._patience:
-            self._patience.cancel()
+        if self._hold_timer:
+            self._hold_timer.cancel()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """There is a new answer: whoever waits, or has waited for it in vain, gets it, and is not
         asked to wait for the next."""
         had_waited, self._waited = self._waited, False
-        if self._patience is not None:
-            self._patience.cancel()
-            self._resume()
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._accept_again()
         elif not had_waited:
             return
         for listener in self._listeners:
-            if listener not in self._resting:
+            if listener not in self._backing_off:
                 # No more than these: who connects upon an answer asks anew.
                 self._answer(listener, _waiting(listener))
 
@@ -200,8 +200,8 @@ class Server:
             waiting.register(each.fileno(), select.POLLIN)
         totals = self._answerer.totals()
         turns = totals.answered + totals.refused + totals.lost
-        left_waiting_at, self._left_waiting_at = self._left_waiting_at, turns if waiting.poll(0) else None
-        return self._left_waiting_at is None or self._left_waiting_at != left_waiting_at
+        left_waiting_at, self._waiting_since_turn = self._waiting_since_turn, turns if waiting.poll(0) else None
+        return self._waiting_since_turn is None or self._waiting_since_turn != left_waiting_at
 
     def _watch(self, listener: socket.socket) -> None:
         self._loop.add_reader(listener.fileno(), self._readable, listener)
@@ -213,7 +213,7 @@ class Server:
             if self.ask() and not self._waited and self.wait_at_most_s > 0:
                 for each in self._listeners:
                     self._loop.remove_reader(each.fileno())
-                self._patience = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
+                self._hold_timer = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
                 return
         self._answer(listener, BURST)
 
@@ -221,43 +221,43 @@ class Server:
         """Answers those in the backlog, and watches those who owe their line."""
         end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
-            self._owing[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
+            self._awaiting_line[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._loop.add_reader(fd, self._line, fd)
-        while len(self._owing) > self.owing_max:
+        while len(self._awaiting_line) > self.awaiting_line_max:
             # Who has owed for longest makes room: a balancer sends its line with the connection.
-            self._expire(next(iter(self._owing)), crowded=True)
+            self._expire(next(iter(self._awaiting_line)), crowded=True)
         if end < 0:
             self._loop.remove_reader(listener.fileno())
-            self._resting[listener] = self._loop.call_later(STUCK_PAUSE_S, self._rested, listener)
+            self._backing_off[listener] = self._loop.call_later(STUCK_PAUSE_S, self._back_off_ended, listener)
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.
         self._waited = True
-        self._resume()
+        self._accept_again()
 
-    def _resume(self) -> None:
-        self._patience = None
+    def _accept_again(self) -> None:
+        self._hold_timer = None
         for listener in self._listeners:
-            if listener not in self._resting:
+            if listener not in self._backing_off:
                 self._watch(listener)
         if self._listeners:
             # The one who was accepted to see who asks.
             self._answer(self._listeners[0], 0)
 
-    def _rested(self, listener: socket.socket) -> None:
-        del self._resting[listener]
-        if self._patience is None:
+    def _back_off_ended(self, listener: socket.socket) -> None:
+        del self._backing_off[listener]
+        if self._hold_timer is None:
             self._watch(listener)
 
     def _line(self, fd: int) -> None:
         # The answerer closes the descriptor when it is done, so the reader goes first.
         self._loop.remove_reader(fd)
         if self._answerer.readable(fd):
-            self._owing.pop(fd).cancel()
+            self._awaiting_line.pop(fd).cancel()
         else:
             self._loop.add_reader(fd, self._line, fd)
 
     def _expire(self, fd: int, *, crowded: bool = False) -> None:
         self._loop.remove_reader(fd)
-        self._owing.pop(fd).cancel()
+        self._awaiting_line.pop(fd).cancel()
         self._answerer.expire(fd, crowded=crowded)

@@ -9,7 +9,7 @@ from agent._scan import Scanner, Snapshot, Worker
 from agent.config.schema import Config
 from agent.operate import status
 from agent.sampling import host
-from agent.weight.pools import Said, Speaker
+from agent.weight.pools import PoolReply, ReplyBuilder
 
 if TYPE_CHECKING:
     from agent._scan import Reading
@@ -21,7 +21,7 @@ class Found:
 
     pools: list[str]
     snapshot: Snapshot
-    said: list[Said]
+    said: list[PoolReply]
     workers: list[Worker]
     refused: list[str]
 
@@ -33,8 +33,8 @@ def check(config: Config, scanner: Scanner | None = None, cores: int | None = No
     cores = cores or host.cores()[0]
     scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()
-    speaker = Speaker(config.rules(cores), config.reply.health)
-    said = speaker.speak(snapshot.pools, 0.0, visible=snapshot.visible, silence="")
+    builder = ReplyBuilder(config.rules(cores), config.reply.health)
+    said = builder.build(snapshot.pools, 0.0, visible=snapshot.visible, no_sample_reason="")
     return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
 
 
@@ -82,9 +82,9 @@ def as_json(found: Found) -> bytes:
     pools = {
         said.pool or "default": {
             "reply": said.line.decode(),
-            "weight": said.verdict.weight,
-            "reason": said.verdict.reason,
-            "known": said.verdict.known,
+            "weight": said.decision.weight,
+            "reason": said.decision.reason,
+            "known": said.decision.known,
             **status.counts(of),
         }
         for said, of in zip(found.said, snapshot.pools or [], strict=False)
@@ -102,9 +102,9 @@ def as_json(found: Found) -> bytes:
     ]
     report = {
         "reply": found.said[0].line.decode(),
-        "weight": found.said[0].verdict.weight,
-        "reason": found.said[0].verdict.reason,
-        "known": found.said[0].verdict.known,
+        "weight": found.said[0].decision.weight,
+        "reason": found.said[0].decision.reason,
+        "known": found.said[0].decision.known,
         "visible": snapshot.visible,
         "discovery": snapshot.discovery,
         "processes": snapshot.processes,

@@ -14,8 +14,10 @@ def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reaso
     """Gives an order. Returns what became of it, and what to warn of. Raises ClientError."""
     words = {"weight": weight, "for": lasts, "reason": reason, "sudo_user": client.sudo_user()}
     done = client.ask(path, kind, **words)
-    trouble = done["state_file"]["trouble"]
-    warnings = [f"{trouble}: this is in memory only, and a restart of the agent will not know it"] if trouble else []
+    write_error = done["state_file"]["write_error"]
+    warnings = []
+    if write_error:
+        warnings.append(f"{write_error}: this is in memory only, and a restart of the agent will not know it")
     lines = []
     if done["ended"]:
         lines.append(f"ended: {done['ended']}")
@@ -62,10 +64,10 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
         when = "as soon as polls are answered" if left_s is None else f"for another {span(left_s)}"
         yield "", f"says ready to every poll {when}, since a drain or maint has ended"
     state = status["state_file"]
-    if state["trouble"]:
-        yield "WARNING", f"{state['trouble']}: overrides are in memory only, and a restart will not know them"
-    if state["remark"]:
-        yield "WARNING", state["remark"]
+    if state["write_error"]:
+        yield "WARNING", f"{state['write_error']}: overrides are in memory only, and a restart will not know them"
+    if state["load_warning"]:
+        yield "WARNING", state["load_warning"]
     if status.get("ready_in_doubt"):
         yield "", WAY_OUT
     yield from _evidence(status)

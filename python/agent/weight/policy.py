@@ -44,7 +44,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """What the agent thinks of a pool. ``weight`` is in percent; None says nothing about it.
 
     ``known`` tells whether the weight rests on what was counted.
@@ -65,7 +65,7 @@ def formula(busy: float, capacity: float) -> int:
     return round(100 * (1 - busy / capacity))
 
 
-def blind(counts: Counts, *, visible: bool) -> str | None:
+def unknown_reason(counts: Counts, *, visible: bool) -> str | None:
     """Why nothing can be said of this pool, or None if something can.
 
     Not to see is never to be idle: no worker at all on a host that can be seen is idle, but
@@ -87,22 +87,22 @@ def usage(rule: Rule, counts: Counts) -> tuple[int, float]:
     return busy, counts.total_threads if rule.capacity is None else rule.capacity
 
 
-def decide(rule: Rule, counts: Counts, *, visible: bool) -> Verdict:
+def decide(rule: Rule, counts: Counts, *, visible: bool) -> Decision:
     """The weight that a pool's counts ask for, before any slow rise."""
-    why_blind = blind(counts, visible=visible)
-    if why_blind:
-        return unknown(rule, why_blind)
+    why = unknown_reason(counts, visible=visible)
+    if why:
+        return unknown(rule, why)
     busy, capacity = usage(rule, counts)
     shown = int(capacity) if capacity == int(capacity) else capacity
-    return Verdict(max(rule.floor, formula(busy, capacity)), f"{busy}/{shown} busy", known=True)
+    return Decision(max(rule.floor, formula(busy, capacity)), f"{busy}/{shown} busy", known=True)
 
 
-def unknown(rule: Rule, why: str) -> Verdict:
-    """The verdict when there is nothing to go by."""
-    return Verdict(rule.unknown, why, known=False)
+def unknown(rule: Rule, why: str) -> Decision:
+    """The decision when there is nothing to go by."""
+    return Decision(rule.unknown, why, known=False)
 
 
-def rise(rule: Rule, wanted: int, before: tuple[float, float] | None, now_s: float) -> float:
+def limit_rise(rule: Rule, wanted: int, before: tuple[float, float] | None, now_s: float) -> float:
     """The weight to say now: it falls at once, and rises no faster than the rule allows.
 
     ``before`` is the weight said last and when that was, in seconds of the same clock as

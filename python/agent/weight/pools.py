@@ -1,4 +1,4 @@
-"""PURE. What each pool says now: the sample's verdict, slowed, or an operator's word instead.
+"""PURE. What each pool says now: the sample's decision, slowed, or an operator's word instead.
 
 The only state on the way from the sample to the wire: the weight said last, for the slow
 rise, and the operator's word, which outranks the sample. Times and samples are passed in; it
@@ -9,31 +9,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agent.weight import policy, reply
-from agent.weight.policy import Counts, Rule, Verdict
+from agent.weight.policy import Counts, Decision, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What one pool says: the verdict that was rendered, and the rendered line. ``ordered``:
-    the verdict is an operator's."""
+class PoolReply:
+    """What one pool says: the decision that was rendered, and the rendered line. ``ordered``:
+    the decision is an operator's."""
 
     pool: str
-    verdict: Verdict
+    decision: Decision
     line: bytes
     ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """What becomes of every reply: the word before all else, and the verdict instead of the
+class ReplyOverride:
+    """What becomes of every reply: the word before all else, and the decision instead of the
     sample's, if any."""
 
     admin: str = ""
-    verdict: Verdict | None = None
+    decision: Decision | None = None
 
 
-class Speaker:
-    """The voice of all pools, in the configuration's order; the default pool is first.
+class ReplyBuilder:
+    """Builds the replies of all pools, in the configuration's order; the default pool is first.
 
     ``rules`` has each pool's name and rule."""
 
@@ -42,47 +42,45 @@ class Speaker:
         self._health = health
         self._before: dict[str, tuple[float, float]] = {}
         self.rising = False
-        self.word = Word()
+        self.override = ReplyOverride()
 
-    def inherit(self, former: "Speaker") -> None:
-        """Goes on from what a former speaker said last, so that a reload lets nothing jump."""
+    def inherit(self, former: "ReplyBuilder") -> None:
+        """Goes on from what a former builder's replies said last, so that no weight jumps at a reload."""
         self._before = dict(former._before)
-        self.word = former.word
+        self.override = former.override
 
-    def speak(self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, silence: str) -> list[Said]:
-        """What all pools say at ``now_s``. Without counts there is only ``silence``: why."""
+    def build(
+        self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, no_sample_reason: str
+    ) -> list[PoolReply]:
+        """What all pools say at ``now_s``. Without counts there is only ``no_sample_reason``: why."""
         self.rising = False
-        return [
-            self._say(name, rule, self._verdict(rule, None if counts is None else counts[i], visible, silence), now_s)
-            for i, (name, rule) in enumerate(self.rules)
-        ]
-
-    @staticmethod
-    def _verdict(rule: Rule, counts: Counts | None, visible: bool, silence: str) -> Verdict:
         if counts is None:
-            return policy.unknown(rule, silence)
-        return policy.decide(rule, counts, visible=visible)
+            decisions = [policy.unknown(rule, no_sample_reason) for _, rule in self.rules]
+        else:
+            decisions = [policy.decide(rule, counts[i], visible=visible) for i, (_, rule) in enumerate(self.rules)]
+        pools = zip(self.rules, decisions, strict=True)
+        return [self._build_one(name, rule, decision, now_s) for (name, rule), decision in pools]
 
-    def _say(self, name: str, rule: Rule, verdict: Verdict, now_s: float) -> Said:
-        ordered = self.word.verdict
+    def _build_one(self, name: str, rule: Rule, decision: Decision, now_s: float) -> PoolReply:
+        ordered = self.override.decision
         if ordered is not None:
             if ordered.weight is not None:
                 # What rises slowly rises from here when the order has ended.
                 self._before[name] = (ordered.weight, now_s)
-        elif verdict.weight is not None:
-            slowed = policy.rise(rule, verdict.weight, self._before.get(name), now_s)
+        elif decision.weight is not None:
+            slowed = policy.limit_rise(rule, decision.weight, self._before.get(name), now_s)
             self._before[name] = (slowed, now_s)
-            if int(slowed) < verdict.weight:
+            if int(slowed) < decision.weight:
                 self.rising = True
-                verdict = replace(verdict, weight=int(slowed), reason=f"{verdict.reason}, rising")
-        return self._render(name, verdict)
+                decision = replace(decision, weight=int(slowed), reason=f"{decision.reason}, rising")
+        return self._render(name, decision)
 
-    def _render(self, name: str, verdict: Verdict) -> Said:
-        ordered = self.word.verdict
-        verdict = ordered or verdict
-        line = reply.render(verdict, health=self._health, admin=self.word.admin)
-        return Said(name, verdict, line, ordered is not None)
+    def _render(self, name: str, decision: Decision) -> PoolReply:
+        ordered = self.override.decision
+        decision = ordered or decision
+        line = reply.render(decision, health=self._health, admin=self.override.admin)
+        return PoolReply(name, decision, line, ordered is not None)
 
-    def everywhere(self, verdict: Verdict) -> list[Said]:
+    def everywhere(self, decision: Decision) -> list[PoolReply]:
         """All pools say the same."""
-        return [self._render(name, verdict) for name, _ in self.rules]
+        return [self._render(name, decision) for name, _ in self.rules]

@@ -4,7 +4,7 @@ One line. Its words are separated by blanks, and ``#`` begins a description that
 statistics page shows only beside a health word (src/tcpcheck.c, tcpcheck_agent_expect_reply).
 """
 
-from agent.weight.policy import Verdict
+from agent.weight.policy import Decision
 
 # HAProxy reads a line of up to its buffer's size; a page shows far less.
 DESCRIPTION_LEN_MAX = 200
@@ -16,8 +16,8 @@ def describe(text: str) -> str:
     return safe[:DESCRIPTION_LEN_MAX]
 
 
-def render(verdict: Verdict, *, health: str, admin: str = "") -> bytes:
-    """The reply for a verdict.
+def render(decision: Decision, *, health: str, admin: str = "") -> bytes:
+    """The reply for a decision.
 
     With health ``up``: ``up 75% #6/24 busy\\n``, and without a weight ``up #REASON\\n``, which
     leaves HAProxy's weight as it is and shows why. With health ``none``: ``75%\\r\\n``, byte for
@@ -26,9 +26,9 @@ def render(verdict: Verdict, *, health: str, admin: str = "") -> bytes:
     ``admin`` is ``drain``, ``maint`` or ``ready``, and comes first. A drain goes without a
     weight: beside one, HAProxy 2.6 logs "remains in forced drain mode" at every check.
     """
-    weight = "" if verdict.weight is None else f"{verdict.weight}%"
+    weight = "" if decision.weight is None else f"{decision.weight}%"
     if health == "none":
         words, end = [admin, weight], "\r\n" if weight else "\n"
     else:
-        words, end = [admin, "up", weight, f"#{describe(verdict.reason)}"], "\n"
+        words, end = [admin, "up", weight, f"#{describe(decision.reason)}"], "\n"
     return (" ".join(word for word in words if word) + end).encode("ascii")

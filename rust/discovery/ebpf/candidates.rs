@@ -24,12 +24,10 @@ use rustix::thread::{name, set_name};
 
 use super::filter::{CommPrefix, Filter};
 use super::unavailable::{Unavailable, chain, refused};
-use super::{privileges, sys};
+use super::{KERNEL_BTF, privileges, sys};
 
 /// The programs of `candidates.bpf.c`; each is named after its tracepoint.
 const HOOKS: [&str; 3] = ["task_rename", "sched_process_fork", "sched_process_exit"];
-
-pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The initial pid namespace's inode number, fixed in the kernel (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -2,7 +2,7 @@
 
 use std::{error, fmt, io};
 
-use super::candidates::KERNEL_BTF;
+use super::KERNEL_BTF;
 
 /// Why there are no candidates from the kernel. Its text names the remedy.
 #[derive(Debug)]

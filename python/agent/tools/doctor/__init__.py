@@ -59,7 +59,7 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
         known = client.ask(control, "workers", most=1000)["workers"]
     except client.ClientError as error:
         silence = str(error)
-    found, wide, trouble = None, None, ""
+    found, wide, scan_error = None, None, ""
     cores = host.cores()
     try:
         # Opened first, since privileges are given up at the first opening. An agent tells itself how
@@ -69,8 +69,8 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
         wide = check.check(_every_name(config), cores=cores[0])
         found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
-        found, trouble = None, str(error)
-    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, trouble)
+        found, scan_error = None, str(error)
+    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, scan_error)
 
 
 def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:

@@ -32,7 +32,7 @@ class Patient:
     ``status`` and ``workers`` are the running agent's answers on its control socket, see
     docs/control.md; without an agent they are None and empty, and ``silence`` says why.
     ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own
-    scan, None if it broke: then ``trouble`` says why. ``wide`` is one more, regardless of the
+    scan, None if it broke: then ``scan_error`` says why. ``wide`` is one more, regardless of the
     processes' names.
     """
 
@@ -46,7 +46,7 @@ class Patient:
     cores: tuple[int, str]
     found: Found | None
     wide: Found | None
-    trouble: str
+    scan_error: str
 
     @property
     def seen_by_agent(self) -> bool | None:

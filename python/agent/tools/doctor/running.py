@@ -66,15 +66,15 @@ def _orders(status: dict[str, Any]) -> Iterator[Finding]:
         what = "in force, so nothing measured is said: " + console.show_override(status["override"], status["now"])
         yield Finding("warn", "orders", what, "if it is over: busyweight ready")
     file = status["state_file"]
-    if file["trouble"]:
-        what = f"{file['trouble']}: orders are in memory only, and a restart loses them"
+    if file["write_error"]:
+        what = f"{file['write_error']}: orders are in memory only, and a restart loses them"
         remedy = "see to it that there is room and that the agent may write there (StateDirectory=, --state)"
         yield Finding("warn", "orders", what, remedy)
     in_doubt = status.get("ready_in_doubt", False)
-    if file["remark"] or in_doubt:
-        what = file["remark"] or "what was in force before the agent's start may be lost"
+    if file["load_warning"] or in_doubt:
+        what = file["load_warning"] or "what was in force before the agent's start may be lost"
         yield Finding("warn", "orders", what, WAY_OUT if in_doubt else "")
-    if not any((status["override"], file["trouble"], file["remark"], in_doubt)):
+    if not any((status["override"], file["write_error"], file["load_warning"], in_doubt)):
         yield Finding("ok", "orders", "none in force")
 
 

@@ -53,7 +53,7 @@ def processes(patient: Patient) -> Iterator[Finding]:
     """Whether processes can be seen, by the agent and by this user."""
     procfs = patient.config.scan.procfs
     if patient.found is None:
-        yield Finding("fail", "processes", patient.trouble, "set scan.procfs to a mounted procfs")
+        yield Finding("fail", "processes", patient.scan_error, "set scan.procfs to a mounted procfs")
         return
     here = _mount_seen_by("self", procfs)
     agents = _mount_seen_by(patient.status["agent"]["pid"], procfs) if patient.status else here

@@ -90,9 +90,9 @@ def _orders(status: dict[str, Any]) -> Iterator[Text]:
         yield _row("override", console.show_override(status["override"], status["now"]), "reverse")
     else:
         yield _row("override", "none" if not status["ready_owed"] else "none; says ready to every poll for a while")
-    for trouble in (status["state_file"]["trouble"], status["state_file"]["remark"], status["scanner"]["failure"]):
-        if trouble:
-            yield _row("WARNING", trouble, "red")
+    file, failure = status["state_file"], status["scanner"]["failure"]
+    for warning in filter(None, (file["write_error"], file["load_warning"], failure)):
+        yield _row("WARNING", warning, "red")
 
 
 def _graph(history: list[Any], width: int) -> Iterator[Text]:

@@ -1,0 +1,198 @@
+"""From the sample to the wire: asks the cache for scans, builds the replies, hands them to the answerer.
+
+Everything that a poll or the end of a scan sets off passes through here, in one direction. It opens
+no socket, reads no file and decides no weight: `weight` decides, the answerer sends.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from agent._scan import Answerer, Scanner, Snapshot
+from agent.config.schema import Config
+from agent.operate.status import History
+from agent.sampling.cache import Cache, Pace
+from agent.sampling.sampler import Sampler
+from agent.serve.counters import Replies, Scans
+from agent.weight.policy import Decision
+from agent.weight.pools import PoolReply, ReplyBuilder, ReplyOverride
+
+log = logging.getLogger("busyweight")
+
+# A scan that runs for longer will not end any more.
+STUCK_FOR_GOOD_S = 60.0
+
+
+def now_s() -> float:
+    """Seconds of the clock in which samples are dated; it goes on in suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def pool_title(pool: str) -> str:
+    """A pool's name for people; the default pool has none."""
+    return f"pool {pool}" if pool else "default pool"
+
+
+def _pace(config: Config) -> Pace:
+    scan = config.scan
+    return Pace(scan.fresh_for, scan.min_gap, scan.max_duty / 100, scan.give_up_after)
+
+
+class Pipeline:
+    """``config`` is in force, its users and groups in numbers; ``cores`` are the machine's.
+
+    ``scanned`` is called when a scan has ended and its replies are set; ``replied`` with the default
+    pool's reply when a reply has changed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cores: int,
+        scanner: Scanner,
+        answerer: Answerer,
+        *,
+        scanned: Callable[[], None],
+        replied: Callable[[PoolReply], None],
+    ) -> None:
+        self.config = config
+        self._cores = cores
+        self._answerer = answerer
+        self._scanned = scanned
+        self._replied = replied
+        self.replies: list[PoolReply] = []
+        self.history = History(now_s)
+        self.reply_counters = Replies(answerer)
+        self.scan_counters = Scans()
+        self.builder = ReplyBuilder(config.rules(cores), config.reply.health)
+        self.sampler = Sampler(scanner, self.sampled)
+        self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
+        self._built_from: Snapshot | None = None
+        self._discovery = scanner.discovery
+        self._logged: dict[str, str] = {}
+        self._stopping = False
+
+    def poll(self) -> bool:
+        """A connection waits for its reply. Returns whether waiting could bring a better one."""
+        if self._stopping:
+            return False
+        waiting = self.cache.poll()
+        if self.builder.rising or (self._built_from is not None and self.cache.newest() is None):
+            self.refresh()
+        self._answerer.settle(0.0 if self.builder.rising else self.cache.settled_until())
+        return waiting
+
+    def sampled(self, snapshot: Snapshot | None, why: str) -> None:
+        """A scan ended, with a snapshot, or without one and why."""
+        self.scan_counters.note(snapshot)
+        if snapshot is None:
+            self.cache.failed(why, 0.0)
+        else:
+            self.cache.done(snapshot, snapshot.began_ns / 1e9, snapshot.cost_ns / 1e9)
+            self._note_discovery(snapshot.discovery)
+        self.refresh()
+        self._scanned()
+
+    def override(self, override: ReplyOverride) -> None:
+        """An operator's override begins or ends."""
+        self.builder.override = override
+        self.refresh()
+
+    def stop(self) -> None:
+        """From now on the last reply is sent: that the host is free, unless ``on_stop`` is ``keep``."""
+        self._stopping = True
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Builds the replies of this moment, and hands them on if they differ from the last ones."""
+        if self._stopping and self.config.reply.on_stop == "release":
+            # HAProxy keeps the last weight for ever, so the last one is that the host is free.
+            self._hand_on(self.builder.everywhere(Decision(100, "stopping", known=True)))
+            return
+        sample = self.cache.newest()
+        no_sample_reason = "no sample yet" if self.cache.age() is None else "no sample of late"
+        if self.cache.failure:
+            no_sample_reason = f"scan failed: {self.cache.failure}"
+        self._hand_on(
+            self.builder.build(
+                None if sample is None else sample.pools,
+                now_s(),
+                visible=sample is not None and sample.visible,
+                no_sample_reason=no_sample_reason,
+            )
+        )
+        self._built_from = sample
+
+    def _hand_on(self, replies: list[PoolReply]) -> None:
+        if replies == self.replies:
+            return
+        self.replies = replies
+        self.history.note(replies[0].decision.weight, [(reply.pool, reply.line) for reply in replies])
+        self.reply_counters.note(replies)
+        self._answerer.set_replies(replies[0].line, [(reply.pool, reply.line) for reply in replies[1:]])
+        self._replied(replies[0])
+        for reply in replies:
+            self._log_state(reply)
+
+    def adopt(self, config: Config, scanner: Scanner | None = None) -> None:
+        """Goes on with another configuration, and with another scanner if there is one."""
+        self.config = config
+        if scanner is not None:
+            self.sampler.close()
+            self.sampler = Sampler(scanner, self.sampled)
+            self._discovery = ""
+            self.cache = Cache(_pace(config), now_s, self.sampler.start)
+        self.cache.pace = _pace(config)
+        builder = ReplyBuilder(config.rules(self._cores), config.reply.health)
+        builder.inherit(self.builder)
+        self.builder = builder
+        self._answerer.settle(0.0)
+        if scanner is None:
+            self.refresh()  # else the first sample, which comes with it, brings the replies
+
+    def close(self) -> None:
+        """Ends scanning."""
+        self.sampler.close()
+
+    def trouble(self) -> str | None:
+        """What is so wrong that only a restart would help, or None."""
+        stuck_s = self.cache.running_for()
+        if stuck_s > max(STUCK_FOR_GOOD_S, 2 * self.config.scan.give_up_after):
+            return f"the scan has been stuck for {stuck_s:.0f} s"
+        sample = self.cache.newest()
+        if not self._stopping and sample is not None and sample is not self._built_from:
+            return "a sample came, and no reply was built from it"
+        return None
+
+    # What it logs.
+
+    def log_discovery(self) -> None:
+        """How workers are found, and which better ways were refused."""
+        scanner = self.sampler.scanner
+        for refused in scanner.refused:
+            log.info("not available: %s", refused)
+        log.info("finds workers by %s", scanner.discovery)
+
+    def _note_discovery(self, discovery: str) -> None:
+        """A line when another discovery has taken over: a new scanner's, or a sweep as the fallback."""
+        if discovery == self._discovery:
+            return
+        self._discovery = discovery
+        if why := self.sampler.scanner.fallback():
+            log.warning("%s; finds workers by %s from now on", why, discovery)
+        else:
+            self.log_discovery()
+
+    def _log_state(self, reply: PoolReply) -> None:
+        """A line when a pool's state changes: known or not, full or not. Never one per poll, and
+        none about overrides, which have lines of their own."""
+        decision = reply.decision
+        if reply.ordered:
+            return
+        state = "unknown: " + decision.reason if not decision.known else "full" if decision.weight == 0 else "free"
+        if self._logged.get(reply.pool) != state:
+            self._logged[reply.pool] = state
+            level = logging.INFO if decision.known else logging.WARNING
+            log.log(level, "%s: %s; says %r", pool_title(reply.pool), state, reply.line.decode())
+        else:
+            log.debug("%s: says %r", pool_title(reply.pool), reply.line.decode())

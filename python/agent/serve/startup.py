@@ -1,0 +1,46 @@
+"""What a configuration needs of the machine before it can be in force: numbers for names, and a scanner.
+
+Used at the start and at every reload. It keeps nothing.
+"""
+
+from dataclasses import replace
+
+from agent._scan import Scanner
+from agent.config.schema import Config, Workers
+from agent.sampling import host
+
+# The start waits for the first sample for so long, and then polls are answered without one; well
+# within the unit's TimeoutStartSec=, or a scan that hangs would have the agent restarted for ever.
+# A reload says after the same time that it still waits.
+FIRST_SAMPLE_S = 10.0
+
+
+class StartError(RuntimeError):
+    """The agent cannot start, or not so. The text says why, on one line."""
+
+
+def in_numbers(config: Config) -> tuple[Config, int | None]:
+    """The configuration with its users' numbers for their names, and the number of the group
+    that may command: what follows asks nobody. May take as long as those who know the names
+    (LDAP, sssd) do. Raises StartError."""
+
+    def number(user: str | int) -> int:
+        if (uid := host.user_id(user)) is None:
+            raise StartError(f'workers of user "{user}": there is no such user any more')
+        return uid
+
+    def numbered(workers: Workers) -> Workers:
+        return replace(workers, users=tuple(number(user) for user in workers.users))
+
+    pools = tuple(replace(pool, workers=numbered(pool.workers)) for pool in config.pools)
+    group = config.control.group
+    gid = host.group_id(group) if group else None
+    return replace(config, workers=numbered(config.workers), pools=pools), gid
+
+
+def open_scanner(config: Config, former: Scanner | None = None) -> Scanner:
+    """The scanner that a configuration asks for. Raises StartError."""
+    try:
+        return host.open_scanner(config, former=former)
+    except (OSError, ValueError) as error:
+        raise StartError(str(error)) from None
