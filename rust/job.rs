@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::cpu_time::Way;
 use crate::presets::Selector;
 use crate::procfs::{Files, Miss, Stat, TITLE_LEN_MAX, read_at_start};
 use crate::snapshot::Pid;
@@ -22,6 +23,8 @@ pub struct Context {
     pub selectors: Vec<Selector>,
     /// Whether users and titles are kept for people to look at.
     pub detail: bool,
+    /// Where CPU times are read.
+    pub way: Way,
 }
 
 /// Whose a process is. Selectors are bits.
@@ -56,8 +59,14 @@ impl Context {
         Ok(Identity { named, accepted: named & accepted, euid: uids.map(|[_, effective]| effective) })
     }
 
+    /// The selectors that want to know of the CPU time of their workers.
+    #[must_use]
+    pub fn wants_cpu(&self) -> u32 {
+        self.bits(|s| s.cpu.now || s.cpu.cores)
+    }
+
     /// The selectors for which something holds, as bits.
-    fn bits(&self, holds: impl Fn(&Selector) -> bool) -> u32 {
+    pub(crate) fn bits(&self, holds: impl Fn(&Selector) -> bool) -> u32 {
         self.selectors.iter().enumerate().filter(|(_, s)| holds(s)).fold(0, |bits, (i, _)| bits | 1 << i)
     }
 }
@@ -76,8 +85,10 @@ pub struct Job {
 pub enum Kind {
     /// A known worker's title.
     Title {
-        /// Its kept file, where there is one.
-        file: Option<Arc<OwnedFd>>,
+        /// Its kept files, where there are any.
+        files: Option<Arc<Kept>>,
+        /// Its CPU time is wanted, too.
+        cpu: bool,
         /// The selectors that accept it.
         accepted: u32,
     },
@@ -88,11 +99,23 @@ pub enum Kind {
     },
 }
 
+/// The files of a worker that stay open.
+#[derive(Debug)]
+pub struct Kept {
+    /// `cmdline`.
+    pub title: OwnedFd,
+    /// `stat`, where CPU times are read from it.
+    pub stat: Option<OwnedFd>,
+}
+
 /// What a job brought.
 #[derive(Debug)]
 pub enum Outcome {
     /// The title is in the caller's buffer.
-    Title,
+    Title {
+        /// The CPU time until just before it was read, in nanoseconds, where it was wanted and told.
+        cpu_ns: Option<u64>,
+    },
     /// What a probe found.
     Probed(Probed),
     /// The process is gone.
@@ -121,8 +144,8 @@ pub enum Match {
     Candidate,
     /// A title that some selector reads.
     Worker {
-        /// Its `cmdline`, to be kept open.
-        file: OwnedFd,
+        /// Its files, to be kept open.
+        files: Kept,
         /// The selectors that accept its name, user and cgroup.
         accepted: u32,
         /// What each selector reads.
@@ -133,6 +156,8 @@ pub enum Match {
         uid: Option<u32>,
         /// Its title.
         title: Vec<u8>,
+        /// Its CPU time in nanoseconds, where it is wanted and told.
+        cpu_ns: Option<u64>,
     },
 }
 
@@ -166,12 +191,15 @@ impl Job {
         buf: &'b mut [u8; TITLE_LEN_MAX],
     ) -> (Outcome, &'b [u8]) {
         match &self.kind {
-            Kind::Title { file, .. } => {
-                let title = match file {
-                    Some(file) => read_at_start(file, buf),
+            Kind::Title { files: kept, cpu, .. } => {
+                // The title last: a job that ends in between is then told by it, and not by the CPU time.
+                let stat = kept.as_ref().and_then(|kept| kept.stat.as_ref());
+                let cpu_ns = cpu.then(|| context.way.read_ns(self.pid, files, stat)).flatten();
+                let title = match kept {
+                    Some(kept) => read_at_start(&kept.title, buf),
                     None => files.read(self.pid, "cmdline", buf),
                 };
-                title.map_or_else(|miss| (miss.into(), &[][..]), |title| (Outcome::Title, title))
+                title.map_or_else(|miss| (miss.into(), &[][..]), |title| (Outcome::Title { cpu_ns }, title))
             }
             Kind::Probe { start } => {
                 let probed = self.probe(*start, context, files, mask, buf);
@@ -209,7 +237,11 @@ impl Job {
         }
         let stat = files.stat(pid).ok();
         let ppid = stat.map_or_else(|| files.ppid_from_status(pid).unwrap_or(0), |s| s.ppid);
-        let found = Match::Worker { file, accepted, readings, ppid, uid, title };
+        let wants_cpu = accepted & context.wants_cpu() != 0;
+        let stat_file = if wants_cpu { readable(context.way.open(pid, files))?.flatten() } else { None };
+        let cpu_ns = wants_cpu.then(|| context.way.read_ns(pid, files, stat_file.as_ref())).flatten();
+        let files = Kept { title: file, stat: stat_file };
+        let found = Match::Worker { files, accepted, readings, ppid, uid, title, cpu_ns };
         Ok(Probed { stat, found })
     }
 }

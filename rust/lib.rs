@@ -6,7 +6,10 @@
 //! replies to pollers; `python` is the boundary.
 
 pub mod answer;
+pub mod cgroup_cpu;
+pub mod cpu_time;
 pub mod discovery;
+mod effort;
 pub mod error;
 pub mod job;
 pub mod net;

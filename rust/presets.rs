@@ -24,6 +24,19 @@ pub struct Selector {
     pub users: Vec<u32>,
     /// Below which cgroups, as absolute paths without a trailing slash; empty: anywhere.
     pub cgroups: Vec<String>,
+    /// What their CPU time says.
+    pub cpu: CpuUse,
+    /// Cgroups whose CPU counts beside the workers', as absolute paths.
+    pub others: Vec<String>,
+}
+
+/// What a selector makes of its workers' CPU time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuUse {
+    /// A worker that works now has a job, whatever its title said at its last heartbeat.
+    pub now: bool,
+    /// The cores that workers take are what counts.
+    pub cores: bool,
 }
 
 /// What a selector is made of, as the configuration says it.
@@ -41,6 +54,12 @@ pub struct Spec {
     pub pattern: String,
     /// For `custom` with a `state` group only.
     pub busy_states: Vec<String>,
+    /// Who works now has a job; heeded only where the program writes its titles by a heartbeat.
+    pub now: bool,
+    /// The workers' cores are wanted.
+    pub cores: bool,
+    /// Cgroup paths.
+    pub others: Vec<String>,
 }
 
 impl Selector {
@@ -69,8 +88,10 @@ impl Selector {
         } else {
             Globs::new(&spec.comm)?
         };
-        let cgroups = spec.cgroups.iter().map(|c| format!("/{}", c.trim_matches('/'))).collect();
-        Ok(Self { grammar, comm, users: spec.users.clone(), cgroups })
+        let paths = |given: &[String]| given.iter().map(|c| format!("/{}", c.trim_matches('/'))).collect();
+        let cpu = CpuUse { now: spec.now && grammar.has_a_heartbeat(), cores: spec.cores };
+        let (cgroups, others) = (paths(&spec.cgroups), paths(&spec.others));
+        Ok(Self { grammar, comm, users: spec.users.clone(), cgroups, cpu, others })
     }
 
     /// Whether a cgroup path is one of, or below, this selector's.

@@ -24,7 +24,7 @@ pub const TITLE_LEN_MAX: usize = 4096;
 /// One getdents64 call returns about 10,000 pids with this much room.
 const LISTING_BYTES: usize = 256 * 1024;
 
-/// The unit of `starttime` in /proc/PID/stat; `USER_HZ` is 100 on every Linux (proc(5)).
+/// The unit of `starttime`, `utime` and `stime` in /proc/PID/stat; `USER_HZ` is 100 on every Linux (proc(5)).
 const TICK_MS: u64 = 10;
 
 /// Why one file of one process could not be read. Never an error of the scan.
@@ -277,6 +277,15 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     Some(Stat { ppid, started_ms })
 }
 
+/// utime and stime, the 14th and 15th field of /proc/PID/stat, in milliseconds together. They are of all
+/// threads, those that ended included.
+pub(crate) fn parse_cpu_ms(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(ticks()?.saturating_add(ticks()?).saturating_mul(TICK_MS))
+}
+
 /// `PID (COMM) STATE …`.
 fn parse_state(stat: &[u8]) -> Option<u8> {
     let end = stat.iter().rposition(|&b| b == b')')?;
@@ -308,6 +317,8 @@ mod tests {
         assert_eq!(parse_stat(b"12 (a"), None);
         assert_eq!((parse_state(stat), parse_state(b"12 (a)")), (Some(b'S'), None));
         assert_eq!(parse_stat(b""), None);
+        let worked = b"12 (a) S 7 1 1 0 -1 0 0 0 0 0 150 7 9 9 20 0 1 0 4242 0 0";
+        assert_eq!((parse_cpu_ms(worked), parse_cpu_ms(b"12 (a) S 7")), (Some(1570), None));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::answer::{self, End, Replies};
+use crate::cpu_time::Way;
 use crate::discovery;
 use crate::error::Error;
 use crate::job::Context;
@@ -44,7 +45,12 @@ struct Selector(presets::Selector);
 #[pymethods]
 impl Selector {
     #[new]
-    #[pyo3(signature = (preset, *, comm=vec![], users=vec![], cgroups=vec![], pattern=String::new(), busy_states=vec![]))]
+    #[pyo3(signature = (
+        preset, *, comm=vec![], users=vec![], cgroups=vec![], pattern=String::new(), busy_states=vec![],
+        now=false, cores=false, others=vec![],
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "each is a keyword of Python's")]
+    #[allow(clippy::fn_params_excessive_bools, reason = "likewise")]
     fn new(
         preset: String,
         comm: Vec<String>,
@@ -52,8 +58,12 @@ impl Selector {
         cgroups: Vec<String>,
         pattern: String,
         busy_states: Vec<String>,
+        now: bool,
+        cores: bool,
+        others: Vec<String>,
     ) -> PyResult<Self> {
-        Ok(Self(presets::Selector::new(&Spec { preset, comm, users, cgroups, pattern, busy_states })?))
+        let spec = Spec { preset, comm, users, cgroups, pattern, busy_states, now, cores, others };
+        Ok(Self(presets::Selector::new(&spec)?))
     }
 
     #[getter]
@@ -82,6 +92,9 @@ struct Counts {
     busy_processes: u32,
     busy_threads: u64,
     total_threads: u64,
+    untitled: u32,
+    cores_milli: u64,
+    others_milli: u64,
     stopping: u32,
     copies: u32,
     unparsable: u32,
@@ -97,6 +110,9 @@ impl From<snapshot::Counts> for Counts {
             busy_processes: c.busy_processes,
             busy_threads: c.busy_threads,
             total_threads: c.total_threads,
+            untitled: c.untitled,
+            cores_milli: c.cores_milli,
+            others_milli: c.others_milli,
             stopping: c.stopping,
             copies: c.copies,
             unparsable: c.unparsable,
@@ -115,6 +131,7 @@ struct Snapshot {
     rechecked: u32,
     vanished: u32,
     unreadable: u32,
+    cpu_untold: u32,
     began_ns: u64,
     took_ns: u64,
     cost_ns: u64,
@@ -131,6 +148,7 @@ impl Snapshot {
             rechecked: s.rechecked,
             vanished: s.vanished,
             unreadable: s.unreadable,
+            cpu_untold: s.cpu_untold,
             began_ns: s.began_ns,
             took_ns: s.took_ns,
             cost_ns: s.cost_ns,
@@ -147,6 +165,8 @@ struct Worker {
     copy: bool,
     quarantined: bool,
     age_ms: u64,
+    works_for_ms: u64,
+    cores_milli: Option<u64>,
 }
 
 #[pyclass(frozen, module = "agent._scan")]
@@ -178,7 +198,8 @@ impl Scanner {
         let former = former.as_ref().map(|f| &f.scanner);
         let kernel = former.and_then(scanner::Scanner::kernel);
         let choice = discovery::choose(discovery, &procfs, &selectors, kernel, drop_privileges);
-        let context = Arc::new(Context { selectors, detail });
+        let way = Way::choose(&procfs);
+        let context = Arc::new(Context { selectors, detail, way });
         scanner::reserve_fds(kept_max);
         let tracker = Tracker::new(context, procfs, choice.discovery, kept_max);
         Ok(Self { scanner: scanner::Scanner::new(tracker, event, former), refused: choice.refused })
@@ -224,8 +245,17 @@ impl Scanner {
         let convert = |w: crate::tracker::WorkerInfo| {
             let readings =
                 w.readings.iter().map(|&r| Ok(reading(py, r)?.map(Bound::unbind))).collect::<PyResult<_>>()?;
-            let (pid, uid, title, copy) = (w.pid, w.uid, w.title, w.copy);
-            Ok(Worker { pid, uid, title, readings, copy, quarantined: w.quarantined, age_ms: w.age_ms })
+            Ok(Worker {
+                pid: w.pid,
+                uid: w.uid,
+                title: w.title,
+                readings,
+                copy: w.copy,
+                quarantined: w.quarantined,
+                age_ms: w.age_ms,
+                works_for_ms: w.works_for_ms,
+                cores_milli: w.cores_milli,
+            })
         };
         workers.into_iter().map(convert).collect()
     }

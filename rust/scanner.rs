@@ -384,7 +384,8 @@ impl Shared {
             }
             drop(tracker);
             progress.mask.store(job.mask(), Ordering::Relaxed);
-            let reading = Reading { pid: job.pid, tid, since_ns: now_ns(), progress: Arc::clone(&progress) };
+            let since_ns = now_ns();
+            let reading = Reading { pid: job.pid, tid, since_ns, progress: Arc::clone(&progress) };
             let mut flight = lock(&self.flight);
             if flight.owner != owner {
                 return None;
@@ -402,11 +403,11 @@ impl Shared {
             tracker = lock(&self.tracker);
             if left_behind {
                 // What it brought is late, and true all the same.
-                tracker.take(job, outcome, title);
+                tracker.take(job, outcome, title, since_ns);
                 return None;
             }
             tracker.on_time(job.pid);
-            tracker.take(job, outcome, title);
+            tracker.take(job, outcome, title, since_ns);
         }
         if let Some(why) = tracker.fallback() {
             self.fallback.get_or_init(|| why.to_owned());

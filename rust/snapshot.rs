@@ -16,6 +16,10 @@ pub struct Member {
     pub ppid: Pid,
     /// What its title said last.
     pub reading: Reading,
+    /// It works now, whatever its title says: on so many threads; 0 if it rests, or is not asked.
+    pub works: u32,
+    /// The cores that it takes, in thousandths.
+    pub cores_milli: u64,
     /// Its title was read in this scan, or could have been: it is not quarantined.
     pub readable: bool,
     /// How old the reading is, in milliseconds.
@@ -31,12 +35,18 @@ pub struct Counts {
     pub workers: u32,
     /// Those of them that can be read now.
     pub readable: u32,
-    /// Workers with at least one job.
+    /// Workers with at least one job: by their titles, or because they work now.
     pub busy_processes: u32,
-    /// Threads with a job, over all workers (the sum of N).
+    /// Threads with a job, over all workers: the sum of N, and the threads on which those work whose title says 0.
     pub busy_threads: u64,
     /// All threads (the sum of M).
     pub total_threads: u64,
+    /// Workers counted busy because they work now, though their title says idle.
+    pub untitled: u32,
+    /// The cores that all workers take, in thousandths.
+    pub cores_milli: u64,
+    /// The cores that other cgroups take, in thousandths.
+    pub others_milli: u64,
     /// Workers that take no more jobs.
     pub stopping: u32,
     /// Processes that show their parent's title: not workers.
@@ -67,6 +77,8 @@ pub struct Snapshot {
     pub vanished: u32,
     /// Processes that must not be read.
     pub unreadable: u32,
+    /// Workers whose CPU time is wanted and not told; their titles alone count.
+    pub cpu_untold: u32,
     /// When the scan began, in nanoseconds of `CLOCK_BOOTTIME`.
     pub began_ns: u64,
     /// How long it took, in nanoseconds.
@@ -91,8 +103,12 @@ pub fn count(members: &mut [Member]) -> Counts {
             Reading::Worker { busy, total, stopping } => {
                 counts.workers += 1;
                 counts.readable += u32::from(m.readable);
-                counts.busy_processes += u32::from(busy > 0);
-                counts.busy_threads += u64::from(busy);
+                // Who says busy is believed: it may wait for a database.
+                let untitled = if busy == 0 { m.works.min(total) } else { 0 };
+                counts.untitled += u32::from(untitled > 0);
+                counts.busy_processes += u32::from(busy > 0 || untitled > 0);
+                counts.busy_threads += u64::from(busy + untitled);
+                counts.cores_milli += m.cores_milli;
                 counts.total_threads += u64::from(total);
                 counts.stopping += u32::from(stopping);
                 counts.oldest_ms = counts.oldest_ms.max(m.age_ms);
@@ -108,7 +124,7 @@ mod tests {
 
     fn member(pid: Pid, ppid: Pid, busy: u32) -> Member {
         let reading = Reading::Worker { busy, total: 5, stopping: false };
-        Member { pid, ppid, reading, readable: true, age_ms: 0, copy: false }
+        Member { pid, ppid, reading, works: 0, cores_milli: 0, readable: true, age_ms: 0, copy: false }
     }
 
     #[test]
@@ -119,6 +135,17 @@ mod tests {
         let counts = count(&mut all);
         assert_eq!((counts.workers, counts.readable, counts.busy_processes), (3, 2, 2));
         assert_eq!((counts.busy_threads, counts.total_threads, counts.oldest_ms), (8, 15, 70));
+    }
+
+    #[test]
+    fn who_works_counts_beside_what_titles_say_and_never_for_more_threads_than_it_has() {
+        let mut all = [member(10, 1, 3), member(11, 1, 0), member(12, 1, 0), member(13, 12, 0)];
+        for (m, works) in all.iter_mut().zip([1, 2, 9, 1]) {
+            (m.works, m.cores_milli) = (works, 1500);
+        }
+        let counts = count(&mut all);
+        assert_eq!((counts.busy_processes, counts.untitled, counts.busy_threads), (3, 2, 3 + 2 + 5));
+        assert_eq!((counts.cores_milli, counts.copies), (4500, 1));
     }
 
     #[test]

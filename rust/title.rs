@@ -33,6 +33,12 @@ impl Reading {
     pub const IDLE: Self = Self::Worker { busy: 0, total: 1, stopping: false };
     /// A process that does one job at a time, doing it.
     pub const BUSY: Self = Self::Worker { busy: 1, total: 1, stopping: false };
+
+    /// Whether it says that there is a job.
+    #[must_use]
+    pub fn has_a_job(&self) -> bool {
+        matches!(self, Self::Worker { busy: 1.., .. })
+    }
 }
 
 /// How a program writes its titles.
@@ -105,6 +111,12 @@ impl Custom {
 }
 
 impl Grammar {
+    /// Whether the program writes its title now and then, and not at each job.
+    #[must_use]
+    pub fn has_a_heartbeat(&self) -> bool {
+        matches!(self, Self::Sidekiq | Self::Faktory)
+    }
+
     /// Reads what `cmdline` returned. Only the bytes up to the first NUL are a title: what
     /// follows is padding, or the rest of an argument vector that was never retitled.
     #[must_use]

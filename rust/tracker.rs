@@ -8,8 +8,11 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::cgroup_cpu::OtherCgroups;
+use crate::cpu_time::Way;
 use crate::discovery::ebpf::Kernel;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
+use crate::effort::Effort;
 use crate::job::{Context, Job, Kind, Match, Outcome, Probed};
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
@@ -43,6 +46,8 @@ pub struct Tracker {
     rechecks: Rechecks,
     quarantine: Quarantine,
     queue: VecDeque<Job>,
+    /// One per selector.
+    others: Vec<OtherCgroups>,
     denied: u32,
     /// Scans in a row for which the discovery found no descriptor.
     starved: u32,
@@ -59,6 +64,9 @@ impl Tracker {
     #[must_use]
     pub fn new(context: Arc<Context>, procfs: Procfs, discovery: Box<dyn Discovery>, kept_max: usize) -> Self {
         let kernels = procfs.is_kernels();
+        // A worker keeps two files where its CPU time is read from one.
+        let kept_max = if context.way == Way::Stat && context.wants_cpu() != 0 { kept_max / 2 } else { kept_max };
+        let others = context.selectors.iter().map(|s| OtherCgroups::new(&s.others)).collect();
         Self {
             context,
             procfs,
@@ -72,6 +80,7 @@ impl Tracker {
             rechecks: Rechecks::default(),
             quarantine: Quarantine::default(),
             queue: VecDeque::new(),
+            others,
             denied: 0,
             starved: 0,
             kept: 0,
@@ -130,10 +139,12 @@ impl Tracker {
                 return;
             }
         }
+        let wants_cpu = self.context.wants_cpu();
         for &pid in &self.workers {
             if let State::Worker(worker) = &self.entries[&pid].state {
                 if !self.quarantine.holds(pid) {
-                    let kind = Kind::Title { file: worker.file.clone(), accepted: worker.accepted };
+                    let (files, accepted) = (worker.files.clone(), worker.accepted);
+                    let kind = Kind::Title { files, accepted, cpu: accepted & wants_cpu != 0 };
                     self.queue.push_back(Job { pid, kind });
                 }
             }
@@ -154,15 +165,19 @@ impl Tracker {
         self.queue.pop_front()
     }
 
-    /// Takes what a job brought. `title` holds the bytes of a [`Kind::Title`] job.
-    pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8]) {
+    /// Takes what a job brought, that began at `at_ns`. `title` holds the bytes of a [`Kind::Title`] job.
+    pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8], at_ns: u64) {
         match outcome {
             Outcome::NoFds if self.give_back() => self.queue.push_back(job),
             Outcome::NoFds => self.starved(job.pid),
-            Outcome::Title => self.take_title(job.pid, title),
+            Outcome::Title { cpu_ns } => {
+                let wanted = matches!(job.kind, Kind::Title { cpu: true, .. });
+                self.next.cpu_untold += u32::from(wanted && cpu_ns.is_none());
+                self.take_title(job.pid, title, cpu_ns.map(|cpu_ns| (at_ns, cpu_ns)));
+            }
             Outcome::Probed(probed) => {
                 self.next.rechecked += 1;
-                self.take_probe(job.pid, probed);
+                self.take_probe(job.pid, probed, at_ns);
             }
             Outcome::Gone => self.take_gone(&job),
             Outcome::Denied => self.settle(job.pid, State::Denied),
@@ -210,7 +225,8 @@ impl Tracker {
         snapshot.discovery = self.discovery.name();
         snapshot.processes = self.found.len() as u32;
         snapshot.unreadable = self.denied;
-        snapshot.pools = (0..self.context.selectors.len()).map(|i| self.count(i)).collect();
+        let now_ns = self.now_ms * 1_000_000;
+        snapshot.pools = (0..self.context.selectors.len()).map(|i| self.count(i, now_ns)).collect();
         snapshot
     }
 
@@ -226,6 +242,8 @@ impl Tracker {
                 copy: w.copies != 0,
                 quarantined: self.quarantine.holds(*pid),
                 age_ms: self.now_ms.saturating_sub(w.read_ms),
+                works_for_ms: w.effort.map_or(0, |e| e.works_for_ms()),
+                cores_milli: w.effort.map(|e| e.cores_milli()),
             }),
             _ => None,
         });
@@ -307,7 +325,8 @@ impl Tracker {
         }
     }
 
-    fn take_title(&mut self, pid: Pid, title: &[u8]) {
+    /// `cpu` is the CPU time just before the title was read, and when that was.
+    fn take_title(&mut self, pid: Pid, title: &[u8], cpu: Option<(u64, u64)>) {
         let context = Arc::clone(&self.context);
         let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(&pid) else { return };
         let title = first_string(title);
@@ -320,6 +339,7 @@ impl Tracker {
         }
         worker.was_empty = false;
         worker.read_ms = self.now_ms;
+        let had_a_job = worker.has_a_job();
         let mut any = false;
         for (i, selector) in context.selectors.iter().enumerate() {
             if worker.accepted & (1 << i) != 0 {
@@ -327,6 +347,7 @@ impl Tracker {
                 any |= worker.readings[i] != Reading::No;
             }
         }
+        worker.take_cpu(cpu, had_a_job);
         if context.detail {
             worker.title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
         }
@@ -335,7 +356,7 @@ impl Tracker {
         }
     }
 
-    fn take_probe(&mut self, pid: Pid, probed: Probed) {
+    fn take_probe(&mut self, pid: Pid, probed: Probed, at_ns: u64) {
         let Some(entry) = self.entries.get_mut(&pid) else { return };
         if let Some(stat) = probed.stat {
             let reused = entry.started_ms.is_some_and(|s| s != stat.started_ms);
@@ -356,16 +377,22 @@ impl Tracker {
             Match::Foreign => self.settle(pid, State::Foreign),
             Match::Candidate if was_foreign => self.renamed(pid, State::Candidate),
             Match::Candidate => self.settle(pid, State::Candidate),
-            Match::Worker { file, accepted, readings, ppid, uid, title } => {
-                let copies = match &entry.state {
-                    State::Worker(old) => old.copies,
-                    _ => 0,
+            Match::Worker { files, accepted, readings, ppid, uid, title, cpu_ns } => {
+                let (copies, effort) = match &entry.state {
+                    // Where its job ended meanwhile, what was taken until then was the job's.
+                    State::Worker(old) if old.has_a_job() && !readings.iter().any(Reading::has_a_job) => {
+                        (old.copies, None)
+                    }
+                    State::Worker(old) => (old.copies, old.effort),
+                    _ => (0, None),
                 };
-                let keeps = matches!(&entry.state, State::Worker(w) if w.file.is_some());
-                let file = (keeps || self.kept < self.kept_max).then(|| Arc::new(file));
+                let keeps = matches!(&entry.state, State::Worker(w) if w.files.is_some());
+                let files = (keeps || self.kept < self.kept_max).then(|| Arc::new(files));
+                let effort = effort.or(cpu_ns.map(|cpu_ns| Effort::new(at_ns, cpu_ns)));
                 let title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
                 let read_ms = self.now_ms;
-                let worker = Worker { file, accepted, readings, ppid, uid, title, read_ms, copies, was_empty: false };
+                let was_empty = false;
+                let worker = Worker { files, accepted, readings, ppid, uid, title, read_ms, copies, was_empty, effort };
                 self.settle(pid, State::Worker(Box::new(worker)));
             }
         }
@@ -411,7 +438,7 @@ impl Tracker {
     fn settle(&mut self, pid: Pid, state: State) {
         let now_ms = self.now_ms;
         let Some(entry) = self.entries.get_mut(&pid) else { return };
-        let keeps = |s: &State| usize::from(matches!(s, State::Worker(w) if w.file.is_some()));
+        let keeps = |s: &State| usize::from(matches!(s, State::Worker(w) if w.files.is_some()));
         let denied = |s: &State| u32::from(matches!(s, State::Denied));
         self.kept = self.kept + keeps(&state) - keeps(&entry.state);
         self.denied = self.denied + denied(&state) - denied(&entry.state);
@@ -425,8 +452,9 @@ impl Tracker {
         self.rechecks.plan(pid, entry.due_ms);
     }
 
-    fn count(&mut self, selector: usize) -> Counts {
+    fn count(&mut self, selector: usize, now_ns: u64) -> Counts {
         let bit = 1 << selector;
+        let cpu = self.context.selectors[selector].cpu;
         let mut members: Vec<Member> = Vec::with_capacity(self.workers.len());
         for &pid in &self.workers {
             if let State::Worker(w) = &self.entries[&pid].state {
@@ -435,6 +463,8 @@ impl Tracker {
                         pid,
                         ppid: w.ppid,
                         reading: w.readings[selector],
+                        works: w.effort.filter(|_| cpu.now).map_or(0, |e| e.threads()),
+                        cores_milli: w.effort.map_or(0, |e| e.cores_milli()),
                         readable: !self.quarantine.holds(pid),
                         age_ms: self.now_ms.saturating_sub(w.read_ms),
                         copy: w.copies & bit != 0,
@@ -444,6 +474,7 @@ impl Tracker {
         }
         let mut counts = snapshot::count(&mut members);
         counts.quarantined = self.quarantine.count(bit);
+        counts.others_milli = self.others[selector].look(now_ns);
         for member in members.iter().filter(|m| m.copy) {
             if let Some(Entry { state: State::Worker(w), .. }) = self.entries.get_mut(&member.pid) {
                 w.copies |= bit;

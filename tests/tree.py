@@ -32,7 +32,7 @@ class Tree:
         home = self.root / str(pid)
         home.mkdir(parents=True)
         (home / "cmdline").write_bytes(title)
-        (home / "stat").write_text(f"{pid} ({comm}) S {ppid} {' 0' * 17} 0\n")
+        (home / "stat").write_text(_stat(pid, comm, ppid, 0))
         (home / "status").write_text(f"Name:\t{comm}\nPPid:\t{ppid}\nUid:\t{uid}\t{uid}\t0\t0\n")
         (home / "cgroup").write_text(f"0::{cgroup}\n")
         # Last, so that a scan that comes meanwhile sees a whole process or one that is gone.
@@ -49,6 +49,11 @@ class Tree:
         with (self.root / str(pid) / "cmdline").open("r+b", buffering=0) as cmdline:
             cmdline.write(title + b"\0")
             cmdline.truncate()
+
+    def work(self, pid: int, cpu_s: float, *, comm: str = "ruby", ppid: int = 1) -> None:
+        """From now on it has taken so much CPU time, in seconds; a reader sees the old number or the new one."""
+        with (self.root / str(pid) / "stat").open("r+b", buffering=0) as stat:
+            stat.write(_stat(pid, comm, ppid, cpu_s).encode())
 
     def rename(self, pid: int, comm: str) -> None:
         (self.root / str(pid) / "comm").write_text(f"{comm}\n")
@@ -88,6 +93,11 @@ class Tree:
         fifo = cmdline.rename(cmdline.with_name("fifo"))
         healed.rename(cmdline)
         _write(fifo, title)
+
+
+def _stat(pid: int, comm: str, ppid: int, cpu_s: float) -> str:
+    """Of one length, whatever the time: utime is the 14th field, in hundredths of a second."""
+    return f"{pid} ({comm}) S {ppid}{' 0' * 9} {round(cpu_s * 100):>12}{' 0' * 7} 0\n"
 
 
 def _write(fifo: Path, title: bytes) -> bool:

@@ -24,12 +24,17 @@ class Selector:
         cgroups: list[str] = ...,
         pattern: str = ...,
         busy_states: list[str] = ...,
+        now: bool = ...,
+        cores: bool = ...,
+        others: list[str] = ...,
     ) -> Selector:
         """``preset``: sidekiq, faktory, resque, rq, postgres or custom. ``comm``: globs over
         process names, empty for the preset's own. ``users``: user ids, of which a process must
         have its real and its effective one, empty for everyone. ``cgroups``: paths, empty for
         anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax of Rust's regex
-        crate.
+        crate. ``now``: a worker that takes CPU time has a job, whatever its title said at its last
+        heartbeat; heeded only where the program has one (sidekiq, faktory). ``cores``: the cores that
+        workers take are wanted. ``others``: cgroups whose cores are wanted, as paths or units' names.
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
@@ -48,9 +53,12 @@ class Counts:
 
     workers: int  # with a reading; those of quarantined workers are their last
     readable: int  # of them, those that can be read now
-    busy_processes: int  # workers with at least one job
-    busy_threads: int  # the sum of N in [N of M busy]
+    busy_processes: int  # workers with at least one job: by their titles, or because they work now
+    busy_threads: int  # the sum of N in [N of M busy], and the threads on which the untitled ones work
     total_threads: int  # the sum of M
+    untitled: int  # workers that count as busy because they work now, though their title says idle
+    cores_milli: int  # cores that all workers take, in thousandths, smoothed over a second
+    others_milli: int  # cores that the other cgroups take, likewise
     stopping: int  # workers that take no more jobs
     copies: int  # forked copies of a worker, which are not counted as workers
     unparsable: int  # titles of the program without a count to believe
@@ -69,6 +77,7 @@ class Snapshot:
     rechecked: int  # read in this scan because they were new or due to be looked at again
     vanished: int  # went away while they were being read
     unreadable: int  # must not be read
+    cpu_untold: int  # workers whose CPU time is wanted and not told; their titles alone count
     began_ns: int
     took_ns: int
     cost_ns: int  # of one core; at most took_ns
@@ -84,6 +93,8 @@ class Worker:
     copy: bool
     quarantined: bool
     age_ms: int
+    works_for_ms: int  # for how long it has been working, by its CPU time; 0 if it does not
+    cores_milli: int | None  # cores that it takes, in thousandths; None where that is not known
 
 @final
 class Scanner:

@@ -1,9 +1,10 @@
-//! PURE. What the tracker remembers of one process.
+//! What the tracker remembers of one process: plain data, with the files that are kept open.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::rechecks::Kind;
+use crate::effort::Effort;
+use crate::job::Kept;
 use crate::snapshot::Pid;
 use crate::title::Reading;
 
@@ -24,12 +25,16 @@ pub struct WorkerInfo {
     pub quarantined: bool,
     /// The age of the reading, in milliseconds.
     pub age_ms: u64,
+    /// For how long it has been working, by its CPU time, in milliseconds; 0 if it does not.
+    pub works_for_ms: u64,
+    /// The cores that it takes, in thousandths; `None` where that is not known.
+    pub cores_milli: Option<u64>,
 }
 
 /// A process whose title some selector reads.
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) file: Option<Arc<OwnedFd>>,
+    pub(super) files: Option<Arc<Kept>>,
     pub(super) accepted: u32,
     pub(super) readings: Vec<Reading>,
     pub(super) ppid: Pid,
@@ -38,6 +43,30 @@ pub(super) struct Worker {
     pub(super) read_ms: u64,
     pub(super) copies: u32,
     pub(super) was_empty: bool,
+    /// What it takes of the CPU, where that is wanted and told.
+    pub(super) effort: Option<Effort>,
+}
+
+impl Worker {
+    /// Whether its title says so, to any selector.
+    pub(super) fn has_a_job(&self) -> bool {
+        self.readings.iter().any(Reading::has_a_job)
+    }
+
+    /// Takes the CPU time until just before its title was read, and when that was. `had_a_job`: the title
+    /// before this one said so.
+    pub(super) fn take_cpu(&mut self, cpu: Option<(u64, u64)>, had_a_job: bool) {
+        let Some((at_ns, cpu_ns)) = cpu else {
+            self.effort = None;
+            return;
+        };
+        let ended = had_a_job && !self.has_a_job();
+        let effort = self.effort.get_or_insert_with(|| Effort::new(at_ns, cpu_ns));
+        effort.look(at_ns, cpu_ns);
+        if ended {
+            effort.said_idle(at_ns, cpu_ns);
+        }
+    }
 }
 
 /// What a process is, as far as is known.

@@ -41,7 +41,7 @@ impl Tracker {
         let mut given = 0;
         for pid in &self.workers {
             if let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(pid) {
-                given += usize::from(worker.file.take().is_some());
+                given += usize::from(worker.files.take().is_some());
                 if given == GIVE_BACK {
                     break;
                 }
@@ -49,8 +49,8 @@ impl Tracker {
         }
         // A queued job holds its file too, and must let go of it.
         for job in &mut self.queue {
-            if let Kind::Title { file, .. } = &mut job.kind {
-                *file = None;
+            if let Kind::Title { files, .. } = &mut job.kind {
+                *files = None;
             }
         }
         self.kept -= given;

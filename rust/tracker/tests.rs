@@ -29,7 +29,7 @@ impl Host {
         fs::create_dir_all(&root).unwrap();
         add(&root, 1, "systemd", "/sbin/init", 0);
         let sidekiq = Selector::new(&Spec { preset: "sidekiq".into(), ..Spec::default() }).unwrap();
-        let context = Context { selectors: vec![sidekiq], detail: false };
+        let context = Context { selectors: vec![sidekiq], detail: false, way: Way::Stat };
         let procfs = Procfs::open(&root).unwrap();
         let sweep = Box::new(Sweep::new(&procfs));
         let tracker = Tracker::new(Arc::new(context), procfs, sweep, 1000);
@@ -64,7 +64,7 @@ impl Host {
                 self.probed.insert(job.pid, start);
             }
             let (outcome, title) = job.run(&context, &files, &mask, &mut buf);
-            self.tracker.take(job, outcome, title);
+            self.tracker.take(job, outcome, title, now_ms * 1_000_000);
         }
         self.tracker.finish()
     }

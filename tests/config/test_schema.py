@@ -94,7 +94,7 @@ def test_the_defaults_are_what_operators_rely_on() -> None:
     assert shown == {
         "listen": ["127.0.0.1:5001"],
         "allow": [],
-        "workers": {"preset": "sidekiq", "comm": [], "users": [], "cgroups": []},
+        "workers": {"preset": "sidekiq", "comm": [], "users": [], "cgroups": [], "now": "cpu"},
         "scan": {
             "procfs": "/proc",
             "discovery": "auto",
@@ -104,7 +104,14 @@ def test_the_defaults_are_what_operators_rely_on() -> None:
             "wait_at_most": "50ms",
             "give_up_after": "30s",
         },
-        "weight": {"count": "processes", "capacity": "cores", "floor": "0%", "rise": "off", "unknown": "hold"},
+        "weight": {
+            "count": "processes",
+            "capacity": "cores",
+            "others": [],
+            "floor": "0%",
+            "rise": "off",
+            "unknown": "hold",
+        },
         "reply": {"health": "up", "on_stop": "release", "release_for": "5s"},
         "limits": {"max_connections": 256, "deadline": "1s", "backlog": 4096},
         "control": {"group": ""},
@@ -264,7 +271,7 @@ users = []
 """
     default, mail = parse(text).all_pools
     assert mail.workers == Workers(comm=("ruby*",), cgroups=("/jobs.slice",))
-    assert mail.weight == Weight("threads", 10, 5)
+    assert mail.weight == Weight("threads", 10, floor=5)
     assert default == Pool("", Workers(comm=("ruby*",), users=("root",), cgroups=("/jobs.slice",)), parse(text).weight)
 
 

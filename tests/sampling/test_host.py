@@ -1,36 +1,14 @@
 """What this machine is: cores, users, descriptors. Compared with what the machine itself says."""
 
-import os
 import pwd
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from agent.config.schema import Workers
 from agent.sampling import host
-
-
-def test_cores_are_the_machines_physical_ones() -> None:
-    siblings = {path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")}
-    assert siblings, "this machine does not tell its cores; there is nothing to compare with"
-    cores, why = host.cores()
-    assert cores == len(siblings)
-    assert why == f"physical cores, of {os.sysconf('SC_NPROCESSORS_ONLN')} logical"
-
-
-def test_the_agents_own_affinity_does_not_make_the_machine_look_small() -> None:
-    program = "import os; from agent.sampling import host; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-    program += "print(host.cores()[0])"
-    narrow = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(narrow.stdout) == host.cores()[0]
-
-
-def test_where_cores_are_not_known_logical_cpus_serve_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8 if logical else None)
-    assert host.cores() == (8, "logical CPUs, since the machine does not tell its physical cores")
 
 
 def test_users_are_names_or_numbers() -> None:

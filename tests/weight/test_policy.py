@@ -21,6 +21,9 @@ class Counted:
     total_threads: int = 0
     unparsable: int = 0
     quarantined: int = 0
+    untitled: int = 0
+    cores_milli: int = 0
+    others_milli: int = 0
 
 
 def busy(processes: int, of: int = 30) -> Counted:
@@ -114,3 +117,16 @@ def test_a_weight_jumps_where_nothing_was_said_before_or_rise_is_off() -> None:
 def test_a_clock_that_stands_or_goes_back_raises_nothing() -> None:
     assert policy.limit_rise(Rule(rise_per_s=5), 80, (20, 10), 10) == 20
     assert policy.limit_rise(Rule(rise_per_s=5), 80, (20, 10), 3) == 20
+
+
+def test_untitled_workers_and_others_are_told_in_the_reason() -> None:
+    counts = Counted(30, 30, 8, 40, 300, untitled=2, others_milli=1500)
+    assert policy.decide(Rule(capacity=24), counts, visible=True) == Decision(
+        60, "9.5/24 busy, 2 untitled, 1.5 by others", known=True
+    )
+
+
+def test_cores_that_workers_take_are_a_fraction() -> None:
+    counts = Counted(30, 30, 8, 40, 300, untitled=2, cores_milli=5230)
+    assert policy.decide(Rule("cpu", 24), counts, visible=True) == Decision(78, "5.2/24 cores busy", known=True)
+    assert policy.decide(Rule("cpu", 4), counts, visible=True).weight == 0

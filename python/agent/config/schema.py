@@ -53,6 +53,7 @@ class Workers:
     cgroups: tuple[str, ...] = ()
     pattern: str = ""
     busy_states: tuple[str, ...] = ()
+    now: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,16 @@ class Weight:
 
     count: str = "processes"
     capacity: str | float = "cores"
+    others: tuple[str, ...] = ()
     floor: int = 0
     rise: float | None = None
     unknown: int | None = None
 
-    def rule(self, cores: int) -> Rule:
-        """The policy's rule on a machine with this many physical cores."""
-        capacity = {"cores": float(cores), "slots": None}.get(str(self.capacity), self.capacity)
+    def rule(self, cores: int, quota: float | None = None) -> Rule:
+        """The policy's rule on a machine with this many physical cores, of which the workers' cgroups
+        may use ``quota`` (None: all)."""
+        limited = float(cores) if quota is None else min(quota, float(cores))
+        capacity = {"cores": float(cores), "quota": limited, "slots": None}.get(str(self.capacity), self.capacity)
         assert not isinstance(capacity, str)  # noqa: S101 - for the type checker; parsed before
         return Rule(self.count, capacity, self.floor, self.rise, self.unknown)
 
@@ -155,9 +159,14 @@ class Config:
         """The default pool, which has no name, and then the named ones."""
         return (Pool("", self.workers, self.weight), *self.pools)
 
-    def rules(self, cores: int) -> list[tuple[str, Rule]]:
-        """Each pool's name and its policy's rule, on a machine with this many physical cores."""
-        return [(pool.name, pool.weight.rule(cores)) for pool in self.all_pools]
+    def rules(self, cores: int, quota: Callable[[tuple[str, ...]], float | None]) -> list[tuple[str, Rule]]:
+        """Each pool's name and its policy's rule, on a machine with this many physical cores. ``quota``
+        tells what cgroups may use of them."""
+        rules = []
+        for pool in self.all_pools:
+            limit = quota(pool.workers.cgroups) if pool.weight.capacity == "quota" else None
+            rules.append((pool.name, pool.weight.rule(cores, limit)))
+        return rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,7 @@ KINDS: dict[str, dict[str, Kind[Any]]] = {
         "comm": _texts,
         "users": values.list_of(values.user),
         "cgroups": _texts,
+        "now": values.one_of("cpu", "titles"),
     },
     "workers.custom": {"pattern": values.text, "busy_states": _texts},
     "scan": {
@@ -195,8 +205,9 @@ KINDS: dict[str, dict[str, Kind[Any]]] = {
         "give_up_after": values.duration,
     },
     "weight": {
-        "count": values.one_of("processes", "threads"),
+        "count": values.one_of("processes", "threads", "cpu"),
         "capacity": values.capacity,
+        "others": _texts,
         "floor": values.weight,
         "rise": values.rise,
         "unknown": values.unknown,
@@ -304,12 +315,12 @@ def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
         raise ConfigError([f"{where}: not TOML: {error}"]) from None
     reader = _Reader(where)
     config = _read(reader, data)
-    _check_weight(reader, "", config.weight)
+    _check_weight(reader, "", config.weight, config.workers.cgroups)
     _check_workers(reader, "", config.workers, checks)
     for pool in config.pools:
         # What is inherited as a whole was judged where it stands.
-        if pool.weight != config.weight:
-            _check_weight(reader, pool.name, pool.weight)
+        if pool.weight != config.weight or pool.workers.cgroups != config.workers.cgroups:
+            _check_weight(reader, pool.name, pool.weight, pool.workers.cgroups)
         if pool.workers != config.workers:
             _check_workers(reader, pool.name, pool.workers, checks)
     if config.control.group and (why := checks.group(config.control.group)):
@@ -372,11 +383,16 @@ def _at(pool: str, table: str, key: str) -> str:
     return f"pools.{pool}.{key}" if pool else f"{table}.{key}"
 
 
-def _check_weight(reader: _Reader, pool: str, weight: Weight) -> None:
+def _check_weight(reader: _Reader, pool: str, weight: Weight, cgroups: tuple[str, ...]) -> None:
     """What no single key can tell."""
     judged = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
     if reader.good(*judged) and weight.capacity == "slots" and weight.count != "threads":
         reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; it goes with count = "threads" only')
+    if reader.good(*judged) and weight.capacity == "quota" and not cgroups:
+        reader.fault(_at(pool, "weight", "capacity"), 'found "quota"; it is that of workers.cgroups, which is empty')
+    for path in weight.others:
+        if not path.strip("/"):
+            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: cgroups by name, never all of them')
 
 
 def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks) -> None:

@@ -120,7 +120,7 @@ def _rise(found: object) -> float | None:
 
 
 def _capacity(found: object) -> str | float:
-    if found in ("cores", "slots"):
+    if found in ("cores", "quota", "slots"):
         return str(found)
     if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= 1_000_000:
         raise ValueError
@@ -218,7 +218,7 @@ unknown = Kind(
     lambda f: None if f == "hold" else _whole_percent(f),
     lambda p: "hold" if p is None else _show_percent(p),
 )
-capacity = Kind('"cores", "slots" or a number above 0', _capacity, _same)
+capacity = Kind('"cores", "quota", "slots" or a number above 0', _capacity, _same)
 address = Kind('an address such as "127.0.0.1:5001" or "[::]:5001"', _address, show_address)
 optional_address = Kind(
     'empty, or an address such as "127.0.0.1:9105"',

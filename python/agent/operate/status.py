@@ -24,6 +24,9 @@ COUNTS = (
     "busy_processes",
     "busy_threads",
     "total_threads",
+    "untitled",
+    "cores_milli",
+    "others_milli",
     "stopping",
     "copies",
     "unparsable",
@@ -74,6 +77,7 @@ class SampleStatus:
     rechecked: int
     vanished: int
     unreadable: int
+    cpu_untold: int
     took_ms: float
     cost_ms: float
 
@@ -259,6 +263,8 @@ def workers(scanner: Scanner, pools: list[str], most: int) -> dict[str, Any]:
             "copy": worker.copy,
             "quarantined": worker.quarantined,
             "age_ms": worker.age_ms,
+            "works_for_ms": worker.works_for_ms,
+            "cores_milli": worker.cores_milli,
         }
         for worker in scanner.workers()
     ]

@@ -1,4 +1,4 @@
-"""WORLD. What this machine is: its cores, its users, and how many files may be open."""
+"""WORLD. What this machine knows: its users, how many files may be open, and the scanner that fits."""
 
 import grp
 import os
@@ -6,7 +6,7 @@ import pwd
 import resource
 
 from agent import _scan
-from agent.config.schema import Checks, Config, Pool, Workers
+from agent.config.schema import Checks, Config, Pool, Weight, Workers
 
 # Descriptors left to everything but kept titles: listeners, the control socket, reads in
 # progress, and what libraries open now and then.
@@ -14,37 +14,6 @@ FDS_SPARED = 64
 
 # More than this many kept titles would only cost memory; the others are opened for each read.
 FDS_WANTED = 16_384
-
-
-def cores() -> tuple[int, str]:
-    """The machine's physical cores, and where the number comes from.
-
-    The agent's own affinity and CPU quota do not count: a hardened unit must not make a big
-    host look small.
-    """
-    physical, logical = _count_cpus()
-    if physical:
-        return physical, f"physical cores, of {logical} logical"
-    return logical, "logical CPUs, since the machine does not tell its physical cores"
-
-
-def _count_cpus() -> tuple[int, int]:
-    """Physical (0: not known) and logical. A child asks psutil, so that half a megabyte which
-    is wanted once is not carried along for years. Before any thread is started."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            import psutil
-
-            os.write(writer, b"%d %d" % (psutil.cpu_count(logical=False) or 0, psutil.cpu_count() or 1))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        counts = answer.read().split()
-    os.waitpid(child, 0)
-    return (int(counts[0]), int(counts[1])) if counts else (0, os.cpu_count() or 1)
 
 
 def user_id(user: str | int) -> int | None:
@@ -75,8 +44,8 @@ def group_id(group: str) -> int | None:
         return None
 
 
-def selector(workers: Workers) -> _scan.Selector:
-    """The scanner's selector for a pool's workers. Raises ValueError."""
+def selector(workers: Workers, weight: Weight | None = None) -> _scan.Selector:
+    """The scanner's selector for a pool's workers, and what its weight wants to know. Raises ValueError."""
     uids = [uid for user in workers.users if (uid := user_id(user)) is not None]
     return _scan.Selector(
         workers.preset,
@@ -85,6 +54,9 @@ def selector(workers: Workers) -> _scan.Selector:
         cgroups=list(workers.cgroups),
         pattern=workers.pattern,
         busy_states=list(workers.busy_states),
+        now=workers.now == "cpu",
+        cores=weight is not None and weight.count == "cpu",
+        others=list(weight.others) if weight else [],
     )
 
 
@@ -118,7 +90,7 @@ def open_scanner(config: Config, *, detail: bool = False, former: _scan.Scanner 
     return _scan.Scanner(
         config.scan.procfs,
         config.scan.discovery,
-        [selector(pool.workers) for pool in pools],
+        [selector(pool.workers, pool.weight) for pool in pools],
         kept_max=max(0, _raise_fd_limit() - FDS_SPARED - (config.limits.max_connections if config.pools else 0)),
         detail=detail,
         former=former,

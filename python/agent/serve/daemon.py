@@ -17,7 +17,7 @@ from agent.config.schema import Config, warnings
 from agent.operate.commands import ControlCommands
 from agent.operate.orders import OverrideService
 from agent.operate.state import StateFile
-from agent.sampling import host
+from agent.sampling import capacity
 from agent.serve.exporter import Exporter
 from agent.serve.listeners import Listeners
 from agent.serve.pipeline import Pipeline, now_s, pool_title
@@ -41,7 +41,7 @@ class Daemon:
 
     def __init__(self, config: Config, load: Callable[[], Config], *, file: Path, state: Path, control: Path) -> None:
         config, gid = in_numbers(config)
-        cores, self._cores_from = host.cores()
+        cores, self._cores_from = capacity.cores()
         self._state = "starting"
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -229,6 +229,6 @@ class Daemon:
             log.warning("%s", warning)
         self._pipeline.log_discovery()
         for pool, (name, rule) in zip(config.all_pools, rules, strict=True):
-            capacity = "the sum of all threads" if rule.capacity is None else f"{rule.capacity:g}"
+            shown = "the sum of all threads" if rule.capacity is None else f"{rule.capacity:g}"
             source = f" ({self._cores_from})" if pool.weight.capacity == "cores" else ""
-            log.info("%s: capacity %s%s, counting %s", pool_title(name), capacity, source, rule.count)
+            log.info("%s: capacity %s%s, counting %s", pool_title(name), shown, source, rule.count)

@@ -93,9 +93,13 @@ def _said(pools: list[dict[str, Any]]) -> Iterator[Metric]:
 
 def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
     counted = [(pool, pool["counts"]) for pool in pools if pool["counts"]]
-    unit = {"processes": "busy_processes", "threads": "busy_threads"}
-    busy = [((pool["pool"],), of[unit[pool["count"]]]) for pool, of in counted]
-    yield _gauge("busy", "Busy processes or threads, as the pool counts.", busy, "pool")
+    busy = [((pool["pool"],), _busy(pool["count"], of)) for pool, of in counted]
+    yield _gauge("busy", "Busy processes, threads or cores, as the pool counts, with what others take.", busy, "pool")
+    for name, key, text in (
+        ("worker_cores", "cores_milli", "Cores that workers take, where that counts."),
+        ("other_cores", "others_milli", "Cores that the cgroups of weight.others take."),
+    ):
+        yield _gauge(name, text, [((pool["pool"],), of[key] / 1e3) for pool, of in counted], "pool")
     capacity = [
         ((pool["pool"],), of["total_threads"] if pool["capacity"] is None else pool["capacity"]) for pool, of in counted
     ]
@@ -108,6 +112,7 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
     yield _gauge("workers", "Worker processes, with a job or without.", workers, "pool", "state")
     yield _gauge("threads", "Threads of the workers, with a job or without.", threads, "pool", "state")
     for name, key, text in (
+        ("untitled_workers", "untitled", "Workers busy by their CPU time, whose titles say idle."),
         ("stopping_workers", "stopping", "Workers that take no more jobs."),
         ("forked_copies", "copies", "Forked copies of workers, which do not count as workers."),
         ("unparsable_titles", "unparsable", "Titles that name the program and show no count to believe."),
@@ -116,6 +121,11 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
         yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
     ages = [((pool["pool"],), of["oldest_ms"] / 1e3) for pool, of in counted]
     yield _gauge("oldest_reading_age_seconds", "Age of the oldest title that counts, at the last scan.", ages, "pool")
+
+
+def _busy(count: str, of: dict[str, int]) -> float:
+    busy = {"processes": of["busy_processes"], "threads": of["busy_threads"], "cpu": of["cores_milli"] / 1e3}
+    return busy[count] + of["others_milli"] / 1e3
 
 
 def _sample(sample: dict[str, Any] | None, scanner: dict[str, Any]) -> Iterator[Metric]:

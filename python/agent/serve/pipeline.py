@@ -11,6 +11,7 @@ from collections.abc import Callable
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config
 from agent.operate.status import History
+from agent.sampling import capacity
 from agent.sampling.cache import Cache, Pace
 from agent.sampling.sampler import Sampler
 from agent.serve.counters import Replies, Scans
@@ -64,13 +65,14 @@ class Pipeline:
         self.history = History(now_s)
         self.reply_counters = Replies(answerer)
         self.scan_counters = Scans()
-        self.builder = ReplyBuilder(config.rules(cores), config.reply.health)
+        self.builder = ReplyBuilder(config.rules(cores, capacity.quota), config.reply.health)
         self.sampler = Sampler(scanner, self.sampled)
         self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
         self._built_from: Snapshot | None = None
         self._discovery = scanner.discovery
         self._logged: dict[str, str] = {}
         self._stopping = False
+        self._cpu_missed = False
 
     def poll(self) -> bool:
         """A connection waits for its reply. Returns whether waiting could bring a better one."""
@@ -90,6 +92,7 @@ class Pipeline:
         else:
             self.cache.done(snapshot, snapshot.began_ns / 1e9, snapshot.cost_ns / 1e9)
             self._note_discovery(snapshot.discovery)
+            self._note_cpu(snapshot)
         self.refresh()
         self._scanned()
 
@@ -143,7 +146,7 @@ class Pipeline:
             self._discovery = ""
             self.cache = Cache(_pace(config), now_s, self.sampler.start)
         self.cache.pace = _pace(config)
-        builder = ReplyBuilder(config.rules(self._cores), config.reply.health)
+        builder = ReplyBuilder(config.rules(self._cores, capacity.quota), config.reply.health)
         builder.inherit(self.builder)
         self.builder = builder
         self._answerer.settle(0.0)
@@ -182,6 +185,16 @@ class Pipeline:
             log.warning("%s; finds workers by %s from now on", why, discovery)
         else:
             self.log_discovery()
+
+    def _note_cpu(self, snapshot: Snapshot) -> None:
+        """A line, once, when workers' CPU times are not told (a seccomp filter, a procfs without them)."""
+        if snapshot.cpu_untold and not self._cpu_missed:
+            self._cpu_missed = True
+            log.warning(
+                "the CPU time of %d workers cannot be read, so for them titles alone count; "
+                'workers.now = "titles" says so for all',
+                snapshot.cpu_untold,
+            )
 
     def _log_state(self, reply: PoolReply) -> None:
         """A line when a pool's state changes: known or not, full or not. Never one per poll, and

@@ -172,4 +172,8 @@ class Reloader:
 
 def _sought(config: Config) -> tuple[object, ...]:
     """What a scanner depends on."""
-    return config.scan.procfs, config.scan.discovery, [pool.workers for pool in config.all_pools]
+    return (
+        config.scan.procfs,
+        config.scan.discovery,
+        [(pool.workers, pool.weight.count == "cpu", pool.weight.others) for pool in config.all_pools],
+    )

@@ -104,6 +104,7 @@ class Reporter:
             rechecked=sample.rechecked,
             vanished=sample.vanished,
             unreadable=sample.unreadable,
+            cpu_untold=sample.cpu_untold,
             took_ms=round(sample.took_ns / 1e6, 3),
             cost_ms=round(sample.cost_ns / 1e6, 3),
         )

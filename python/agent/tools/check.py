@@ -2,17 +2,23 @@
 
 import json
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent._scan import Scanner, Snapshot, Worker
 from agent.config.schema import Config
 from agent.operate import status
-from agent.sampling import host
+from agent.sampling import capacity, host
 from agent.weight.pools import PoolReply, ReplyBuilder
 
 if TYPE_CHECKING:
     from agent._scan import Reading
+
+
+# CPU time is judged over at least 100 ms (rust/effort.rs), and over less than three times as much a job's
+# start is hardly missed.
+WINDOW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +33,19 @@ class Found:
 
 
 def check(config: Config, scanner: Scanner | None = None, cores: int | None = None) -> Found:
-    """Scans once, by a scanner of its own if none is given, for so many physical cores, the
-    machine's if it is not said. Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
+    """Scans once, or twice where CPU time counts, by a scanner of its own if none is given, for so many
+    physical cores, the machine's if it is not said.
+
+    Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
     # Counted first: that forks, and a scan leaves threads.
-    cores = cores or host.cores()[0]
+    cores = cores or capacity.cores()[0]
     scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()
-    builder = ReplyBuilder(config.rules(cores), config.reply.health)
+    if any(pool.workers.now == "cpu" or pool.weight.count == "cpu" or pool.weight.others for pool in config.all_pools):
+        # What CPU time says shows at the second look.
+        time.sleep(WINDOW_S)
+        snapshot = scanner.scan()
+    builder = ReplyBuilder(config.rules(cores, capacity.quota), config.reply.health)
     said = builder.build(snapshot.pools, 0.0, visible=snapshot.visible, no_sample_reason="")
     return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
 
@@ -55,7 +67,10 @@ def show_reading(reading: "Reading") -> str:
 def _remark(worker: Worker) -> str:
     if worker.copy:
         return " (forked copy, not counted)"
-    return " (quarantined, last reading)" if worker.quarantined else ""
+    if worker.quarantined:
+        return " (quarantined, last reading)"
+    idle = all(reading[0] == 0 for reading in worker.readings if isinstance(reading, tuple))
+    return " (works now)" if worker.works_for_ms and idle else ""
 
 
 def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, "Reading"]]:
@@ -97,6 +112,8 @@ def as_json(found: Found) -> bytes:
             "readings": {pool or "default": r for pool, r in _pool_readings(found, w)},
             "copy": w.copy,
             "quarantined": w.quarantined,
+            "works_for_ms": w.works_for_ms,
+            "cores_milli": w.cores_milli,
         }
         for w in found.workers
     ]
@@ -110,6 +127,7 @@ def as_json(found: Found) -> bytes:
         "processes": snapshot.processes,
         "vanished": snapshot.vanished,
         "unreadable": snapshot.unreadable,
+        "cpu_untold": snapshot.cpu_untold,
         "scan_ms": round(snapshot.took_ns / 1e6, 3),
         "pools": pools,
         "workers": workers,

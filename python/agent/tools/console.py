@@ -109,6 +109,7 @@ def show_counts(counts: dict[str, int]) -> str:
         f"{counts['busy_threads']} of {counts['total_threads']} threads"
     ]
     for name, what in (
+        ("untitled", "busy by their CPU time, not by their titles"),
         ("stopping", "stopping"),
         ("copies", "forked copies not counted"),
         ("unparsable", "titles without a count"),
@@ -116,6 +117,9 @@ def show_counts(counts: dict[str, int]) -> str:
     ):
         if counts[name]:
             parts.append(f"{counts[name]} {what}")
+    for name, what in (("cores_milli", "taken by workers"), ("others_milli", "taken by others")):
+        if counts[name]:
+            parts.append(f"{counts[name] / 1000:.1f} cores {what}")
     return ", ".join(parts)
 
 

@@ -22,6 +22,12 @@ class Counts(Protocol):
     @property
     def total_threads(self) -> int: ...
     @property
+    def untitled(self) -> int: ...
+    @property
+    def cores_milli(self) -> int: ...
+    @property
+    def others_milli(self) -> int: ...
+    @property
     def unparsable(self) -> int: ...
     @property
     def quarantined(self) -> int: ...
@@ -31,7 +37,8 @@ class Counts(Protocol):
 class Rule:
     """How one pool's counts become a weight.
 
-    ``capacity`` is a number of processes or threads, or None for the sum of all threads.
+    ``count`` is ``processes`` or ``threads``, those with a job, or ``cpu``, the cores that workers take.
+    ``capacity`` is a number of the same unit, or None for the sum of all threads.
     ``rise_per_s`` is in percent of full weight per second, None for at once. ``unknown`` is a
     weight in percent, None to leave HAProxy's as it is.
     """
@@ -81,10 +88,31 @@ def unknown_reason(counts: Counts, *, visible: bool) -> str | None:
     return None
 
 
-def usage(rule: Rule, counts: Counts) -> tuple[int, float]:
-    """Busy and capacity of a pool, in the rule's unit."""
-    busy = counts.busy_threads if rule.count == "threads" else counts.busy_processes
+def usage(rule: Rule, counts: Counts) -> tuple[float, float]:
+    """Busy and capacity of a pool, in the rule's unit. Cores that others take are busy, too."""
+    busy = {
+        "processes": counts.busy_processes,
+        "threads": counts.busy_threads,
+        "cpu": counts.cores_milli / 1000,
+    }[rule.count] + counts.others_milli / 1000
     return busy, counts.total_threads if rule.capacity is None else rule.capacity
+
+
+def _shown(number: float) -> str:
+    """Whole numbers as such, others with one digit: nobody reads more of a moment's cores."""
+    return f"{number:.0f}" if number == int(number) else f"{number:.1f}"
+
+
+def _reason(rule: Rule, counts: Counts) -> str:
+    busy, capacity = usage(rule, counts)
+    unit = "cores busy" if rule.count == "cpu" else "busy"
+    shown = str(int(capacity) if capacity == int(capacity) else capacity)
+    parts = [f"{_shown(busy)}/{shown} {unit}"]
+    if counts.untitled and rule.count != "cpu":
+        parts.append(f"{counts.untitled} untitled")
+    if counts.others_milli:
+        parts.append(f"{_shown(counts.others_milli / 1000)} by others")
+    return ", ".join(parts)
 
 
 def decide(rule: Rule, counts: Counts, *, visible: bool) -> Decision:
@@ -92,9 +120,7 @@ def decide(rule: Rule, counts: Counts, *, visible: bool) -> Decision:
     why = unknown_reason(counts, visible=visible)
     if why:
         return unknown(rule, why)
-    busy, capacity = usage(rule, counts)
-    shown = int(capacity) if capacity == int(capacity) else capacity
-    return Decision(max(rule.floor, formula(busy, capacity)), f"{busy}/{shown} busy", known=True)
+    return Decision(max(rule.floor, formula(*usage(rule, counts))), _reason(rule, counts), known=True)
 
 
 def unknown(rule: Rule, why: str) -> Decision:

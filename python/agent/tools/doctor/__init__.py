@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import _scan
 from agent.config.schema import Config, Workers
-from agent.sampling import host
+from agent.sampling import capacity, host
 from agent.tools import check, client
 from agent.tools.doctor import metrics, polls, running, sight, unit, workers
 from agent.tools.doctor.balancer import Balancer
@@ -28,6 +28,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
         workers.workers,
         workers.comm_filter,
         workers.titles,
+        workers.stuck_titles,
         sight.capacity,
         running.discovery,
         running.agent,
@@ -60,7 +61,7 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
     except client.ClientError as error:
         silence = str(error)
     found, wide, scan_error = None, None, ""
-    cores = host.cores()
+    cores = capacity.cores()
     try:
         # Opened first, since privileges are given up at the first opening. An agent tells itself how
         # it finds processes; then no programs need be loaded for that.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.sampling import host
+from agent.sampling.capacity import quota
 from agent.tools.doctor.finding import Finding, Patient, pool_title
 
 # The inode of the first pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
@@ -124,6 +125,10 @@ def capacity(patient: Patient) -> Iterator[Finding]:
                 yield Finding("warn", "capacity", what, "set weight.capacity to a number")
             else:
                 yield Finding("ok", "capacity", what)
+        elif weight.capacity == "quota":
+            limit = quota(pool.workers.cgroups)
+            what = f"{limit:g} cores, the limit of its cgroups" if limit else "no limit of its cgroups, so the cores"
+            yield Finding("ok", "capacity", f"{title}{what}, counting {weight.count}")
         else:
             yield Finding("ok", "capacity", f"{title}{weight.capacity:g}, as configured, counting {weight.count}")
     yield Finding("ok", "container", f"this is one: {contained}" if contained else "this is none, by all that is seen")

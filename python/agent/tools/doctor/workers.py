@@ -17,6 +17,9 @@ from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
 HEARTBEATS = ("sidekiq", "faktory")
 SILENT_S = 30.0
 
+# Three of the longest heartbeats: a title that says idle for so long of a worker that works is stuck.
+STUCK_MS = 45_000
+
 _LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
 
 
@@ -52,6 +55,13 @@ def workers(patient: Patient) -> Iterator[Finding]:
                 f"{title}{counts.unparsable} titles have no count that can be believed: pids {listed(pids)}",
                 "look at them with `busyweight check --workers`; a title that is cut needs a shorter tag",
             )
+    if patient.found.snapshot.cpu_untold:
+        yield Finding(
+            "warn",
+            "workers",
+            f"the CPU time of {patient.found.snapshot.cpu_untold} workers cannot be read, so their titles alone count",
+            "a seccomp filter or a sandbox refuses it; jobs then show at the next heartbeat, up to 15 s late",
+        )
     if patient.found.snapshot.unreadable:
         yield Finding(
             "warn",
@@ -158,6 +168,26 @@ def titles(patient: Patient) -> Iterator[Finding]:
             f"all {len(rested)} workers ran within {console.span(max(rested.values()))}; a heartbeat writes the title "
         )
         yield Finding("ok", "titles", what + "every 5 to 15 s, and nothing tells when it was written last")
+
+
+def stuck_titles(patient: Patient) -> Iterator[Finding]:
+    """Workers that work, by their CPU time, and whose titles have said idle over several heartbeats."""
+    stuck = [
+        worker["pid"]
+        for worker in patient.workers
+        if worker["works_for_ms"] > STUCK_MS
+        and not worker["copy"]
+        and all(reading[0] == 0 for reading in worker["readings"].values() if isinstance(reading, list))
+    ]
+    if stuck:
+        yield Finding(
+            "warn",
+            "titles",
+            f"{len(stuck)} workers have taken CPU for more than {STUCK_MS // 1000} s while their titles say idle: "
+            f"pids {listed(stuck)}",
+            "they count as busy; look what they do (a job outside Sidekiq's threads, a heartbeat that hangs), "
+            'or set workers.now = "titles"',
+        )
 
 
 def _last_ran(process: Path) -> float | None:

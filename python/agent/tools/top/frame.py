@@ -188,9 +188,10 @@ def _worker(worker: dict[str, Any], reading: Any, pools: list[str], *, pooled: b
     line = Text(f"{worker['pid']:>8} ")
     if isinstance(reading, list):
         busy, total, stopping = reading
-        style = "" if not busy else "red" if busy == total else "yellow"
+        works = not busy and worker["works_for_ms"] > 0
+        style = ("yellow" if works else "") if not busy else "red" if busy == total else "yellow"
         line.append(f"{f'{busy} of {total}':>11}", style=style)
-        remarks = ["stopping"] if stopping else []
+        remarks = [*(["works now"] if works else []), *(["stopping"] if stopping else [])]
     else:
         line.append(f"{'unparsable':>11}", style="magenta")
         remarks = []

@@ -1,0 +1,68 @@
+"""What this machine can do: compared with what the machine itself says, and with trees of cgroups."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.sampling import capacity
+
+
+def test_cores_are_the_machines_physical_ones() -> None:
+    siblings = {path.read_text() for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/core_cpus_list")}
+    assert siblings, "this machine does not tell its cores; there is nothing to compare with"
+    cores, why = capacity.cores()
+    assert cores == len(siblings)
+    assert why == f"physical cores, of {os.sysconf('SC_NPROCESSORS_ONLN')} logical"
+
+
+def test_the_agents_own_affinity_does_not_make_the_machine_look_small() -> None:
+    program = "import os; from agent.sampling import capacity; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+    program += "print(capacity.cores()[0])"
+    narrow = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(narrow.stdout) == capacity.cores()[0]
+
+
+def test_where_cores_are_not_known_logical_cpus_serve_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8 if logical else None)
+    assert capacity.cores() == (8, "logical CPUs, since the machine does not tell its physical cores")
+
+
+def mounted(home: Path, *kinds: str) -> Path:
+    table = home / "mountinfo"
+    lines = [
+        f"31 24 0:27 / {home / kind.partition(':')[0]} rw - {kind.partition(':')[0]} none rw,{kind.partition(':')[2]}"
+        for kind in kinds
+    ]
+    table.write_text("\n".join(lines))
+    return table
+
+
+def limits(home: Path, cgroup: str, **files: str) -> None:
+    (home / cgroup).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (home / cgroup / name.replace("_", ".", 1)).write_text(f"{text}\n")
+
+
+def test_the_quota_of_cgroups_is_the_sum_of_what_each_may_use_within_its_parents(tmp_path: Path) -> None:
+    table, top = mounted(tmp_path, "cgroup2"), tmp_path / "cgroup2"
+    limits(top, "jobs.slice", cpu_max="300000 100000")
+    limits(top, "jobs.slice/a.service", cpu_max="200000 100000")
+    limits(top, "jobs.slice/b.service", cpu_max="150000 100000")
+    limits(top, "free.service", cpu_max="max 100000")
+    assert capacity.quota(["jobs.slice/a.service"], table) == 2
+    assert capacity.quota(["/jobs.slice/a.service/", "jobs.slice/b.service"], table) == 3
+    assert capacity.quota(["jobs.slice/a.service", "jobs.slice/a.service/inner"], table) == 2
+    assert capacity.quota(["jobs.slice/unlimited.service"], table) == 3
+    for unlimited in (["free.service"], ["absent.service"], ["jobs.slice", "free.service"], ["/"], []):
+        assert capacity.quota(unlimited, table) is None
+
+
+def test_a_cpuset_limits_as_a_quota_does_and_version_1_has_its_own_files(tmp_path: Path) -> None:
+    table = mounted(tmp_path, "cgroup:cpu,cpuset")
+    limits(tmp_path / "cgroup", "a", cpu_cfs_quota_us="50000", cpu_cfs_period_us="100000")
+    limits(tmp_path / "cgroup", "b", cpu_cfs_quota_us="-1", cpu_cfs_period_us="100000", cpuset_cpus="0")
+    assert capacity.quota(["a"], table) == 0.5
+    assert capacity.quota(["b"], table) == (1 if (os.cpu_count() or 1) > 1 else None)
