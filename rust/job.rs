@@ -120,8 +120,8 @@ pub enum Outcome {
     Probed(Probed),
     /// The process is gone.
     Gone,
-    /// It must not be read.
-    Denied,
+    /// It must not be read. It may be a worker of these selectors.
+    Denied(u32),
     /// No file descriptor was free.
     NoFds,
 }
@@ -165,7 +165,7 @@ impl From<Miss> for Outcome {
     fn from(miss: Miss) -> Self {
         match miss {
             Miss::Gone => Self::Gone,
-            Miss::Denied => Self::Denied,
+            Miss::Denied => Self::Denied(u32::MAX),
             Miss::NoFds => Self::NoFds,
         }
     }
@@ -191,20 +191,27 @@ impl Job {
         buf: &'b mut [u8; TITLE_LEN_MAX],
     ) -> (Outcome, &'b [u8]) {
         match &self.kind {
-            Kind::Title { files: kept, cpu, .. } => {
+            Kind::Title { files: kept, cpu, accepted } => {
                 // The title last: a job that ends in between is then told by it, and not by the CPU time.
                 let stat = kept.as_ref().and_then(|kept| kept.stat.as_ref());
                 let cpu_ns = cpu.then(|| context.way.read_ns(self.pid, files, stat)).flatten();
                 let title = match kept {
-                    Some(kept) => read_at_start(&kept.title, buf),
-                    None => files.read(self.pid, "cmdline", buf),
+                    Some(kept) => read_at_start(&kept.title, &mut buf[..]),
+                    None => files.read(self.pid, "cmdline", &mut buf[..]),
                 };
-                title.map_or_else(|miss| (miss.into(), &[][..]), |title| (Outcome::Title { cpu_ns }, title))
+                let title_len = match title.map(<[u8]>::len) {
+                    Ok(0) => files.title_without_leader(self.pid, buf).map_or(0, <[u8]>::len),
+                    Ok(len) => len,
+                    Err(Miss::Denied) => return (Outcome::Denied(*accepted), &[]),
+                    Err(miss) => return (miss.into(), &[]),
+                };
+                (Outcome::Title { cpu_ns }, &buf[..title_len])
             }
-            Kind::Probe { start } => {
-                let probed = self.probe(*start, context, files, mask, buf);
-                (probed.map_or_else(Outcome::from, Outcome::Probed), &[])
-            }
+            Kind::Probe { start } => match self.probe(*start, context, files, mask, buf) {
+                Ok(probed) => (Outcome::Probed(probed), &[]),
+                Err(Miss::Denied) => (Outcome::Denied(mask.load(Ordering::Relaxed)), &[]),
+                Err(miss) => (miss.into(), &[]),
+            },
         }
     }
 
@@ -228,7 +235,10 @@ impl Job {
             return other(Match::Candidate);
         }
         let file = files.open(pid, "cmdline")?;
-        let title = first_string(read_at_start(&file, buf)?).to_vec();
+        let mut title = first_string(read_at_start(&file, &mut buf[..])?).to_vec();
+        if title.is_empty() {
+            title = first_string(files.title_without_leader(pid, buf).unwrap_or_default()).to_vec();
+        }
         let readings: Vec<Reading> = (context.selectors.iter().enumerate())
             .map(|(i, s)| if accepted & (1 << i) == 0 { Reading::No } else { s.grammar.read(&title) })
             .collect();

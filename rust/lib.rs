@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod cgroup_cpu;
+pub mod clock;
 pub mod cpu_time;
 pub mod discovery;
 mod effort;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
@@ -20,6 +20,12 @@ use crate::snapshot::Pid;
 
 /// A title is at most one page: the kernel keeps argv there, and MRI cuts at 1,023 bytes.
 pub const TITLE_LEN_MAX: usize = 4096;
+
+/// The parent of all kernel threads: pid 2 since Linux 2.6.
+const KTHREADD: Pid = 2;
+
+/// `PF_KTHREAD` of include/linux/sched.h, in the ninth field of /proc/PID/stat.
+const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// One getdents64 call returns about 10,000 pids with this much room.
 const LISTING_BYTES: usize = 256 * 1024;
@@ -55,6 +61,8 @@ pub struct Stat {
     pub ppid: Pid,
     /// When the process started, in milliseconds of `CLOCK_BOOTTIME`.
     pub started_ms: u64,
+    /// How many threads it has; 0 where that is not told.
+    pub threads: u32,
 }
 
 /// The files of single processes. Cheap to clone, so that a reader can go on with it while
@@ -71,6 +79,8 @@ pub struct Procfs {
     files: Files,
     /// Pid 1's name was read through this root.
     seen: bool,
+    /// ... and the root shows the whole host; see [`Self::shows_the_host`].
+    host: bool,
     listing: Vec<MaybeUninit<u8>>,
 }
 
@@ -82,7 +92,13 @@ impl Procfs {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let root =
             open_root(path).map_err(|e| Error::Root(format!("procfs root {}: {}", path.display(), describe(e))))?;
-        Ok(Self { path: path.into(), files: Files { root: Arc::new(root) }, seen: false, listing: Vec::new() })
+        Ok(Self {
+            path: path.into(),
+            files: Files { root: Arc::new(root) },
+            seen: false,
+            host: false,
+            listing: Vec::new(),
+        })
     }
 
     /// The path it was opened by.
@@ -119,7 +135,9 @@ impl Procfs {
         for attempt in 0..2 {
             let may_read = fs::accessat(&self.files.root, c"1/comm", Access::READ_OK, AtFlags::empty()).is_ok();
             if may_read && (self.seen || self.files.comm(1, &mut [0; 32]).is_ok_and(|comm| !comm.is_empty())) {
-                self.seen = true;
+                if !self.seen {
+                    (self.seen, self.host) = (true, self.looks_like_the_host());
+                }
                 return true;
             }
             // The tree may have been replaced under the same path.
@@ -130,6 +148,34 @@ impl Procfs {
             }
         }
         false
+    }
+
+    /// Whether the processes of the whole host are shown here, as far as was seen when pid 1's name was
+    /// first read. A tree of plain files is a host of its own.
+    #[must_use]
+    pub fn shows_the_host(&self) -> bool {
+        self.host
+    }
+
+    /// The kernel's own threads are in the initial pid namespace alone, and a flag that no process can set
+    /// tells them. Where somebody else's processes are hidden (hidepid), so are they.
+    fn looks_like_the_host(&self) -> bool {
+        !self.is_kernels() || self.files.read(KTHREADD, "stat", &mut [0; 1024]).is_ok_and(is_kernel_thread)
+    }
+
+    /// Opens a file of the root, if it is the kernel's own: others may be mounted over it (lxcfs does), and
+    /// hang, or tell of something else. Asking whose it is never waits for them.
+    #[must_use]
+    pub fn open_own(&self, name: &str) -> Option<OwnedFd> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let device = |file: &OwnedFd| {
+            let told = fs::statx(file, c"", flags, StatxFlags::BASIC_STATS).ok()?;
+            Some((told.stx_dev_major, told.stx_dev_minor))
+        };
+        let there = fs::openat(&self.files.root, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let own = device(&there).is_some_and(|of| Some(of) == device(&self.files.root));
+        let open = || fs::openat(&self.files.root, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        if own { open() } else { None }
     }
 
     /// Every pid in the root, ascending.
@@ -160,9 +206,9 @@ impl Files {
     /// # Errors
     /// See [`Miss`].
     pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
-        let mut path = [0u8; 32];
+        let mut path = [0u8; 64];
         // 10 digits, a slash, a name of this crate and the NUL always fit.
-        let _ = write!(&mut path[..31], "{pid}/{name}");
+        let _ = write!(&mut path[..63], "{pid}/{name}");
         let path = CStr::from_bytes_until_nul(&path).unwrap_or(c"");
         Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
@@ -173,6 +219,31 @@ impl Files {
     /// See [`Miss`].
     pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
         read_at_start(&self.open(pid, name)?, buf)
+    }
+
+    /// The title of a process whose first thread has ended: `cmdline` is empty then, and the threads that work
+    /// on still show it. Empty if there is none, as of a zombie.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub fn title_without_leader<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+        if self.stat(pid)?.threads < 2 {
+            return Ok(&buf[..0]);
+        }
+        let tasks = self.open_directory(pid, "task")?;
+        let mut listing = [MaybeUninit::uninit(); 1024];
+        let mut dir = RawDir::new(tasks.as_fd(), &mut listing);
+        while let Some(entry) = dir.next() {
+            if let Some(tid) = parse_pid(entry?.file_name().to_bytes()).filter(|&tid| tid != pid) {
+                return self.read(pid, &format!("task/{tid}/cmdline"), buf);
+            }
+        }
+        Ok(&buf[..0])
+    }
+
+    fn open_directory(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+        let path = format!("{pid}/{name}");
+        Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// The name of a process, without its newline.
@@ -269,21 +340,26 @@ fn parse_pid(name: &[u8]) -> Option<Pid> {
 
 /// `PID (COMM) STATE PPID … STARTTIME(22nd)`. COMM may hold anything, parentheses too.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
-    let end = stat.iter().rposition(|&b| b == b')')?;
-    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();
-    let ppid = fields.nth(1)?.parse().ok()?;
+    let ppid = Pid::try_from(stat_field(stat, 4)?).ok()?;
     // A tree made by hand may stop early; such a process is as old as can be.
-    let started_ms = fields.nth(17).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0).saturating_mul(TICK_MS);
-    Some(Stat { ppid, started_ms })
+    let started_ms = stat_field(stat, 22).unwrap_or(0).saturating_mul(TICK_MS);
+    Some(Stat { ppid, started_ms, threads: stat_field(stat, 20).unwrap_or(0) as u32 })
+}
+
+fn is_kernel_thread(stat: &[u8]) -> bool {
+    stat_field(stat, 9).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// A field of /proc/PID/stat, counted as proc(5) counts them; from the fourth on they are numbers.
+fn stat_field(stat: &[u8], nth: usize) -> Option<u64> {
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().nth(nth - 3)?.parse().ok()
 }
 
 /// utime and stime, the 14th and 15th field of /proc/PID/stat, in milliseconds together. They are of all
 /// threads, those that ended included.
 pub(crate) fn parse_cpu_ms(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|&b| b == b')')?;
-    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some(ticks()?.saturating_add(ticks()?).saturating_mul(TICK_MS))
+    Some(stat_field(stat, 14)?.saturating_add(stat_field(stat, 15)?).saturating_mul(TICK_MS))
 }
 
 /// `PID (COMM) STATE …`.
@@ -300,8 +376,14 @@ fn status_number(status: &[u8], key: &str, nth: usize) -> Option<u32> {
 fn parse_cgroups(text: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(text)
         .lines()
-        .filter_map(|line| line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, p)| p)))
-        .map(ToOwned::to_owned)
+        .filter_map(|line| {
+            // HIERARCHY:CONTROLLERS:PATH, and the path may hold colons (cgroups(7)).
+            let mut fields = line.splitn(3, ':');
+            match (fields.next()?, fields.next()?, fields.next()?) {
+                ("0", "", path) | (_, "name=systemd", path) => Some(path.to_owned()),
+                _ => None,
+            }
+        })
         .collect()
 }
 
@@ -312,8 +394,8 @@ mod tests {
     #[test]
     fn stat_is_parsed_whatever_the_name_holds() {
         let stat = b"12 (a) (b c) S 7 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
-        assert_eq!(parse_stat(stat), Some(Stat { ppid: 7, started_ms: 42420 }));
-        assert_eq!(parse_stat(b"12 (a) S 7"), Some(Stat { ppid: 7, started_ms: 0 }));
+        assert_eq!(parse_stat(stat), Some(Stat { ppid: 7, started_ms: 42420, threads: 1 }));
+        assert_eq!(parse_stat(b"12 (a) S 7"), Some(Stat { ppid: 7, started_ms: 0, threads: 0 }));
         assert_eq!(parse_stat(b"12 (a"), None);
         assert_eq!((parse_state(stat), parse_state(b"12 (a)")), (Some(b'S'), None));
         assert_eq!(parse_stat(b""), None);
@@ -333,6 +415,8 @@ mod tests {
     fn cgroups_are_those_of_v2_and_of_systemds_hierarchy() {
         let text = b"9:name=systemd:/a.slice\n4:memory:/m\n0::/b.slice\n";
         assert_eq!(parse_cgroups(text), ["/a.slice", "/b.slice"]);
+        let named_by_others = b"4:memory:/x:name=systemd:/jobs.slice\n5:pids:/0::/jobs.slice\n0::/u:ser\n";
+        assert_eq!(parse_cgroups(named_by_others), ["/u:ser"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::answer::{self, End, Replies};
+use crate::clock;
 use crate::cpu_time::Way;
 use crate::discovery;
 use crate::error::Error;
@@ -99,6 +100,7 @@ struct Counts {
     copies: u32,
     unparsable: u32,
     quarantined: u32,
+    unread: u32,
     oldest_ms: u64,
 }
 
@@ -117,6 +119,7 @@ impl From<snapshot::Counts> for Counts {
             copies: c.copies,
             unparsable: c.unparsable,
             quarantined: c.quarantined,
+            unread: c.unread,
             oldest_ms: c.oldest_ms,
         }
     }
@@ -125,6 +128,7 @@ impl From<snapshot::Counts> for Counts {
 #[pyclass(frozen, get_all, module = "agent._scan")]
 struct Snapshot {
     visible: bool,
+    whole: bool,
     pools: Vec<Py<Counts>>,
     discovery: &'static str,
     processes: u32,
@@ -142,6 +146,7 @@ impl Snapshot {
         let pools = s.pools.into_iter().map(|c| Py::new(py, Counts::from(c))).collect::<PyResult<_>>()?;
         Ok(Self {
             visible: s.visible,
+            whole: s.whole,
             pools,
             discovery: s.discovery,
             processes: s.processes,
@@ -309,16 +314,16 @@ impl Answerer {
     }
 
     fn settled(&self) -> bool {
-        self.0.settled(scanner::now_ns())
+        self.0.settled(clock::now_ns())
     }
 
     fn anyone(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
-        py.detach(|| self.0.anyone(borrowed(listener), most, scanner::now_ns()))
+        py.detach(|| self.0.anyone(borrowed(listener), most, clock::now_ns()))
     }
 
     fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
         let mut owing = Vec::new();
-        let end = py.detach(|| self.0.burst(borrowed(listener), most, scanner::now_ns(), &mut owing));
+        let end = py.detach(|| self.0.burst(borrowed(listener), most, clock::now_ns(), &mut owing));
         let end = match end {
             End::Drained => 0,
             End::More => 1,
@@ -356,10 +361,17 @@ fn borrowed<'a>(listener: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(listener) }
 }
 
+/// The one clock; see `clock.rs`.
+#[pyfunction]
+fn now_ns() -> u64 {
+    clock::now_ns()
+}
+
 /// Finds workers and reads their titles; answers pollers. See `_scan.pyi`.
 #[pymodule]
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(now_ns, m)?)?;
     m.add_class::<Selector>()?;
     m.add_class::<Scanner>()?;
     m.add_class::<Snapshot>()?;

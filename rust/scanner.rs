@@ -12,18 +12,23 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{Pid as Tid, gettid};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
+use crate::clock::{nanos, now_ns};
 use crate::discovery::ebpf::Kernel;
 use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
 use crate::snapshot::{Pid, Snapshot};
 use crate::stuck::Stuck;
 use crate::tracker::{Tracker, WorkerInfo};
+
+mod meter;
+
+use meter::Meter;
 
 /// A read that takes longer is left behind. Against a process that loops over mprotect a read
 /// took 18 ms at the median; on an idle host it takes some microseconds.
@@ -32,13 +37,6 @@ pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 /// Threads left behind at one time, by a scanner and those that it succeeded, each at a process
 /// that holds its own memory lock. (One more may hang where a scanner ended in the middle of a scan.)
 pub const LEFT_BEHIND_MAX: u32 = 16;
-
-/// A scan that took less is charged by the wall clock, which asks no system call.
-const CHEAP: Duration = Duration::from_millis(2);
-
-/// By the wall clock too much is charged on a busy host, and a dear scan is then let off as much.
-/// So the CPU time is asked for whenever cheap scans took this long together.
-const CREDIT_MAX: Duration = Duration::from_millis(100);
 
 /// A reader needs room for one title and little else.
 const STACK_BYTES: usize = 256 * 1024;
@@ -105,23 +103,27 @@ struct Shared {
     stuck: Arc<Stuck>,
     /// Of the tracker, for those who cannot wait for its lock.
     fallback: OnceLock<String>,
+    found_by: Mutex<FoundBy>,
+    /// The scanner is gone: whoever has the tracker's lock next lets go of all.
+    dropped: AtomicBool,
+}
+
+/// What the tracker finds processes by.
+#[derive(Clone)]
+struct FoundBy {
+    name: &'static str,
+    kernel: Option<Kernel>,
+}
+
+impl FoundBy {
+    fn of(tracker: &Tracker) -> Self {
+        Self { name: tracker.discovery(), kernel: tracker.kernel() }
+    }
 }
 
 /// See the module.
 pub struct Scanner {
     shared: Arc<Shared>,
-}
-
-/// Nanoseconds of `CLOCK_BOOTTIME`: what processes' start times are told in, and what goes on
-/// while the machine is suspended.
-#[must_use]
-pub fn now_ns() -> u64 {
-    nanos(ClockId::Boottime)
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    let t = clock_gettime(clock);
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// A reader that panicked has left its data as they were; going on beats stopping for good.
@@ -138,6 +140,7 @@ impl Scanner {
         for pid in stuck.all() {
             tracker.hung_before(pid, now_ns());
         }
+        let found_by = Mutex::new(FoundBy::of(&tracker));
         let shared = Shared {
             tracker: Mutex::new(tracker),
             flight: Mutex::new(Flight::default()),
@@ -145,6 +148,8 @@ impl Scanner {
             event,
             stuck,
             fallback: OnceLock::new(),
+            found_by,
+            dropped: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -239,13 +244,13 @@ impl Scanner {
     /// The programs in the kernel, for a successor to take over.
     #[must_use]
     pub fn kernel(&self) -> Option<Kernel> {
-        lock(&self.shared.tracker).kernel()
+        lock(&self.shared.found_by).kernel.clone()
     }
 
     /// The discovery in use.
     #[must_use]
     pub fn discovery(&self) -> &'static str {
-        lock(&self.shared.tracker).discovery()
+        lock(&self.shared.found_by).name
     }
 
     /// Why the discovery is not the one it began with, as of the last scan.
@@ -272,8 +277,10 @@ impl Drop for Scanner {
         }
         self.shared.changed.notify_all();
         drop(flight);
-        // A reader that hangs keeps all this for as long as it hangs, and needs nothing of it.
-        lock(&self.shared.tracker).abandon();
+        // A reader that hangs keeps all this for as long as it hangs, and needs nothing of it. One that
+        // hangs with the tracker's lock in hand lets go of it when it is back; nobody waits for that.
+        self.shared.dropped.store(true, Ordering::SeqCst);
+        self.shared.abandon_if_dropped();
     }
 }
 
@@ -288,6 +295,16 @@ impl Flight {
 }
 
 impl Shared {
+    fn abandon_if_dropped(&self) {
+        if self.dropped.load(Ordering::SeqCst) {
+            match self.tracker.try_lock() {
+                Ok(mut tracker) => tracker.abandon(),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().abandon(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+    }
+
     /// The owner shall end when it comes back from this, and its process is stuck until then.
     fn leave_behind(&self, flight: &mut Flight, reading: &Reading) {
         reading.progress.left.store(true, Ordering::Relaxed);
@@ -337,7 +354,10 @@ impl Shared {
             drop(flight);
             let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, tid, begun, taken_over)));
             let done = match done {
-                Ok(None) => return,
+                Ok(None) => {
+                    self.abandon_if_dropped();
+                    return;
+                }
                 Ok(Some(mut snapshot)) => {
                     snapshot.cost_ns = meter.cost_ns(snapshot.took_ns, || nanos(ClockId::ThreadCPUTime));
                     Ok(snapshot)
@@ -410,34 +430,14 @@ impl Shared {
             tracker.take(job, outcome, title, since_ns);
         }
         if let Some(why) = tracker.fallback() {
+            if self.fallback.get().is_none() {
+                *lock(&self.found_by) = FoundBy::of(&tracker);
+            }
             self.fallback.get_or_init(|| why.to_owned());
         }
         let mut snapshot = tracker.finish();
         snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
         Some(snapshot)
-    }
-}
-
-/// What scans cost. Asking for a thread's CPU time is a system call, so a cheap scan is charged by
-/// the wall clock, which is not less.
-#[derive(Debug, Default)]
-struct Meter {
-    /// The thread's CPU time when it was last asked for, and what was charged since.
-    cpu_ns: u64,
-    charged_ns: u64,
-}
-
-impl Meter {
-    fn cost_ns(&mut self, took_ns: u64, thread_cpu_ns: impl Fn() -> u64) -> u64 {
-        let cheap = took_ns <= CHEAP.as_nanos() as u64;
-        if cheap && self.charged_ns <= CREDIT_MAX.as_nanos() as u64 {
-            self.charged_ns += took_ns;
-            return took_ns;
-        }
-        let now_ns = thread_cpu_ns();
-        let cost_ns = took_ns.min((now_ns - self.cpu_ns).saturating_sub(self.charged_ns));
-        *self = Self { cpu_ns: now_ns, charged_ns: 0 };
-        if cheap { took_ns } else { cost_ns }
     }
 }
 
@@ -456,35 +456,5 @@ pub fn reserve_fds(kept_max: usize) {
     if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {
         // The duplicate is closed at once; the table keeps its size.
         drop(rustix::io::fcntl_dupfd_cloexec(&fd, highest));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_scan_is_not_charged_for_the_cheap_ones_before_it() {
-        let mut meter = Meter::default();
-        assert_eq!(meter.cost_ns(5_000_000, || 4_000_000), 4_000_000);
-        for _ in 0..100 {
-            assert_eq!(meter.cost_ns(1_000_000, || panic!("asked for nothing")), 1_000_000);
-        }
-        assert_eq!(meter.cost_ns(1_800_000_000, || 106_000_000), 2_000_000);
-        assert_eq!(meter.cost_ns(3_000_000, || 109_500_000), 3_000_000, "no more than it took");
-        assert_eq!(meter.cost_ns(1_000_000, || panic!("asked for nothing")), 1_000_000);
-        assert_eq!(meter.cost_ns(9_000_000, || 110_000_000), 0, "less than was charged already");
-    }
-
-    #[test]
-    fn a_long_scan_is_let_off_no_more_than_some_cheap_ones() {
-        let mut meter = Meter::default();
-        let asked = std::cell::Cell::new(0);
-        for _ in 0..10_000 {
-            // They took a millisecond each on a busy host, and used nothing.
-            assert_eq!(meter.cost_ns(1_000_000, || (asked.set(asked.get() + 1), 0).1), 1_000_000);
-        }
-        assert!((90..100).contains(&asked.get()));
-        assert!(meter.cost_ns(2_000_000_000, || 1_000_000_000) >= 899_000_000);
     }
 }

@@ -55,6 +55,8 @@ pub struct Counts {
     pub unparsable: u32,
     /// Processes that hung a reader, and wait to be tried again.
     pub quarantined: u32,
+    /// Processes that may be workers, and of which nothing was ever read: not permitted, or they hung.
+    pub unread: u32,
     /// The age of the oldest reading counted, in milliseconds.
     pub oldest_ms: u64,
 }
@@ -65,6 +67,9 @@ pub struct Snapshot {
     /// Pid 1's name could be read, and nothing went unread for want of a file descriptor: what
     /// is not there is really not there.
     pub visible: bool,
+    /// The whole host is seen, or workers were: where there is none, there is none on the host. Not so in a
+    /// pid namespace of its own, which shows what is in it and no more.
+    pub whole: bool,
     /// One per selector, in their order.
     pub pools: Vec<Counts>,
     /// The discovery in use.

@@ -12,20 +12,24 @@ use crate::cgroup_cpu::OtherCgroups;
 use crate::cpu_time::Way;
 use crate::discovery::ebpf::Kernel;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
-use crate::effort::Effort;
-use crate::job::{Context, Job, Kind, Match, Outcome, Probed};
+use crate::job::{Context, Job, Kind, Outcome};
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
-use crate::snapshot::{self, Counts, Member, Pid, Snapshot};
-use crate::title::{Reading, first_string};
+use crate::snapshot::{Pid, Snapshot};
 
+mod counting;
 mod entry;
 mod look;
+mod outcomes;
 mod rechecks;
 
 pub use entry::WorkerInfo;
 use entry::{Entry, State, Worker};
 use rechecks::Rechecks;
+
+/// How many processes are looked at again in one scan, at most: about 50 ms. What is due beyond waits for
+/// the next, so that on a host of hundreds of thousands no scan grows so long that it is too old when it ends.
+const RECHECKS_EACH_SCAN_MAX: usize = 10_000;
 
 /// What is kept of a title for people to look at.
 const TITLE_SHOWN_MAX: usize = 512;
@@ -54,6 +58,8 @@ pub struct Tracker {
     kept: usize,
     kept_max: usize,
     first: bool,
+    /// There was a worker once.
+    seen_workers: bool,
     kernels: bool,
     now_ms: u64,
     next: Snapshot,
@@ -86,6 +92,7 @@ impl Tracker {
             kept: 0,
             kept_max,
             first: true,
+            seen_workers: false,
             kernels,
             now_ms: 0,
             next: Snapshot::default(),
@@ -180,7 +187,7 @@ impl Tracker {
                 self.take_probe(job.pid, probed, at_ns);
             }
             Outcome::Gone => self.take_gone(&job),
-            Outcome::Denied => self.settle(job.pid, State::Denied),
+            Outcome::Denied(mask) => self.settle(job.pid, State::Denied(mask)),
         }
     }
 
@@ -220,34 +227,16 @@ impl Tracker {
     pub fn finish(&mut self) -> Snapshot {
         if self.next.visible {
             self.first = false;
+            self.seen_workers |= !self.workers.is_empty();
         }
         let mut snapshot = std::mem::take(&mut self.next);
+        snapshot.whole = self.seen_workers || self.procfs.shows_the_host();
         snapshot.discovery = self.discovery.name();
         snapshot.processes = self.found.len() as u32;
         snapshot.unreadable = self.denied;
         let now_ns = self.now_ms * 1_000_000;
         snapshot.pools = (0..self.context.selectors.len()).map(|i| self.count(i, now_ns)).collect();
         snapshot
-    }
-
-    /// Every process with a worker's title, as of the last scan.
-    #[must_use]
-    pub fn workers(&self) -> Vec<WorkerInfo> {
-        let infos = self.workers.iter().filter_map(|pid| match &self.entries[pid].state {
-            State::Worker(w) => Some(WorkerInfo {
-                pid: *pid,
-                uid: w.uid,
-                title: w.title.clone(),
-                readings: w.readings.clone(),
-                copy: w.copies != 0,
-                quarantined: self.quarantine.holds(*pid),
-                age_ms: self.now_ms.saturating_sub(w.read_ms),
-                works_for_ms: w.effort.map_or(0, |e| e.works_for_ms()),
-                cores_milli: w.effort.map(|e| e.cores_milli()),
-            }),
-            _ => None,
-        });
-        infos.collect()
     }
 
     fn take_listing(&mut self) {
@@ -304,6 +293,7 @@ impl Tracker {
     }
 
     fn queue_rechecks(&mut self) {
+        let budget = self.queue.len() + RECHECKS_EACH_SCAN_MAX;
         let others = self.entries.len() - self.workers.len();
         if others <= self.discovery.rechecks_each_scan_max() {
             let (now_ms, queued) = (self.now_ms, self.queue.iter().map(|j| j.pid).collect::<BTreeSet<Pid>>());
@@ -314,7 +304,8 @@ impl Tracker {
                 }
             }
         }
-        while let Some((due_ms, pid)) = self.rechecks.next(self.now_ms) {
+        while self.queue.len() < budget {
+            let Some((due_ms, pid)) = self.rechecks.next(self.now_ms) else { break };
             let Some(entry) = self.entries.get(&pid) else { continue };
             if entry.due_ms != due_ms || self.quarantine.holds(pid) {
                 continue;
@@ -322,107 +313,6 @@ impl Tracker {
             // The start of an old candidate tells whether its pid was reused.
             let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came_ms, self.now_ms);
             self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came_ms.is_none() } });
-        }
-    }
-
-    /// `cpu` is the CPU time just before the title was read, and when that was.
-    fn take_title(&mut self, pid: Pid, title: &[u8], cpu: Option<(u64, u64)>) {
-        let context = Arc::clone(&self.context);
-        let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(&pid) else { return };
-        let title = first_string(title);
-        if title.is_empty() {
-            // A zombie reads as empty, and so can a live process for a moment.
-            if std::mem::replace(&mut worker.was_empty, true) {
-                self.renamed(pid, State::Candidate);
-            }
-            return;
-        }
-        worker.was_empty = false;
-        worker.read_ms = self.now_ms;
-        let had_a_job = worker.has_a_job();
-        let mut any = false;
-        for (i, selector) in context.selectors.iter().enumerate() {
-            if worker.accepted & (1 << i) != 0 {
-                worker.readings[i] = selector.grammar.read(title);
-                any |= worker.readings[i] != Reading::No;
-            }
-        }
-        worker.take_cpu(cpu, had_a_job);
-        if context.detail {
-            worker.title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
-        }
-        if !any {
-            self.renamed(pid, State::Candidate);
-        }
-    }
-
-    fn take_probe(&mut self, pid: Pid, probed: Probed, at_ns: u64) {
-        let Some(entry) = self.entries.get_mut(&pid) else { return };
-        if let Some(stat) = probed.stat {
-            let reused = entry.started_ms.is_some_and(|s| s != stat.started_ms);
-            if reused || (entry.came_ms.is_none() && self.kernels) {
-                entry.came_ms = Some(if reused { self.now_ms } else { stat.started_ms.min(self.now_ms) });
-            }
-            entry.started_ms = Some(stat.started_ms);
-        }
-        let was_foreign = matches!(entry.state, State::Foreign);
-        let seen_before = !matches!(entry.state, State::Unread);
-        match probed.found {
-            // Its second look: at the first, it may have been in the middle of a rename that began
-            // before the kernel's programs were there to report it.
-            Match::Foreign if seen_before && self.discovery.reports_renames(pid) => {
-                self.discovery.forget(pid);
-                self.drop_entry(pid);
-            }
-            Match::Foreign => self.settle(pid, State::Foreign),
-            Match::Candidate if was_foreign => self.renamed(pid, State::Candidate),
-            Match::Candidate => self.settle(pid, State::Candidate),
-            Match::Worker { files, accepted, readings, ppid, uid, title, cpu_ns } => {
-                let (copies, effort) = match &entry.state {
-                    // Where its job ended meanwhile, what was taken until then was the job's.
-                    State::Worker(old) if old.has_a_job() && !readings.iter().any(Reading::has_a_job) => {
-                        (old.copies, None)
-                    }
-                    State::Worker(old) => (old.copies, old.effort),
-                    _ => (0, None),
-                };
-                let keeps = matches!(&entry.state, State::Worker(w) if w.files.is_some());
-                let files = (keeps || self.kept < self.kept_max).then(|| Arc::new(files));
-                let effort = effort.or(cpu_ns.map(|cpu_ns| Effort::new(at_ns, cpu_ns)));
-                let title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
-                let read_ms = self.now_ms;
-                let was_empty = false;
-                let worker = Worker { files, accepted, readings, ppid, uid, title, read_ms, copies, was_empty, effort };
-                self.settle(pid, State::Worker(Box::new(worker)));
-            }
-        }
-    }
-
-    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
-    /// has not seen the host; a known worker keeps its last reading.
-    fn starved(&mut self, pid: Pid) {
-        self.next.visible = false;
-        if !self.workers.contains(&pid) {
-            self.settle(pid, State::Unread);
-        }
-    }
-
-    fn take_gone(&mut self, job: &Job) {
-        self.next.vanished += 1;
-        self.discovery.forget(job.pid);
-        let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
-        if matches!(job.kind, Kind::Title { .. }) {
-            self.drop_entry(job.pid);
-            // Its pid may be another process's by now, which no listing would tell.
-            if listed {
-                let now_ms = self.now_ms;
-                let fresh =
-                    Entry { ident: 0, state: State::Unread, came_ms: Some(now_ms), started_ms: None, due_ms: 0 };
-                self.entries.insert(job.pid, fresh);
-                self.queue.push_back(Job { pid: job.pid, kind: Kind::Probe { start: false } });
-            }
-        } else {
-            self.settle(job.pid, State::Unread);
         }
     }
 
@@ -439,7 +329,7 @@ impl Tracker {
         let now_ms = self.now_ms;
         let Some(entry) = self.entries.get_mut(&pid) else { return };
         let keeps = |s: &State| usize::from(matches!(s, State::Worker(w) if w.files.is_some()));
-        let denied = |s: &State| u32::from(matches!(s, State::Denied));
+        let denied = |s: &State| u32::from(matches!(s, State::Denied(_)));
         self.kept = self.kept + keeps(&state) - keeps(&entry.state);
         self.denied = self.denied + denied(&state) - denied(&entry.state);
         if matches!(state, State::Worker(_)) {
@@ -450,37 +340,6 @@ impl Tracker {
         entry.state = state;
         entry.due_ms = rechecks::due_ms(pid, entry.state.kind(), entry.came_ms, now_ms);
         self.rechecks.plan(pid, entry.due_ms);
-    }
-
-    fn count(&mut self, selector: usize, now_ns: u64) -> Counts {
-        let bit = 1 << selector;
-        let cpu = self.context.selectors[selector].cpu;
-        let mut members: Vec<Member> = Vec::with_capacity(self.workers.len());
-        for &pid in &self.workers {
-            if let State::Worker(w) = &self.entries[&pid].state {
-                if w.readings[selector] != Reading::No {
-                    members.push(Member {
-                        pid,
-                        ppid: w.ppid,
-                        reading: w.readings[selector],
-                        works: w.effort.filter(|_| cpu.now).map_or(0, |e| e.threads()),
-                        cores_milli: w.effort.map_or(0, |e| e.cores_milli()),
-                        readable: !self.quarantine.holds(pid),
-                        age_ms: self.now_ms.saturating_sub(w.read_ms),
-                        copy: w.copies & bit != 0,
-                    });
-                }
-            }
-        }
-        let mut counts = snapshot::count(&mut members);
-        counts.quarantined = self.quarantine.count(bit);
-        counts.others_milli = self.others[selector].look(now_ns);
-        for member in members.iter().filter(|m| m.copy) {
-            if let Some(Entry { state: State::Worker(w), .. }) = self.entries.get_mut(&member.pid) {
-                w.copies |= bit;
-            }
-        }
-        counts
     }
 }
 

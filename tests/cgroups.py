@@ -42,7 +42,7 @@ def _fresh(top: Path) -> Iterator[Path]:
     try:
         yield top
     finally:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         for below in [*sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True), top]:
             while True:
                 try:

@@ -27,12 +27,23 @@ class Tree:
     def __str__(self) -> str:
         return str(self.root)
 
-    def add(self, pid: int, title: bytes, *, comm: str = "ruby", ppid: int = 1, uid: int = 0, cgroup: str = "/") -> int:
-        """One more process."""
+    def add(
+        self,
+        pid: int,
+        title: bytes,
+        *,
+        comm: str = "ruby",
+        ppid: int = 1,
+        uid: int = 0,
+        cgroup: str = "/",
+        threads: int = 0,
+        started: int = 0,
+    ) -> int:
+        """One more process; 0 threads are not told. `started` is in hundredths of a second after boot."""
         home = self.root / str(pid)
         home.mkdir(parents=True)
         (home / "cmdline").write_bytes(title)
-        (home / "stat").write_text(_stat(pid, comm, ppid, 0))
+        (home / "stat").write_text(_stat(pid, comm, ppid, 0, threads=threads, started=started))
         (home / "status").write_text(f"Name:\t{comm}\nPPid:\t{ppid}\nUid:\t{uid}\t{uid}\t0\t0\n")
         (home / "cgroup").write_text(f"0::{cgroup}\n")
         # Last, so that a scan that comes meanwhile sees a whole process or one that is gone.
@@ -95,9 +106,9 @@ class Tree:
         _write(fifo, title)
 
 
-def _stat(pid: int, comm: str, ppid: int, cpu_s: float) -> str:
+def _stat(pid: int, comm: str, ppid: int, cpu_s: float, *, threads: int = 0, started: int = 0) -> str:
     """Of one length, whatever the time: utime is the 14th field, in hundredths of a second."""
-    return f"{pid} ({comm}) S {ppid}{' 0' * 9} {round(cpu_s * 100):>12}{' 0' * 7} 0\n"
+    return f"{pid} ({comm}) S {ppid}{' 0' * 9} {round(cpu_s * 100):>12}{' 0' * 5} {threads} 0 {started}\n"
 
 
 def _write(fifo: Path, title: bytes) -> bool:

@@ -25,6 +25,7 @@ FOR = {
     "workers.custom.pattern": 'For preset = "custom": finds (?P<busy>...) and (?P<total>...), or (?P<state>...).',
     "workers.custom.busy_states": "The states that are busy.",
     "scan.procfs": "Where processes are seen.",
+    "scan.pid_namespace": "Whether the whole host must be seen, or any pid namespace will do (a pod's sidecar).",
     "scan.discovery": "How processes are found; auto takes the cheapest that is to be had.",
     "scan.fresh_for": "Polls share one scan for this long.",
     "scan.min_gap": "Scans are never closer than this.",

@@ -9,6 +9,10 @@ from typing import Literal, TypeAlias, final
 
 __version__: str
 
+def now_ns() -> int:
+    """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
+    goes back. All points in time here are of this clock."""
+
 Reading: TypeAlias = tuple[int, int, bool] | Literal["unparsable"] | None
 
 @final
@@ -63,6 +67,7 @@ class Counts:
     copies: int  # forked copies of a worker, which are not counted as workers
     unparsable: int  # titles of the program without a count to believe
     quarantined: int  # processes that hung a reader and wait to be tried again
+    unread: int  # may be workers, and nothing was ever read of them: not permitted, or they hung
     oldest_ms: int  # age of the oldest reading counted, at the end of the scan
 
 @final
@@ -71,6 +76,7 @@ class Snapshot:
 
     visible: bool  # pid 1's name could be read, and no file descriptor was wanting; else what
     #                was not seen may still be there
+    whole: bool  # the whole host is seen, or a worker was: where there is none, there is none on the host
     pools: list[Counts]  # one per selector, in their order
     discovery: str  # sweep, cgroup or ebpf
     processes: int  # processes the discovery knows of

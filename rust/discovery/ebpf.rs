@@ -65,10 +65,15 @@ impl Ebpf {
         if !procfs.is_kernels() {
             return Err(Unavailable::OtherPidNamespace);
         }
-        let prefixes: Vec<CommPrefix> = selectors
-            .iter()
-            .flat_map(|s| s.comm.literals().map(|(literal, exact)| CommPrefix::new(literal, exact)))
-            .collect();
+        let mut prefixes: Vec<CommPrefix> = Vec::new();
+        let wanted =
+            selectors.iter().flat_map(|s| s.comm.literals().map(|(literal, exact)| CommPrefix::new(literal, exact)));
+        for prefix in wanted {
+            // Pools of one program want the same names, and there is room for so many.
+            if !prefixes.contains(&prefix) {
+                prefixes.push(prefix);
+            }
+        }
         let kernel = match former {
             Some(kernel) => {
                 lock(&kernel).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;

@@ -6,8 +6,6 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::{Discovery, Found, Look};
 use crate::procfs::{Procfs, describe, read_at_start};
 use crate::snapshot::Pid;
@@ -31,10 +29,7 @@ impl Sweep {
     #[must_use]
     pub fn new(procfs: &Procfs) -> Self {
         // The file speaks of the reader's pid namespace, whatever root it is read through.
-        let loadavg = procfs
-            .is_ours()
-            .then(|| rustix::fs::open(procfs.path().join("loadavg"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
-            .and_then(Result::ok);
+        let loadavg = if procfs.is_ours() { procfs.open_own("loadavg").filter(moves) } else { None };
         Self { loadavg, ..Self::default() }
     }
 
@@ -69,6 +64,14 @@ impl Discovery for Sweep {
     }
 }
 
+/// Whether the number moves with a pid of our own, a thread's. There are kernels that always say 0 (gVisor).
+fn moves(loadavg: &OwnedFd) -> bool {
+    let last_pid = || parse_last_pid(read_at_start(loadavg, &mut [0; 128]).ok()?);
+    let before = last_pid();
+    let ran = std::thread::Builder::new().stack_size(64 * 1024).spawn(|| ()).is_ok_and(|thread| thread.join().is_ok());
+    ran && before.is_some() && last_pid() != before
+}
+
 /// `0.00 0.01 0.05 1/123 4567` -> 4567.
 fn parse_last_pid(loadavg: &[u8]) -> Option<Pid> {
     std::str::from_utf8(loadavg).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
@@ -101,6 +104,16 @@ mod tests {
         let quiet = looks(10 * LOOKS_PER_LISTING_MAX);
         assert!(quiet.iter().filter(|&&look| look == Look::Listed).count() >= 9, "CRIU moves no last pid");
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_number_that_moves_with_no_pid_of_ours_is_not_believed() {
+        let own = Procfs::open(std::path::Path::new("/proc")).unwrap().open_own("loadavg").unwrap();
+        assert!(moves(&own));
+        let path = std::env::temp_dir().join(format!("busyweight-loadavg-{}", std::process::id()));
+        std::fs::write(&path, "0 0 0 1/1 0\n").unwrap();
+        assert!(!moves(&std::fs::File::open(&path).unwrap().into()));
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -74,8 +74,8 @@ impl Worker {
 pub(super) enum State {
     /// Not read yet, or its file could not be read.
     Unread,
-    /// Reading it is not permitted.
-    Denied,
+    /// Reading it is not permitted; it may be a worker of these selectors.
+    Denied(u32),
     /// Its name is in no filter.
     Foreign,
     /// Its name is; its users, its cgroup or its title are not a worker's.
@@ -89,7 +89,7 @@ impl State {
         match self {
             Self::Worker(_) => Kind::Worker,
             Self::Foreign => Kind::Foreign,
-            Self::Unread | Self::Denied | Self::Candidate => Kind::Other,
+            Self::Unread | Self::Denied(_) | Self::Candidate => Kind::Other,
         }
     }
 }

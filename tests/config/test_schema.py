@@ -97,6 +97,7 @@ def test_the_defaults_are_what_operators_rely_on() -> None:
         "workers": {"preset": "sidekiq", "comm": [], "users": [], "cgroups": [], "now": "cpu"},
         "scan": {
             "procfs": "/proc",
+            "pid_namespace": "host",
             "discovery": "auto",
             "fresh_for": "500ms",
             "min_gap": "250ms",
@@ -181,7 +182,7 @@ count = "jobs"
     by_key = dict(fault.split(": ", 1) for fault in found)
     assert by_key["listen"].startswith('found ["localhost:5001"]; allowed: item 1')
     assert by_key["scan.fresh_for"].startswith("found 5; allowed: a duration such as")
-    assert by_key["scan.speed"].startswith("unknown key; allowed here: procfs, discovery, fresh_for,")
+    assert by_key["scan.speed"].startswith("unknown key; allowed here: procfs, pid_namespace, discovery,")
     assert by_key["extra"].startswith("unknown key; allowed here: listen, allow, [workers],")
     assert by_key["workers.preset"].startswith('found "sidekick"; allowed: "sidekiq" | "faktory"')
     assert by_key["workers.users"] == 'found "no-such-user-here"; no such user on this host'

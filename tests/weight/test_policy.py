@@ -1,6 +1,6 @@
 """Counts become a weight and its reason; what cannot be seen is never idle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ class Counted:
     total_threads: int = 0
     unparsable: int = 0
     quarantined: int = 0
+    unread: int = 0
     untitled: int = 0
     cores_milli: int = 0
     others_milli: int = 0
@@ -98,7 +99,7 @@ def test_unknown_has_the_weight_that_the_operator_chose_and_no_floor() -> None:
 
 
 def test_one_readable_worker_is_enough_to_know() -> None:
-    counts = Counted(workers=3, readable=1, busy_processes=2, unparsable=9, quarantined=2)
+    counts = Counted(workers=3, readable=1, busy_processes=2, unparsable=1, quarantined=2)
     assert policy.decide(Rule(capacity=4), counts, visible=True) == Decision(50, "2/4 busy", known=True)
 
 
@@ -130,3 +131,32 @@ def test_cores_that_workers_take_are_a_fraction() -> None:
     counts = Counted(30, 30, 8, 40, 300, untitled=2, cores_milli=5230)
     assert policy.decide(Rule("cpu", 24), counts, visible=True) == Decision(78, "5.2/24 cores busy", known=True)
     assert policy.decide(Rule("cpu", 4), counts, visible=True).weight == 0
+
+
+@pytest.mark.parametrize(
+    ("known_busy", "blind", "weight"),
+    [(0, 24, None), (20, 3, 17), (20, 4, None), (24, 3, 0), (0, 23, 100)],
+    ids=["all may be busy", "not full either way", "may be full", "full either way", "free either way"],
+)
+@pytest.mark.parametrize("kind", ["unparsable", "unread"])
+def test_workers_that_cannot_be_read_make_a_host_unknown_where_they_decide_whether_it_is_full(
+    known_busy: int, blind: int, weight: int | None, kind: str
+) -> None:
+    counts = replace(Counted(30, 30, known_busy, known_busy, 300), **{kind: blind})
+    decided = policy.decide(Rule(capacity=24), counts, visible=True)
+    assert decided.weight == weight
+    assert decided.known is (weight is not None)
+    assert weight is not None or decided.reason == f"cannot read {blind} workers"
+
+
+def test_all_threads_are_no_capacity_where_most_workers_cannot_be_read() -> None:
+    slots = Rule("threads", None)
+    assert policy.decide(slots, Counted(2, 2, 0, 0, 20, unread=1), visible=True).weight == 100
+    assert policy.decide(slots, Counted(2, 2, 0, 0, 20, unread=2), visible=True).reason == "cannot read 2 workers"
+
+
+def test_no_worker_is_idle_only_where_the_whole_host_is_seen() -> None:
+    nobody = policy.decide(Rule(capacity=24), Counted(), visible=True, whole=False)
+    assert (nobody.known, nobody.reason) == (False, "sees no workers, nor the whole host")
+    assert policy.decide(Rule(capacity=24), Counted(), visible=True).weight == 100
+    assert policy.decide(Rule(capacity=24), busy(0), visible=True, whole=False).weight == 100

@@ -90,6 +90,7 @@ class Scan:
     """When and how to scan. Durations in seconds, ``max_duty`` in percent of one core."""
 
     procfs: str = "/proc"
+    pid_namespace: str = "host"
     discovery: str = "auto"
     fresh_for: float = 0.5
     min_gap: float = 0.25
@@ -197,6 +198,7 @@ KINDS: dict[str, dict[str, Kind[Any]]] = {
     "workers.custom": {"pattern": values.text, "busy_states": _texts},
     "scan": {
         "procfs": values.text,
+        "pid_namespace": values.one_of("host", "any"),
         "discovery": values.one_of("auto", "sweep", "cgroup", "ebpf"),
         "fresh_for": values.duration,
         "min_gap": values.duration,

@@ -31,6 +31,7 @@ COUNTS = (
     "copies",
     "unparsable",
     "quarantined",
+    "unread",
     "oldest_ms",
 )
 
@@ -72,6 +73,7 @@ class SampleStatus:
 
     age_s: float
     visible: bool
+    whole: bool
     discovery: str
     processes: int
     rechecked: int

@@ -5,9 +5,9 @@ no socket, reads no file and decides no weight: `weight` decides, the answerer s
 """
 
 import logging
-import time
 from collections.abc import Callable
 
+from agent import _scan
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config
 from agent.operate.status import History
@@ -25,8 +25,8 @@ STUCK_FOR_GOOD_S = 60.0
 
 
 def now_s() -> float:
-    """Seconds of the clock in which samples are dated; it goes on in suspend."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """Seconds of the clock in which samples are dated; it goes on in suspend, and never goes back."""
+    return _scan.now_ns() / 1e9
 
 
 def pool_title(pool: str) -> str:
@@ -121,6 +121,7 @@ class Pipeline:
                 None if sample is None else sample.pools,
                 now_s(),
                 visible=sample is not None and sample.visible,
+                whole=sample is not None and (sample.whole or self.config.scan.pid_namespace == "any"),
                 no_sample_reason=no_sample_reason,
             )
         )

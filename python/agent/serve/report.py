@@ -99,6 +99,7 @@ class Reporter:
         return told.SampleStatus(
             age_s=round(age_s, 3),
             visible=sample.visible,
+            whole=sample.whole,
             discovery=sample.discovery,
             processes=sample.processes,
             rechecked=sample.rechecked,

@@ -46,7 +46,8 @@ def check(config: Config, scanner: Scanner | None = None, cores: int | None = No
         time.sleep(WINDOW_S)
         snapshot = scanner.scan()
     builder = ReplyBuilder(config.rules(cores, capacity.quota), config.reply.health)
-    said = builder.build(snapshot.pools, 0.0, visible=snapshot.visible, no_sample_reason="")
+    whole = snapshot.whole or config.scan.pid_namespace == "any"
+    said = builder.build(snapshot.pools, 0.0, visible=snapshot.visible, whole=whole, no_sample_reason="")
     return Found([pool.name for pool in config.all_pools], snapshot, said, scanner.workers(), scanner.refused)
 
 

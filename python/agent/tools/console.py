@@ -114,6 +114,7 @@ def show_counts(counts: dict[str, int]) -> str:
         ("copies", "forked copies not counted"),
         ("unparsable", "titles without a count"),
         ("quarantined", "quarantined"),
+        ("unread", "that cannot be read"),
     ):
         if counts[name]:
             parts.append(f"{counts[name]} {what}")

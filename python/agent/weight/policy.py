@@ -31,6 +31,8 @@ class Counts(Protocol):
     def unparsable(self) -> int: ...
     @property
     def quarantined(self) -> int: ...
+    @property
+    def unread(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +74,30 @@ def formula(busy: float, capacity: float) -> int:
     return round(100 * (1 - busy / capacity))
 
 
-def unknown_reason(counts: Counts, *, visible: bool) -> str | None:
+def unknown_reason(rule: Rule, counts: Counts, *, visible: bool, whole: bool) -> str | None:
     """Why nothing can be said of this pool, or None if something can.
 
-    Not to see is never to be idle: no worker at all on a host that can be seen is idle, but
-    workers none of which can be read are not.
+    Not to see is never to be idle: no worker at all on a host that can be seen (``whole``) is idle, but
+    workers none of which can be read are not. Where some can be read and others cannot, those others may
+    have no job or all of them; if that decides whether the host is full, its state is unknown.
     """
     if not visible:
         return "cannot see processes"
+    blind = counts.unparsable + counts.unread
+    if not whole and counts.workers + blind == 0:
+        return "sees no workers, nor the whole host"
     if counts.readable == 0:
         if counts.unparsable:
             return "cannot read titles"
         if counts.quarantined:
             return "readers hang"
-    return None
+    busy, capacity = usage(rule, counts)
+    if rule.capacity is None:
+        decides = blind > 0 and blind >= counts.readable
+    else:
+        threads = counts.total_threads / counts.workers if rule.count == "threads" and counts.workers else 1
+        decides = busy < capacity <= busy + blind * threads
+    return f"cannot read {blind} workers" if decides else None
 
 
 def usage(rule: Rule, counts: Counts) -> tuple[float, float]:
@@ -115,9 +127,9 @@ def _reason(rule: Rule, counts: Counts) -> str:
     return ", ".join(parts)
 
 
-def decide(rule: Rule, counts: Counts, *, visible: bool) -> Decision:
+def decide(rule: Rule, counts: Counts, *, visible: bool, whole: bool = True) -> Decision:
     """The weight that a pool's counts ask for, before any slow rise."""
-    why = unknown_reason(counts, visible=visible)
+    why = unknown_reason(rule, counts, visible=visible, whole=whole)
     if why:
         return unknown(rule, why)
     return Decision(max(rule.floor, formula(*usage(rule, counts))), _reason(rule, counts), known=True)

@@ -50,14 +50,22 @@ class ReplyBuilder:
         self.override = former.override
 
     def build(
-        self, counts: Sequence[Counts] | None, now_s: float, *, visible: bool, no_sample_reason: str
+        self,
+        counts: Sequence[Counts] | None,
+        now_s: float,
+        *,
+        visible: bool,
+        no_sample_reason: str,
+        whole: bool = True,
     ) -> list[PoolReply]:
         """What all pools say at ``now_s``. Without counts there is only ``no_sample_reason``: why."""
         self.rising = False
         if counts is None:
             decisions = [policy.unknown(rule, no_sample_reason) for _, rule in self.rules]
         else:
-            decisions = [policy.decide(rule, counts[i], visible=visible) for i, (_, rule) in enumerate(self.rules)]
+            decisions = [
+                policy.decide(rule, counts[i], visible=visible, whole=whole) for i, (_, rule) in enumerate(self.rules)
+            ]
         pools = zip(self.rules, decisions, strict=True)
         return [self._build_one(name, rule, decision, now_s) for (name, rule), decision in pools]
 

@@ -1,0 +1,124 @@
+//! What a read says about a process: a title, a look at the whole of it, that it is gone, or that there was no
+//! file descriptor. Each puts the process into a state; nothing is read here.
+
+use std::sync::Arc;
+
+use super::{Entry, State, TITLE_SHOWN_MAX, Tracker, Worker};
+use crate::effort::Effort;
+use crate::job::{Job, Kind, Match, Probed};
+use crate::snapshot::Pid;
+use crate::title::{Reading, first_string};
+
+impl Tracker {
+    /// `cpu` is the CPU time just before the title was read, and when that was.
+    pub(super) fn take_title(&mut self, pid: Pid, title: &[u8], cpu: Option<(u64, u64)>) {
+        let context = Arc::clone(&self.context);
+        let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(&pid) else { return };
+        let title = first_string(title);
+        if title.is_empty() {
+            // A zombie reads as empty, and so can a live process for a moment.
+            if std::mem::replace(&mut worker.was_empty, true) {
+                self.renamed(pid, State::Candidate);
+            }
+            return;
+        }
+        worker.was_empty = false;
+        worker.read_ms = self.now_ms;
+        let had_a_job = worker.has_a_job();
+        let mut any = false;
+        for (i, selector) in context.selectors.iter().enumerate() {
+            if worker.accepted & (1 << i) != 0 {
+                worker.readings[i] = selector.grammar.read(title);
+                any |= worker.readings[i] != Reading::No;
+            }
+        }
+        worker.take_cpu(cpu, had_a_job);
+        if context.detail {
+            worker.title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
+        }
+        if !any {
+            self.renamed(pid, State::Candidate);
+        }
+    }
+
+    pub(super) fn take_probe(&mut self, pid: Pid, probed: Probed, at_ns: u64) {
+        let Some(entry) = self.entries.get_mut(&pid) else { return };
+        let mut reused = false;
+        if let Some(stat) = probed.stat {
+            reused = entry.started_ms.is_some_and(|s| s != stat.started_ms);
+            if reused || (entry.came_ms.is_none() && self.kernels) {
+                entry.came_ms = Some(if reused { self.now_ms } else { stat.started_ms.min(self.now_ms) });
+            }
+            entry.started_ms = Some(stat.started_ms);
+        }
+        let was_foreign = matches!(entry.state, State::Foreign);
+        let seen_before = !matches!(entry.state, State::Unread);
+        match probed.found {
+            // Its second look: at the first, it may have been in the middle of a rename that began
+            // before the kernel's programs were there to report it.
+            Match::Foreign if seen_before && self.discovery.reports_renames(pid) => {
+                self.discovery.forget(pid);
+                self.drop_entry(pid);
+            }
+            Match::Foreign => self.settle(pid, State::Foreign),
+            Match::Candidate if was_foreign => self.renamed(pid, State::Candidate),
+            Match::Candidate => self.settle(pid, State::Candidate),
+            Match::Worker { files, accepted, readings, ppid, uid, title, cpu_ns } => {
+                // A copy whose parent has gone before it was ever seen shows what a worker never does: a title
+                // of many threads, and one or two.
+                let orphaned = |i: &usize| {
+                    matches!(readings[*i], Reading::Worker { total: 3.., .. })
+                        && ppid == 1
+                        && probed.stat.is_some_and(|stat| (1..=2).contains(&stat.threads))
+                };
+                let orphaned = (0..readings.len()).filter(orphaned).fold(0, |bits, i| bits | 1 << i);
+                let (copies, effort) = match &entry.state {
+                    // Another process by now.
+                    State::Worker(_) if reused => (orphaned, None),
+                    // Where its job ended meanwhile, what was taken until then was the job's.
+                    State::Worker(old) if old.has_a_job() && !readings.iter().any(Reading::has_a_job) => {
+                        (old.copies, None)
+                    }
+                    State::Worker(old) => (old.copies, old.effort),
+                    _ => (orphaned, None),
+                };
+                let keeps = matches!(&entry.state, State::Worker(w) if w.files.is_some());
+                let files = (keeps || self.kept < self.kept_max).then(|| Arc::new(files));
+                let effort = effort.or(cpu_ns.map(|cpu_ns| Effort::new(at_ns, cpu_ns)));
+                let title = title[..title.len().min(TITLE_SHOWN_MAX)].to_vec();
+                let read_ms = self.now_ms;
+                let was_empty = false;
+                let worker = Worker { files, accepted, readings, ppid, uid, title, read_ms, copies, was_empty, effort };
+                self.settle(pid, State::Worker(Box::new(worker)));
+            }
+        }
+    }
+
+    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
+    /// has not seen the host; a known worker keeps its last reading.
+    pub(super) fn starved(&mut self, pid: Pid) {
+        self.next.visible = false;
+        if !self.workers.contains(&pid) {
+            self.settle(pid, State::Unread);
+        }
+    }
+
+    pub(super) fn take_gone(&mut self, job: &Job) {
+        self.next.vanished += 1;
+        self.discovery.forget(job.pid);
+        let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
+        if matches!(job.kind, Kind::Title { .. }) {
+            self.drop_entry(job.pid);
+            // Its pid may be another process's by now, which no listing would tell.
+            if listed {
+                let now_ms = self.now_ms;
+                let fresh =
+                    Entry { ident: 0, state: State::Unread, came_ms: Some(now_ms), started_ms: None, due_ms: 0 };
+                self.entries.insert(job.pid, fresh);
+                self.queue.push_back(Job { pid: job.pid, kind: Kind::Probe { start: false } });
+            }
+        } else {
+            self.settle(job.pid, State::Unread);
+        }
+    }
+}
