@@ -55,6 +55,8 @@ pub enum Grammar {
     Rq,
     /// `postgres: [CLUSTER: ]USER DB HOST ACTIVITY` (`backend_status.c`, `ps_status.c`).
     Postgres,
+    /// `ANYTHING | busyweight [N of M busy][anything]` (`contrib/active_job_live_title.rb`).
+    Busyweight,
     /// A pattern of the operator's own.
     Custom(Box<Custom>),
 }
@@ -129,6 +131,7 @@ impl Grammar {
             Self::Resque => resque(title),
             Self::Rq => rq(title),
             Self::Postgres => postgres(title),
+            Self::Busyweight => busyweight(title),
             Self::Custom(custom) if !title.is_empty() => custom.read(title),
             Self::Custom(_) => Reading::No,
         }
@@ -168,10 +171,12 @@ fn split_number(text: &[u8]) -> Option<(&[u8], u32)> {
     count(&text[start..]).map(|n| (&text[..start], n))
 }
 
+/// How a bracket of counts ends.
+const TAIL: &[u8] = b" busy]";
+
 /// `… [N of M busy]REST` -> N, M, REST. The last ` busy]` counts, because a tag may hold a
 /// whole bracket of its own.
 fn bracket(text: &[u8]) -> Option<(u32, u32, &[u8])> {
-    const TAIL: &[u8] = b" busy]";
     let end = rfind(text, TAIL)?;
     let (before, total) = split_number(&text[..end])?;
     let (before, busy) = split_number(before.strip_suffix(b" of ")?)?;
@@ -258,6 +263,20 @@ fn postgres(title: &[u8]) -> Reading {
     }
 }
 
+/// Our own words behind a title of any program's. The last ones count, since they are appended.
+fn busyweight(title: &[u8]) -> Reading {
+    const WORDS: &[u8] = b" | busyweight [";
+    let Some(at) = rfind(title, WORDS) else { return Reading::No };
+    let counts = || {
+        let counts = &title[at + WORDS.len()..];
+        let end = counts.windows(TAIL.len()).position(|w| w == TAIL)?;
+        let (before, total) = split_number(&counts[..end])?;
+        let busy = count(before.strip_suffix(b" of ")?)?;
+        (busy <= total).then_some(Reading::Worker { busy, total, stopping: false })
+    };
+    counts().unwrap_or(Reading::Unparsable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,6 +348,23 @@ mod tests {
         assert_eq!(read("postgres: 15/main: parallel worker for PID 12"), Reading::No);
         assert_eq!(read("postgres: autovacuum worker shop"), Reading::No);
         assert_eq!(read("postgres: "), Reading::No);
+    }
+
+    #[test]
+    fn busyweights_own_words_are_read_behind_any_title() {
+        let read = |t: &str| Grammar::Busyweight.read(t.as_bytes());
+        assert_eq!(read("puma 6.4.2 (tcp://0.0.0.0:3000) [shop] | busyweight [2 of 5 busy]\0\0"), worker(2, 5, false));
+        assert_eq!(read("a | busyweight [1 of 1 busy] | busyweight [0 of 3 busy] [9 of 9 busy]"), worker(0, 3, false));
+        for cut in
+            ["[", "[2", "[2 of 5 busy", "[6 of 5 busy]", "[x [1 of 5 busy]", "[1 [1 of 5 busy]", "[] [1 of 5 busy]"]
+        {
+            assert_eq!(read(&format!("a | busyweight [1 of 1 busy] | busyweight {cut}")), Reading::Unparsable, "{cut}");
+        }
+        for other in
+            ["puma [1 of 5 busy]", "a busyweight [1 of 5 busy]", "a | busyweight", "x\0 | busyweight [1 of 5 busy]", ""]
+        {
+            assert_eq!(read(other), Reading::No, "{other}");
+        }
     }
 
     #[test]

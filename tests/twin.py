@@ -82,6 +82,15 @@ def postgres(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     return None
 
 
+def busyweight(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What the words that busyweight's own Ruby file appends to a title say: the last of them count."""
+    *before, counts = cmdline.split(b"\0")[0].split(b" | busyweight [")
+    found = re.match(rb"(\d{1,6}) of (\d{1,6}) busy\]", counts)
+    if found and before and int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2]), False
+    return "unparsable" if before else None
+
+
 def _in_cgroup(pid: int, below: str) -> bool:
     paths = [line.split(b":", 2)[2].decode() for line in _read(pid, "cgroup").splitlines() if line.startswith(b"0::")]
     return any(path == below or path.startswith(below + "/") for path in paths)

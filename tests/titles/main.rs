@@ -9,7 +9,7 @@ use regex::bytes::Regex;
 const NAMES: [&str; 7] =
     ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "rq: ", "postgres: ", ""];
 
-const WORDS: [&[u8]; 46] = [
+const WORDS: [&[u8]; 48] = [
     b"sidekiq ",
     b"faktory-worker ",
     b"resque-",
@@ -53,6 +53,8 @@ const WORDS: [&[u8]; 46] = [
     b"\xff",
     b"shop",
     b"000003",
+    b" | busyweight [",
+    b" | busyweight [2 of 5 busy]",
     b"\xd9\xa3",
     b"(",
     b")",
@@ -97,6 +99,8 @@ struct Twins {
     resque: Regex,
     rq: Regex,
     postgres: Regex,
+    busyweight: Regex,
+    counts: Regex,
 }
 
 impl Twins {
@@ -113,6 +117,8 @@ impl Twins {
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
             ),
+            busyweight: regex(r"^.* \| busyweight \[(.*)$"),
+            counts: regex(r"^(\d{1,6}) of (\d{1,6}) busy\]"),
         }
     }
 
@@ -128,6 +134,16 @@ impl Twins {
         }
         let stops = [&self.sidekiq_stops, &self.faktory_stops][which];
         Reading::Worker { busy, total, stopping: stops.is_match(rest) }
+    }
+
+    fn busyweight(&self, title: &[u8]) -> Reading {
+        let Some(found) = self.busyweight.captures(title) else { return Reading::No };
+        let Some(counts) = self.counts.captures(&found[1]) else { return Reading::Unparsable };
+        let number = |i: usize| std::str::from_utf8(&counts[i]).unwrap().parse::<u32>().unwrap();
+        match (number(1), number(2)) {
+            (busy, total) if busy <= total => Reading::Worker { busy, total, stopping: false },
+            _ => Reading::Unparsable,
+        }
     }
 
     fn resque(&self, title: &[u8]) -> Reading {
@@ -179,6 +195,7 @@ fn every_title_is_read_as_its_plain_twin_reads_it() {
             (Grammar::Resque, twins.resque(title)),
             (Grammar::Rq, twins.rq(title)),
             (Grammar::Postgres, twins.postgres(title)),
+            (Grammar::Busyweight, twins.busyweight(title)),
         ] {
             assert_eq!(grammar.read(&cmdline), expected, "{grammar:?}: {}", cmdline.escape_ascii());
             workers += u64::from(matches!(expected, Reading::Worker { .. }));
