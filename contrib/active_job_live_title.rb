@@ -69,7 +69,7 @@ module Busyweight
 
       def safely(&block)
         Thread.handle_interrupt(LATER) { @lock.synchronize(&block) } unless @off
-      rescue => e
+      rescue StandardError, ScriptError => e
         @off = true
         complain("no live titles: #{e.class}: #{e.message}")
       end
@@ -112,7 +112,7 @@ module Busyweight
 
       def complain(words)
         (defined?(ActiveJob::Base) && ActiveJob::Base.logger || Logger.new($stderr)).warn("busyweight: #{words}")
-      rescue => e
+      rescue StandardError, ScriptError => e
         warn("busyweight: #{words} (#{e.message})")
       end
     end

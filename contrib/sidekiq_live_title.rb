@@ -54,7 +54,7 @@ module Busyweight
         @title = nil
         @pid = Process.pid
         trace_var(:$0) { |title| assigned(title) }
-      rescue => e
+      rescue StandardError, ScriptError => e
         give_up(e)
       end
 
@@ -79,7 +79,7 @@ module Busyweight
             write if @title
           end
         end
-      rescue => e
+      rescue StandardError, ScriptError => e
         give_up(e)
       end
 
@@ -95,7 +95,7 @@ module Busyweight
       def give_up(error)
         @pid = nil
         Sidekiq.logger.warn("busyweight: no live titles: #{error.class}: #{error.message}")
-      rescue => e
+      rescue StandardError, ScriptError => e
         warn("busyweight: no live titles: #{e.message}")
       end
     end
