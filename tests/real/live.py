@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.matrix.trees import Tree
+
 from .workers import Redis, Sidekiq, cmdline
 
 HERE = Path(__file__).parent
 
 
 class LiveSidekiq(Sidekiq):
-    """One Sidekiq with the application live.rb. `more` is what live.rb reads from the environment."""
+    """One Sidekiq, that of `tree` or else this machine's, with the application live.rb, which reads `more` from the
+    environment."""
 
     def __init__(
-        self, name: str, redis: Redis, *, threads: int = 3, tag: str = "shop", timeout_s: int = 25, **more: str
+        self,
+        name: str,
+        redis: Redis,
+        *,
+        tree: Tree | None = None,
+        threads: int = 3,
+        tag: str = "shop",
+        timeout_s: int = 25,
+        **more: str,
     ) -> None:
         super().__init__(name, redis, threads=threads)
+        self.tree = tree
         self.config_file.write_text(f":concurrency: {threads}\n")
         self.tag = ["-g", tag]
         self.timeout_s = timeout_s
@@ -27,7 +39,9 @@ class LiveSidekiq(Sidekiq):
 
     def argv(self) -> list[str]:
         options = ["-r", str(HERE / "live.rb"), "-q", self.name, "-C", str(self.config_file), "-t", str(self.timeout_s)]
-        return [self.program, *options, *self.tag]
+        if self.tree is None:
+            return [self.program, *options, *self.tag]
+        return self.tree.argv(["sidekiq", *options, *self.tag], env=self.environment(), cwd=self.home)
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"NAME": self.name} | self.more

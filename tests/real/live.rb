@@ -108,13 +108,13 @@ class Nesting < Job
   end
 end
 
-# Its child performs a job, waits until told, and performs another.
+# Its child performs a job as its parent did, another in a thread of its own, and takes a title.
 class Forking < Job
   def perform(queue)
     child = fork do
       chain = Sidekiq::VERSION < "7" ? Sidekiq.server_middleware : Sidekiq.default_configuration.server_middleware
       chain.invoke(self, {}, queue) { nil }
-      Thread.new { chain.invoke(self, {}, queue) { nil } }.join
+      Thread.new { chain.invoke(self, {}, queue) { Told.say(title) } }.join
       Told.say(title)
       $0 = "a child's own title"
       Told.say(title)

@@ -145,21 +145,22 @@ class Sidekiq(Part):
     def title(self) -> Title | None:
         return title(self.pid)
 
-    def hold(self, jobs: int = 1, kind: str = "Holding") -> None:
+    def hold(self, jobs: int = 1, kind: str = "Holding", queue: str = "") -> None:
         """Put more jobs on the queue; each keeps one thread busy until released."""
-        self.redis.command("SADD", "queues", self.name)
+        queue = queue or self.name
+        self.redis.command("SADD", "queues", queue)
         for _ in range(jobs):
             now_s = time.time()
             job = {
                 "class": kind,
                 "args": [self.name],
-                "queue": self.name,
+                "queue": queue,
                 "jid": secrets.token_hex(12),
                 "retry": False,
                 "created_at": now_s,
                 "enqueued_at": now_s,
             }
-            self.redis.command("LPUSH", f"queue:{self.name}", json.dumps(job))
+            self.redis.command("LPUSH", f"queue:{queue}", json.dumps(job))
         self.held += jobs
 
     def release(self, jobs: int = 1) -> None:
