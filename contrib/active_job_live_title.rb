@@ -11,8 +11,7 @@
 # and $0 is left alone: Puma restarts by it.
 #
 # It must never raise into a job, write in a process that a job forked, or ask anybody else for anything.
-require "active_support"
-require "active_support/lazy_load_hooks"
+require "logger"
 return if defined?(Busyweight::ActiveJobLiveTitle) # loaded already
 
 module Busyweight
@@ -119,4 +118,5 @@ module Busyweight
   end
 end
 
-ActiveSupport.on_load(:active_job) { Busyweight::ActiveJobLiveTitle.install(self) }
+# Where there are no ActiveJobs, it may still be Sidekiq's middleware.
+ActiveSupport.on_load(:active_job) { Busyweight::ActiveJobLiveTitle.install(self) } if defined?(ActiveSupport.on_load)

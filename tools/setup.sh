@@ -20,6 +20,8 @@ lint  libpython3-dev    `cargo test` links with libpython (the extension itself 
 test  haproxy           the balancer whose weights the tests read
 test  redis-server      Sidekiq's queue
 test  ruby-sidekiq      real workers
+test  ruby-activejob    jobs that others perform
+test  puma              performs them inside a web server
 test  postgresql        workers of another kind
 test  prometheus        scrapes the metrics, checks the alert rules
 test  systemd-container boots the unit in systemd-nspawn

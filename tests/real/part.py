@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, NoReturn, Self, TypeVar
 
 import pytest
 
@@ -27,9 +27,12 @@ POLL_S = 0.02
 def need(program: str, package: str) -> str:
     """The path of a program; without it the test fails on CI and is skipped elsewhere."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found:
-        return found
-    missing = f"{program} is not installed: apt install {package}"
+    return found or lacking(program, package)
+
+
+def lacking(what: str, package: str) -> NoReturn:
+    """Fails or skips the test for something that is not installed."""
+    missing = f"{what} is not installed: apt install {package}"
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.matrix import trees
 
-from .live import LiveSidekiq
+from .live import EmbeddedSidekiq, LiveSidekiq
 from .parts import Agent, Redis
 
 BEAT_S = 10.0
@@ -29,14 +29,19 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.fixture(params=[HERE, *NEWER])
-def live(request: pytest.FixtureRequest, redis: Redis) -> Live:
-    """Makes the Sidekiqs of a test; those of other Debians are 7.3 and 8.1."""
+def tree(request: pytest.FixtureRequest) -> trees.Tree | None:
+    """Whose Sidekiq it is; those of other Debians are 7.3 and 8.1."""
     try:
-        tree = None if request.param == HERE else trees.get(request.param)
+        return None if request.param == HERE else trees.get(request.param)
     except trees.TreeError as failed:
         if request.param in trees.MAY_BREAK:
             pytest.skip(str(failed))
         raise
+
+
+@pytest.fixture
+def live(tree: trees.Tree | None, redis: Redis) -> Live:
+    """Makes the Sidekiq of a test."""
     return partial(LiveSidekiq, "live", redis, tree=tree)
 
 
@@ -153,7 +158,7 @@ def test_jobs_run_where_no_title_can_be_written_and_the_heartbeat_still_counts(l
         assert worker.said() == "done"
 
 
-@pytest.mark.parametrize("live", NEWER, indirect=True)
+@pytest.mark.parametrize("tree", NEWER, indirect=True)
 def test_all_capsules_are_counted_in_one_title(live: Live) -> None:
     with live(CAPSULE="1") as worker:
         worker.hold()
@@ -162,6 +167,16 @@ def test_all_capsules_are_counted_in_one_title(live: Live) -> None:
         worker.wait_says("[2 of 4 busy]")
         worker.tell("release", 2)
         worker.wait_says("[0 of 4 busy]")
+
+
+@pytest.mark.parametrize("tree", NEWER, indirect=True)
+def test_sidekiq_inside_another_program_appends_its_jobs_to_that_programs_title(tree: trees.Tree, redis: Redis) -> None:
+    with EmbeddedSidekiq("live", redis, tree=tree) as worker:
+        worker.hold(2)
+        worker.wait_says("[2 of 3 busy]")
+        worker.tell("beat")
+        worker.tell("release", 2)
+        worker.wait_says("[0 of 3 busy]")
 
 
 def test_the_agent_sees_a_waiting_job_begin_and_end_between_two_heartbeats(
