@@ -1,5 +1,6 @@
 # Sidekiq inside another program, from 7.0 on, with contrib/active_job_live_title.rb as its middleware and the jobs of
 # live.rb, which says what they are told by.
+$stdout.sync = true
 require_relative "live"
 require_relative "../../contrib/active_job_live_title"
 
