@@ -20,14 +20,15 @@ module Busyweight
     WORDS = / \| busyweight \[[^\]]*\]/n
     COUNTED_BY_ITSELF = /\Asidekiq \d/n
     TITLE_MAX = 4096
-    # A Timeout must not strike between the count and the title.
+    # A Timeout, which may strike a job at any moment, must neither make us forget that it ended nor be taken for a
+    # fault of ours.
     LATER = {Object => :never}.freeze
 
     def call(*)
-      self.class.begins(self)
+      Thread.handle_interrupt(LATER) { self.class.begins(self) }
       yield
     ensure
-      self.class.ended(self)
+      Thread.handle_interrupt(LATER) { self.class.ended(self) }
     end
 
     @lock = Mutex.new
@@ -67,7 +68,7 @@ module Busyweight
       end
 
       def safely(&block)
-        Thread.handle_interrupt(LATER) { @lock.synchronize(&block) } unless @off
+        @lock.synchronize(&block) unless @off
       rescue StandardError, ScriptError => e
         @off = true
         complain("no live titles: #{e.class}: #{e.message}")
@@ -75,7 +76,7 @@ module Busyweight
 
       # The first job of a process; what was counted before its fork is not its own.
       def take_over
-        trace_var(:$0) { assigned } if @pid.nil?
+        trace_var(:$0) { Thread.handle_interrupt(LATER) { assigned } } if @pid.nil?
         @pid = Process.pid
         @most = 0
         @jobs.clear

@@ -16,14 +16,15 @@ module Busyweight
   # One instance is one job's passage through the server middleware.
   class SidekiqLiveTitle
     TITLE = /\A(?<head>sidekiq \d.*\[)\d+ of (?<total>\d+)(?<busy> busy\])(?<stopping> stopping(?= |\z))?(?<rest>.*)\z/mn
-    # A Timeout or Sidekiq's own Shutdown must not strike between the count and the title.
+    # A Timeout or Sidekiq's own Shutdown, which may strike a job at any moment, must neither make us forget that it
+    # ended nor be taken for a fault of ours.
     LATER = {Object => :never}.freeze
 
     def call(*)
-      self.class.begins(self)
+      Thread.handle_interrupt(LATER) { self.class.begins(self) }
       yield
     ensure
-      self.class.ended(self)
+      Thread.handle_interrupt(LATER) { self.class.ended(self) }
     end
 
     class << self
@@ -53,7 +54,7 @@ module Busyweight
         @stopping = false
         @title = nil
         @pid = Process.pid
-        trace_var(:$0) { |title| assigned(title) }
+        trace_var(:$0) { |title| Thread.handle_interrupt(LATER) { assigned(title) } }
       rescue StandardError, ScriptError => e
         give_up(e)
       end
@@ -73,11 +74,9 @@ module Busyweight
       def update
         return unless @pid == Process.pid
 
-        Thread.handle_interrupt(LATER) do
-          @lock.synchronize do
-            yield
-            write if @title
-          end
+        @lock.synchronize do
+          yield
+          write if @title
         end
       rescue StandardError, ScriptError => e
         give_up(e)

@@ -69,6 +69,9 @@ class LiveSidekiq(Sidekiq):
     def whole_title(self) -> bytes:
         return cmdline(self.pid).split(b"\0")[0]
 
+    def shows(self, words: bytes) -> bool:
+        return words in self.whole_title()
+
     def wait_says(self, words: str, deadline_s: float = 10.0) -> None:
         """Until the title is what it was at the start, but for the bracket and what follows."""
         expected = self.before + words.encode()

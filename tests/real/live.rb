@@ -69,6 +69,17 @@ at_exit { Told.take("exit") } if ENV["STAY"]
 
 require File.expand_path("../../contrib/sidekiq_live_title", __dir__)
 
+# As a Timeout would, wherever Ruby may let it strike in what is tried here: where something returns.
+if ENV["STRIKES"]
+  tried = $LOADED_FEATURES.grep(/sidekiq_live_title/).first
+  strike = TracePoint.new(:return, :b_return, :c_return) do |at|
+    if at.path == tried && rand < 0.1 && Thread.current.name&.include?("processor")
+      Thread.current.raise("struck while #{at.method_id}")
+    end
+  end
+  strike.enable
+end
+
 class Job
   include Sidekiq::Worker
   sidekiq_options retry: false

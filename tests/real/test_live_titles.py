@@ -73,11 +73,21 @@ def test_hundreds_of_short_jobs_and_as_many_heartbeats_leave_the_right_count(liv
         worker.hold(400, "Quick")
         for _ in range(400):
             assert worker.said() == "done"
-        worker.until(lambda: b" beat 301: " in worker.whole_title(), "done with its beats", BEAT_S)
+        worker.until(lambda: worker.shows(b" beat 301: "), "done with its beats", BEAT_S)
         at_work = worker.whole_title().rpartition(b" ")[2].decode()
         worker.wait_says(f"[1 of 10 busy] beat 301: {at_work}")
         worker.tell("release")
         worker.wait_says(f"[0 of 10 busy] beat 301: {at_work}")
+
+
+def test_a_timeout_may_strike_anywhere_and_the_count_is_right(live: Live) -> None:
+    with live(STRIKES="1") as worker:
+        worker.hold(200, "Quick")
+        worker.wait_taken(60.0)
+        for where in ("ended", "begins", "call"):
+            assert f"struck while {where}" in worker.log_text()
+        assert "no live titles" not in worker.log_text()
+        worker.wait_says("[0 of 3 busy]")
 
 
 def test_a_job_that_raises_has_ended(live: Live) -> None:
@@ -111,7 +121,7 @@ def test_quiet_is_said_at_once_and_jobs_then_end_as_before(live: Live) -> None:
         worker.tell("release")
         worker.wait_says("[1 of 3 busy] stopping beat 1: 0")
         worker.tell("beat")
-        worker.until(lambda: b" beat 2: " in worker.whole_title(), "done with its beat", BEAT_S)
+        worker.until(lambda: worker.shows(b" beat 2: "), "done with its beat", BEAT_S)
         assert b" busy] stopping beat 2" in worker.whole_title()
 
 

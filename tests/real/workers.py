@@ -183,9 +183,9 @@ class Sidekiq(Part):
         assert answer, f"no child was forked\n{self.evidence()}"
         return int(answer[-1])
 
-    def wait_taken(self) -> None:
+    def wait_taken(self, deadline_s: float = TAKEN_DEADLINE_S) -> None:
         """Until a thread has taken every job put on the queue; the title may not say so yet."""
-        self.until(lambda: self.redis.command("LLEN", f"queue:{self.name}") == "0", "at its jobs", TAKEN_DEADLINE_S)
+        self.until(lambda: self.redis.command("LLEN", f"queue:{self.name}") == "0", "at its jobs", deadline_s)
 
     def wait_title(self, busy: int, stopping: bool = False, deadline_s: float = TITLE_DEADLINE_S) -> None:
         expected = Title(busy, self.threads, stopping)
