@@ -66,11 +66,25 @@ end
 # In a process that no job forked, as a server's workers are.
 def fork_worker
   child = fork do
+    $0 = "worker"
     Quick.perform_now
     Told.say("worker: #{Told.title}")
     exit!
   end
   Process.wait(child)
+end
+
+# The child leaves the job that it was forked in as its parent does.
+def fork_within
+  child = nil
+  Busyweight::ActiveJobLiveTitle.new.call do
+    child = fork
+    Process.wait(child) if child
+  end
+  return if child
+
+  Told.say("after: #{Told.title}")
+  exit!
 end
 
 def obey(word, rest = nil)
@@ -83,6 +97,7 @@ def obey(word, rest = nil)
   when "setproctitle" then Process.setproctitle(rest)
   when "program" then Told.say("program: #{$0}")
   when "fork" then fork_worker
+  when "fork-within" then fork_within
   when "no-titles"
     Process.define_singleton_method(:setproctitle) { |_| raise NotImplementedError.new("no titles here"), cause: nil }
   end

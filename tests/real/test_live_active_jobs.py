@@ -92,14 +92,21 @@ def test_a_jobs_child_keeps_the_title_that_it_was_born_with_and_may_take_another
     jobs.wait_title("app | busyweight [0 of 1 busy]")
 
 
+def test_a_child_that_leaves_the_job_it_was_forked_in_writes_nothing(jobs: ActiveJobs) -> None:
+    jobs.say("title app")
+    jobs.say("fork-within")
+    jobs.wait_said("after: app | busyweight [1 of 1 busy]")
+    jobs.wait_title("app | busyweight [0 of 1 busy]")
+
+
 def test_a_process_that_no_job_forked_counts_its_own_jobs(jobs: ActiveJobs) -> None:
     jobs.say("title app")
     for _ in range(2):
         jobs.say("perform Holding")
     jobs.wait_title("app | busyweight [2 of 2 busy]")
     jobs.say("fork")
-    jobs.wait_said("quick: app | busyweight [1 of 1 busy]")
-    jobs.wait_said("worker: app | busyweight [0 of 1 busy]")
+    jobs.wait_said("quick: worker | busyweight [1 of 1 busy]")
+    jobs.wait_said("worker: worker | busyweight [0 of 1 busy]")
     jobs.say("release")
     jobs.wait_title("app | busyweight [1 of 2 busy]")
 
