@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.matrix.trees import Tree
 
-from .part import Part, free_port, lacking, need
+from .part import Part, free_port, lacking
 from .presets import Told
 from .workers import Redis, Sidekiq, cmdline
 
@@ -28,35 +28,29 @@ def need_activejob(ruby: str) -> None:
 
 
 class LiveSidekiq(Sidekiq):
-    """One Sidekiq, that of `tree` or else this machine's, with the application live.rb, which reads `more` from the
-    environment."""
+    """One Sidekiq with the application live.rb, which reads `more` from the environment."""
 
     def __init__(
         self,
         name: str,
         redis: Redis,
         *,
-        tree: Tree | None = None,
+        debian: Tree | None = None,
         threads: int = 3,
         tag: str = "shop",
         timeout_s: int = 25,
         **more: str,
     ) -> None:
-        super().__init__(name, redis, threads=threads)
-        self.tree = tree
+        super().__init__(name, redis, threads=threads, debian=debian)
         self.config_file.write_text(f":concurrency: {threads}\n")
         self.tag = ["-g", tag]
         self.timeout_s = timeout_s
         self.more = more
         self.before = b""
 
-    def program_argv(self) -> list[str]:
-        options = ["-r", str(HERE / "live.rb"), "-q", self.name, "-C", str(self.config_file), "-t", str(self.timeout_s)]
-        return ["sidekiq" if self.tree else self.program, *options, *self.tag]
-
     def argv(self) -> list[str]:
-        argv = self.program_argv()
-        return self.tree.argv(argv, env=self.environment(), cwd=self.home) if self.tree else argv
+        options = ["-r", str(HERE / "live.rb"), "-q", self.name, "-C", str(self.config_file), "-t", str(self.timeout_s)]
+        return [self.program, *options, *self.tag]
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"NAME": self.name} | self.more
@@ -91,11 +85,11 @@ class LiveSidekiq(Sidekiq):
 class EmbeddedSidekiq(LiveSidekiq):
     """Sidekiq inside another program (embedded.rb), which has no title of its own and says its jobs all the same."""
 
-    def program_argv(self) -> list[str]:
-        return ["ruby", str(HERE / "embedded.rb")]
+    def argv(self) -> list[str]:
+        return [self.need("ruby", "ruby"), str(HERE / "embedded.rb")]
 
     def ready(self) -> bool:
-        self.before = " ".join(self.program_argv()).encode() + b" | busyweight "
+        self.before = " ".join(self.argv()).encode() + b" | busyweight "
         return "Sidekiq running embedded" in self.log_text()
 
 
@@ -105,7 +99,7 @@ class ActiveJobs(Told):
 
     def __init__(self, name: str, home: Path, *, room: int = 1024) -> None:
         super().__init__(name, home)
-        self.ruby = need("ruby", "ruby")
+        self.ruby = self.need("ruby", "ruby")
         need_activejob(self.ruby)
         self.room = room
 
@@ -136,8 +130,8 @@ class Puma(Part):
 
     def __init__(self, name: str, home: Path) -> None:
         super().__init__(name, home)
-        self.program = need("puma", "puma")
-        need_activejob(need("ruby", "ruby"))
+        self.program = self.need("puma", "puma")
+        need_activejob(self.need("ruby", "ruby"))
         self.port = free_port()
 
     def argv(self) -> list[str]:

@@ -119,7 +119,7 @@ class Told(Part):
     def spawn(self, *more: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             argv = self.placed(*self.argv(), *more)
-            return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment())
 
     def say(self, words: str) -> None:
         assert self.process is not None and self.process.stdin is not None, f"{self.name} was not started"

@@ -42,7 +42,7 @@ def tree(request: pytest.FixtureRequest) -> trees.Tree | None:
 @pytest.fixture
 def live(tree: trees.Tree | None, redis: Redis) -> Live:
     """Makes the Sidekiq of a test."""
-    return partial(LiveSidekiq, "live", redis, tree=tree)
+    return partial(LiveSidekiq, "live", redis, debian=tree)
 
 
 @pytest.mark.parametrize("tag", ["shop", "", "two words, [9 of 9 busy] and a bracket"])
@@ -181,7 +181,7 @@ def test_all_capsules_are_counted_in_one_title(live: Live) -> None:
 
 @pytest.mark.parametrize("tree", NEWER, indirect=True)
 def test_sidekiq_inside_another_program_appends_its_jobs_to_that_programs_title(tree: trees.Tree, redis: Redis) -> None:
-    with EmbeddedSidekiq("live", redis, tree=tree) as worker:
+    with EmbeddedSidekiq("live", redis, debian=tree) as worker:
         worker.hold(2)
         worker.wait_says("[2 of 3 busy]")
         worker.tell("beat")
