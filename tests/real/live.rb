@@ -38,7 +38,7 @@ end
 # What Sidekiq itself counts, and that its heartbeat has beaten.
 if ENV["SHOW_BEATS"]
   beats = 0
-  at_work = Sidekiq::Processor.const_get(Sidekiq::VERSION < "7" ? :WORKER_STATE : :WORK_STATE)
+  at_work = Sidekiq::Processor.const_get(Sidekiq::Processor.const_defined?(:WORK_STATE) ? :WORK_STATE : :WORKER_STATE)
   Sidekiq::Launcher::PROCTITLES << proc { "beat #{beats += 1}: #{at_work.size}" }
 end
 
