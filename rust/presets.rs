@@ -13,6 +13,10 @@ use crate::title::{Custom, Grammar};
 /// The longest name the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
 pub const COMM_LEN_MAX: usize = 15;
 
+/// Whatever performs `ActiveJob`s bears the name of a Ruby, or of the script, where its shebang names Ruby itself.
+const JOBS: &[&str] =
+    &["ruby*", "bundle*", "rails*", "rake*", "puma*", "jobs", "good_job*", "solid_queue*", "delayed_job*"];
+
 /// One set of workers to count: a pool.
 #[derive(Debug, Clone)]
 pub struct Selector {
@@ -42,7 +46,7 @@ pub struct CpuUse {
 /// What a selector is made of, as the configuration says it.
 #[derive(Debug, Clone, Default)]
 pub struct Spec {
-    /// `sidekiq`, `faktory`, `resque`, `rq`, `postgres` or `custom`.
+    /// `sidekiq`, `faktory`, `resque`, `rq`, `postgres`, `busyweight` or `custom`.
     pub preset: String,
     /// Globs; empty: the preset's own.
     pub comm: Vec<String>,
@@ -77,6 +81,7 @@ impl Selector {
             // Python's setproctitle changes the name too, to the first bytes of the title.
             "rq" => (Grammar::Rq, &["rq*", "python*"]),
             "postgres" => (Grammar::Postgres, &["postgres*"]),
+            "busyweight" => (Grammar::Busyweight, JOBS),
             "custom" => {
                 let custom = Custom::new(&spec.pattern, &spec.busy_states).map_err(Error::Pattern)?;
                 (Grammar::Custom(Box::new(custom)), &["*"])

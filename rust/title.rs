@@ -50,10 +50,13 @@ pub enum Grammar {
     Faktory,
     /// `[PREFIX]resque-VERSION: STATE …` (lib/resque/worker.rb, `procline`).
     Resque,
-    /// `rq:worker:NAME: STATE …` (rq/worker/, `procline`); newer ones may spawn instead of fork.
+    /// `rq:worker:NAME: STATE …` (rq/worker/, `procline`), in older ones `rq: STATE …`; newer ones may spawn
+    /// instead of fork.
     Rq,
     /// `postgres: [CLUSTER: ]USER DB HOST ACTIVITY` (`backend_status.c`, `ps_status.c`).
     Postgres,
+    /// `ANYTHING | busyweight [N of M busy][anything]` (`contrib/active_job_live_title.rb`).
+    Busyweight,
     /// A pattern of the operator's own.
     Custom(Box<Custom>),
 }
@@ -128,6 +131,7 @@ impl Grammar {
             Self::Resque => resque(title),
             Self::Rq => rq(title),
             Self::Postgres => postgres(title),
+            Self::Busyweight => busyweight(title),
             Self::Custom(custom) if !title.is_empty() => custom.read(title),
             Self::Custom(_) => Reading::No,
         }
@@ -167,10 +171,12 @@ fn split_number(text: &[u8]) -> Option<(&[u8], u32)> {
     count(&text[start..]).map(|n| (&text[..start], n))
 }
 
+/// How a bracket of counts ends.
+const TAIL: &[u8] = b" busy]";
+
 /// `… [N of M busy]REST` -> N, M, REST. The last ` busy]` counts, because a tag may hold a
 /// whole bracket of its own.
 fn bracket(text: &[u8]) -> Option<(u32, u32, &[u8])> {
-    const TAIL: &[u8] = b" busy]";
     let end = rfind(text, TAIL)?;
     let (before, total) = split_number(&text[..end])?;
     let (before, busy) = split_number(before.strip_suffix(b" of ")?)?;
@@ -223,7 +229,8 @@ fn resque(title: &[u8]) -> Reading {
 }
 
 fn rq(title: &[u8]) -> Reading {
-    let Some(rest) = title.strip_prefix(b"rq:worker:") else { return Reading::No };
+    let nameless = || title.strip_prefix(b"rq").filter(|rest| rest.starts_with(b": "));
+    let Some(rest) = title.strip_prefix(b"rq:worker:").or_else(nameless) else { return Reading::No };
     // A worker's name may hold anything, so the first known state after a `: ` decides.
     for at in rest.windows(2).enumerate().filter(|(_, w)| *w == b": ").map(|(i, _)| i + 2) {
         match words(&rest[at..]).next() {
@@ -254,6 +261,20 @@ fn postgres(title: &[u8]) -> Reading {
         Some(&b"idle") => Reading::IDLE,
         Some(_) => Reading::BUSY,
     }
+}
+
+/// Our own words behind a title of any program's. The last ones count, since they are appended.
+fn busyweight(title: &[u8]) -> Reading {
+    const WORDS: &[u8] = b" | busyweight [";
+    let Some(at) = rfind(title, WORDS) else { return Reading::No };
+    let counts = || {
+        let counts = &title[at + WORDS.len()..];
+        let end = counts.windows(TAIL.len()).position(|w| w == TAIL)?;
+        let (before, total) = split_number(&counts[..end])?;
+        let busy = count(before.strip_suffix(b" of ")?)?;
+        (busy <= total).then_some(Reading::Worker { busy, total, stopping: false })
+    };
+    counts().unwrap_or(Reading::Unparsable)
 }
 
 #[cfg(test)]
@@ -310,6 +331,10 @@ mod tests {
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: Processing f from q since 1"), Reading::BUSY);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: Spawned 12 at 1.5"), Reading::BUSY);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a"), Reading::Unparsable);
+        assert_eq!(Grammar::Rq.read(b"rq: Listening on default"), Reading::IDLE);
+        assert_eq!(Grammar::Rq.read(b"rq: Forked 12 at 1.5"), Reading::BUSY);
+        assert_eq!(Grammar::Rq.read(b"rq: Having lunch"), Reading::Unparsable);
+        assert_eq!(Grammar::Rq.read(b"rq:Listening on default"), Reading::No);
         assert_eq!(Grammar::Rq.read(b"rq worker default"), Reading::No);
     }
 
@@ -323,6 +348,23 @@ mod tests {
         assert_eq!(read("postgres: 15/main: parallel worker for PID 12"), Reading::No);
         assert_eq!(read("postgres: autovacuum worker shop"), Reading::No);
         assert_eq!(read("postgres: "), Reading::No);
+    }
+
+    #[test]
+    fn busyweights_own_words_are_read_behind_any_title() {
+        let read = |t: &str| Grammar::Busyweight.read(t.as_bytes());
+        assert_eq!(read("puma 6.4.2 (tcp://0.0.0.0:3000) [shop] | busyweight [2 of 5 busy]\0\0"), worker(2, 5, false));
+        assert_eq!(read("a | busyweight [1 of 1 busy] | busyweight [0 of 3 busy] [9 of 9 busy]"), worker(0, 3, false));
+        for cut in
+            ["[", "[2", "[2 of 5 busy", "[6 of 5 busy]", "[x [1 of 5 busy]", "[1 [1 of 5 busy]", "[] [1 of 5 busy]"]
+        {
+            assert_eq!(read(&format!("a | busyweight [1 of 1 busy] | busyweight {cut}")), Reading::Unparsable, "{cut}");
+        }
+        for other in
+            ["puma [1 of 5 busy]", "a busyweight [1 of 5 busy]", "a | busyweight", "x\0 | busyweight [1 of 5 busy]", ""]
+        {
+            assert_eq!(read(other), Reading::No, "{other}");
+        }
     }
 
     #[test]

@@ -12,7 +12,12 @@ from agent.cli import parser
 from agent.config import schema
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "contrib/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
@@ -31,7 +36,7 @@ def test_the_readmes_configuration_is_the_default_one() -> None:
             assert default[table] == keys
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
@@ -55,8 +60,8 @@ def test_every_command_is_named_where_operators_look() -> None:
     assert set(every) <= named
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_that_is_named_exists(page: Path) -> None:
-    pattern = r"`((?:rust|python/agent|tests|benches|systemd|docs|metrics|tools)/[\w./-]*)`"
+    pattern = r"`((?:rust|contrib|python/agent|tests|benches|systemd|docs|metrics|tools)/[\w./-]*)`"
     for name in re.findall(pattern, page.read_text()):
         assert (ROOT / name).exists(), name

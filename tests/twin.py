@@ -58,10 +58,10 @@ def resque(cmdline: bytes) -> tuple[int, int, bool] | str | None:
 def rq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     """What an RQ worker's title says: the first known word after a colon."""
     title = cmdline.split(b"\0")[0]
-    if not title.startswith(b"rq:worker:"):
+    if not title.startswith((b"rq:worker:", b"rq: ")):
         return None
     idle, busy = {b"Listening", b"Started", b"Suspended", b"Cleaning", b"Idle"}, {b"Processing", b"Forked", b"Spawned"}
-    states = re.findall(rb"(?=: +([^ ]*))", title[len(b"rq:worker:") :])
+    states = re.findall(rb"(?=: +([^ ]*))", title.removeprefix(b"rq:worker:"))
     return next((_one_job(state, idle, busy) for state in states if state in idle | busy), "unparsable")
 
 
@@ -80,6 +80,15 @@ def postgres(cmdline: bytes) -> tuple[int, int, bool] | str | None:
             activity = words[i + 1 : i + 2]
             return "unparsable" if not activity else (int(activity != [b"idle"]), 1, False)
     return None
+
+
+def busyweight(cmdline: bytes) -> tuple[int, int, bool] | str | None:
+    """What the words that busyweight's own Ruby file appends to a title say: the last of them count."""
+    *before, counts = cmdline.split(b"\0")[0].split(b" | busyweight [")
+    found = re.match(rb"(\d{1,6}) of (\d{1,6}) busy\]", counts)
+    if found and before and int(found[1]) <= int(found[2]):
+        return int(found[1]), int(found[2]), False
+    return "unparsable" if before else None
 
 
 def _in_cgroup(pid: int, below: str) -> bool:

@@ -24,7 +24,7 @@ export SOURCE_DATE_EPOCH
 tree=target/deb/busyweight-$version
 rm -rf target/deb
 mkdir -p "$tree"
-cp -a debian docs metrics systemd README.md CHANGELOG.md "$tree" # all that debian/ names
+cp -a contrib debian docs metrics systemd README.md CHANGELOG.md "$tree" # all that debian/ names
 cp systemd/busyweight.service systemd/busyweight.socket "$tree/debian" # debhelper knows where they belong
 cp systemd/README.md "$tree/systemd.md"
 cat >"$tree/debian/changelog" <<CHANGELOG

@@ -32,7 +32,7 @@ class Selector:
         cores: bool = ...,
         others: list[str] = ...,
     ) -> Selector:
-        """``preset``: sidekiq, faktory, resque, rq, postgres or custom. ``comm``: globs over
+        """``preset``: sidekiq, faktory, resque, rq, postgres, busyweight or custom. ``comm``: globs over
         process names, empty for the preset's own. ``users``: user ids, of which a process must
         have its real and its effective one, empty for everyone. ``cgroups``: paths, empty for
         anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax of Rust's regex

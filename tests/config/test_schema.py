@@ -249,7 +249,8 @@ def test_what_is_not_toml_is_one_fault(text: str) -> None:
 @pytest.mark.parametrize(
     ("program", "interface"),
     [("puma", "pumactl"), ("celery", "celery inspect active"), ("good_job", "dashboard"), ("GoodJob", "dashboard"),
-     ("php-fpm", "pm.status_path"), ("solid-queue", "Mission Control"), ("PHP_FPM", "pm.status_path")],
+     ("php-fpm", "pm.status_path"), ("solid-queue", "Mission Control"), ("PHP_FPM", "pm.status_path"),
+     ("GoodJob", '"busyweight"'), ("solid_queue", '"busyweight"'), ("delayed_job", '"busyweight"')],
 )  # fmt: skip
 def test_a_program_whose_titles_say_nothing_is_refused_with_its_own_interface(program: str, interface: str) -> None:
     [fault] = faults(f'[workers]\npreset = "{program}"')

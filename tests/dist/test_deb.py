@@ -176,6 +176,14 @@ def test_manual_page_has_every_command_of_the_command_line(tmp_path: Path) -> No
     assert [command for command in commands if f".SS \\fB{command}\\fR\n" not in page] == []
 
 
+def test_live_titles_are_where_the_page_says(tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", deb(), tmp_path], check=True)
+    place, contrib = Path("/usr/share/busyweight/contrib"), REPOSITORY / "contrib"
+    assert f"`{place}`" in (contrib / "README.md").read_text()
+    shipped = {file.name: file.read_bytes() for file in (tmp_path / place.relative_to("/")).iterdir()}
+    assert shipped == {file.name: file.read_bytes() for file in contrib.iterdir()}
+
+
 def test_lintian_finds_no_fault() -> None:
     done = subprocess.run(
         ["lintian", "--fail-on", "error,warning", deb()], capture_output=True, text=True, check=False

@@ -46,8 +46,9 @@ WORDS = [
     b"[999999 of 999999 busy]", b"[1000000 of 1 busy]", b"[3 of 1 busy]", b" stopping", b" quiet", b"stoppings",
     b"Waiting", b"Paused", b"Starting", b"Processing", b"Forked", b"Spawned", b"Listening", b"Idle", b"idle", b"SELECT",
     b"walsender", b"\0", b"\n", b"\xff", b"shop", b"000003", b"\xd9\xa3", b"(", b")",
+    b" | busyweight [", b" | busyweight [2 of 5 busy]",
 ]  # fmt: skip
-NAMES = [b"sidekiq 7.3.0 ", b"faktory-worker 1.1.1 ", b"resque-2.6.0: ", b"rq:worker:", b"postgres: ", b""]
+NAMES = [b"sidekiq 7.3.0 ", b"faktory-worker 1.1.1 ", b"resque-2.6.0: ", b"rq:worker:", b"rq: ", b"postgres: ", b""]
 words = st.lists(st.sampled_from(WORDS) | st.binary(max_size=4), max_size=14).map(b"".join)
 titles = st.builds(bytes.__add__, st.sampled_from(NAMES), words)
 
@@ -57,6 +58,7 @@ TWINS = {
     "resque": twin.resque,
     "rq": twin.rq,
     "postgres": twin.postgres,
+    "busyweight": twin.busyweight,
 }
 
 
@@ -66,6 +68,7 @@ TWINS = {
 @example(b"sidekiq 7 [1 of 5 busy]stopping")
 @example(b"resque-resque-2.6.0: Paused")
 @example(b"postgres: a b ((x) idle")
+@example(b"puma | busyweight [1 of 5 busy] | busyweight [6 of 5 busy] [0 of 5 busy]")
 @given(titles)
 def test_every_title_is_read_as_its_plain_twin_reads_it(title: bytes) -> None:
     read = {preset: Selector(preset).read(title) for preset in TWINS}

@@ -13,9 +13,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, NoReturn, Self, TypeVar
 
 import pytest
+
+from tests.matrix.trees import Tree
 
 T = TypeVar("T")
 
@@ -25,9 +27,12 @@ POLL_S = 0.02
 def need(program: str, package: str) -> str:
     """The path of a program; without it the test fails on CI and is skipped elsewhere."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found:
-        return found
-    missing = f"{program} is not installed: apt install {package}"
+    return found or lacking(program, package)
+
+
+def lacking(what: str, package: str) -> NoReturn:
+    """Fails or skips the test for something that is not installed."""
+    missing = f"{what} is not installed: apt install {package}"
     if os.environ.get("CI"):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -68,12 +73,18 @@ class Part:
     # How the process is asked to end: signal after signal, and how long each is given.
     STOP: ClassVar[tuple[tuple[signal.Signals, float], ...]] = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
-    def __init__(self, name: str, home: Path) -> None:
+    def __init__(self, name: str, home: Path, debian: Tree | None = None) -> None:
+        """With a tree of a Debian the part is of that one, and else of this machine."""
         self.name = name
+        self.debian = debian
         self.home = home / name
         self.home.mkdir(parents=True, exist_ok=True)
         self.log = self.home / "log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def need(self, name: str, package: str) -> str:
+        """The path of a program where this part is of; as `need`."""
+        return self.debian.program(name) if self.debian else need(name, package)
 
     def argv(self) -> list[str]:
         """The command to start."""
@@ -99,13 +110,26 @@ class Part:
         """A process of this part, its output appended to the log."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self.argv(), *more],
+                self.placed(*self.argv(), *more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
                 cwd=self.home,
             )
+
+    def call(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """A command where this part is of, to its end; it may fail."""
+        return subprocess.run(
+            self.placed(*argv), env=self.environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def placed(self, *argv: str) -> list[str]:
+        """The command as it is started from here: a tree gets of the environment what is the part's own."""
+        if self.debian is None:
+            return list(argv)
+        own = dict(self.environment().items() - os.environ.items())
+        return self.debian.argv(argv, env=own, cwd=self.home)
 
     def start(self) -> None:
         self.process = self.spawn()

@@ -41,7 +41,7 @@ ROWS = _rows()
 
 
 def test_the_table_has_rows_for_every_preset_it_speaks_of() -> None:
-    assert {preset for preset, _, _ in ROWS} == {"sidekiq", "faktory", "resque", "postgres"}
+    assert {preset for preset, _, _ in ROWS} == {"sidekiq", "faktory", "resque", "postgres", "busyweight"}
 
 
 @pytest.mark.parametrize(("preset", "cmdline", "expected"), ROWS)
@@ -51,7 +51,7 @@ def test_every_row_is_read_as_the_table_says(preset: str, cmdline: bytes, expect
 
 @pytest.mark.parametrize(("preset", "cmdline", "expected"), [row for row in ROWS if row[2] is not None])
 def test_no_other_preset_takes_the_title_for_its_own(preset: str, cmdline: bytes, expected: Reading) -> None:
-    others = {"sidekiq", "faktory", "resque", "rq", "postgres"} - {preset}
+    others = {"sidekiq", "faktory", "resque", "rq", "postgres", "busyweight"} - {preset}
     assert {Selector(other).read(cmdline) for other in others} == {None}
 
 

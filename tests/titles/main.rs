@@ -6,13 +6,15 @@
 use _scan::title::{Grammar, Reading};
 use regex::bytes::Regex;
 
-const NAMES: [&str; 6] = ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "postgres: ", ""];
+const NAMES: [&str; 7] =
+    ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "rq: ", "postgres: ", ""];
 
-const WORDS: [&[u8]; 45] = [
+const WORDS: [&[u8]; 48] = [
     b"sidekiq ",
     b"faktory-worker ",
     b"resque-",
     b"rq:worker:",
+    b"rq: ",
     b"postgres: ",
     b"[local]",
     b"10.0.0.5(51234)",
@@ -51,6 +53,8 @@ const WORDS: [&[u8]; 45] = [
     b"\xff",
     b"shop",
     b"000003",
+    b" | busyweight [",
+    b" | busyweight [2 of 5 busy]",
     b"\xd9\xa3",
     b"(",
     b")",
@@ -95,6 +99,8 @@ struct Twins {
     resque: Regex,
     rq: Regex,
     postgres: Regex,
+    busyweight: Regex,
+    counts: Regex,
 }
 
 impl Twins {
@@ -106,11 +112,13 @@ impl Twins {
             faktory_stops: regex(r" (stopping|quiet)( |$)"),
             resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
             rq: regex(
-                r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
+                r"^rq(?::worker:.*?|: .*?|): +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
             ),
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
             ),
+            busyweight: regex(r"^.* \| busyweight \[(.*)$"),
+            counts: regex(r"^(\d{1,6}) of (\d{1,6}) busy\]"),
         }
     }
 
@@ -128,6 +136,16 @@ impl Twins {
         Reading::Worker { busy, total, stopping: stops.is_match(rest) }
     }
 
+    fn busyweight(&self, title: &[u8]) -> Reading {
+        let Some(found) = self.busyweight.captures(title) else { return Reading::No };
+        let Some(counts) = self.counts.captures(&found[1]) else { return Reading::Unparsable };
+        let number = |i: usize| std::str::from_utf8(&counts[i]).unwrap().parse::<u32>().unwrap();
+        match (number(1), number(2)) {
+            (busy, total) if busy <= total => Reading::Worker { busy, total, stopping: false },
+            _ => Reading::Unparsable,
+        }
+    }
+
     fn resque(&self, title: &[u8]) -> Reading {
         self.resque.captures(title).map_or(Reading::No, |found| match &found[1] {
             b"Waiting" | b"Paused" | b"Starting" => Reading::IDLE,
@@ -140,7 +158,7 @@ impl Twins {
         match self.rq.captures(title) {
             Some(found) if found.get(1).is_some() => Reading::IDLE,
             Some(_) => Reading::BUSY,
-            None if title.starts_with(b"rq:worker:") => Reading::Unparsable,
+            None if title.starts_with(b"rq:worker:") || title.starts_with(b"rq: ") => Reading::Unparsable,
             None => Reading::No,
         }
     }
@@ -177,6 +195,7 @@ fn every_title_is_read_as_its_plain_twin_reads_it() {
             (Grammar::Resque, twins.resque(title)),
             (Grammar::Rq, twins.rq(title)),
             (Grammar::Postgres, twins.postgres(title)),
+            (Grammar::Busyweight, twins.busyweight(title)),
         ] {
             assert_eq!(grammar.read(&cmdline), expected, "{grammar:?}: {}", cmdline.escape_ascii());
             workers += u64::from(matches!(expected, Reading::Worker { .. }));

@@ -17,15 +17,19 @@ from agent.weight.policy import Rule
 
 MAX_POOLS = 31  # one scan tells 32 selectors apart, and the default pool is one
 
-PRESETS = ("sidekiq", "faktory", "resque", "rq", "postgres", "custom")
+PRESETS = ("sidekiq", "faktory", "resque", "rq", "postgres", "busyweight", "custom")
 
-# Programs that people will try, and that do not show in their titles whether they are busy.
+# Programs that people will try, and that do not show in their titles whether they are busy. Those that perform
+# ActiveJobs can be made to.
+_OR_APPEND = ', or append it to the title with contrib/active_job_live_title.rb and take preset = "busyweight"'
 SILENT_PROGRAMS = {
     "puma": "its control server (pumactl stats) or GET /stats",
     "unicorn": "raindrops' Raindrops::Middleware",
     "passenger": "passenger-status",
-    "solid_queue": "Mission Control, or its tables solid_queue_processes and solid_queue_claimed_executions",
-    "good_job": "its dashboard, or its health check port",
+    "solid_queue": "Mission Control, or its tables solid_queue_processes and solid_queue_claimed_executions"
+    + _OR_APPEND,
+    "good_job": "its dashboard or its health check port" + _OR_APPEND,
+    "delayed_job": "its table delayed_jobs" + _OR_APPEND,
     "que": "Que.worker_states in SQL",
     "shoryuken": "the queue's own metrics in CloudWatch",
     "dramatiq": "its Prometheus middleware",

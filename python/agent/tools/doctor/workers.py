@@ -84,7 +84,8 @@ def _by_agent(patient: Patient, pool: int) -> str:
 def _where_else(pool: Pool) -> str:
     narrow = [key for key in ("users", "cgroups") if getattr(pool.workers, key)]
     also = f", and {' and '.join(narrow)}" if narrow else ""
-    return f"if some should run here: is the preset right{also}? Sidekiq inside Puma or on JRuby shows no title"
+    silent = "Sidekiq inside Puma (but for contrib/active_job_live_title.rb) or on JRuby shows no title"
+    return f"if some should run here: is the preset right{also}? {silent}"
 
 
 def comm_filter(patient: Patient) -> Iterator[Finding]:
