@@ -2,7 +2,7 @@
 # Puts in place what the build, the lint, the tests and the packages need from Debian.
 #
 #   tools/setup.sh STEP                as root installs what is missing; else prints what to type, and stops;
-#                                      steps: build lint test soak dist test-dist
+#                                      steps: build lint test soak dist test-dist test-matrix
 #   tools/setup.sh install PACKAGE...  the root's part of it
 #
 # It must never remove or replace a package, change what apt is set to, or leave a daemon running.
@@ -34,6 +34,9 @@ test-dist lintian       what Debian thinks of the package
 test-dist systemd-container  boots the Debian that it is installed in
 test-dist debootstrap   makes that Debian
 test-dist debian-archive-keyring  makes sure that it is one
+test-matrix systemd-container  boots the Debians
+test-matrix debootstrap  makes the Debians
+test-matrix debian-archive-keyring  makes sure that they are
 LIST
 }
 
@@ -45,6 +48,7 @@ steps() { # STEP: those whose packages it wants
         soak) echo build lint test soak ;;
         dist) echo build dist ;;
         test-dist) echo build dist test-dist ;;
+        test-matrix) echo build dist test-matrix ;;
     esac
 }
 
@@ -161,7 +165,7 @@ prepare() { # STEP
 }
 
 case "${1:-}" in
-    build | lint | test | soak | dist | test-dist) prepare "$1" ;;
+    build | lint | test | soak | dist | test-dist | test-matrix) prepare "$1" ;;
     install) shift && install "$@" ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac
