@@ -165,6 +165,13 @@ class Tree:
             raise TreeError(f"{self.release}: `{words}` ended with {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def program(self, name: str) -> str:
+        """The path of a program inside; TreeError where there is none."""
+        for place in ("usr/local/bin", "usr/sbin", "usr/bin"):
+            if os.path.lexists(self.path / place / name):  # a link may point to what is not so outside
+                return f"/{place}/{name}"
+        raise TreeError(f"{self.release} has no {name}")
+
     @functools.cache  # noqa: B019 - a handful of trees, kept as long as the process
     def versions(self) -> dict[str, str]:
         """What is in the tree: the keys are those of _VERSIONS."""

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
-from .part import Part, need, until
+from tests.matrix.trees import Haproxy
+
+from .part import Part, until
 
 # For tests that want no others: short enough that nothing hangs, logging to the part's log.
 DEFAULTS = """
@@ -35,12 +37,21 @@ class Response(NamedTuple):
 
 class HAProxy(Part):
     """`config` is everything but the global section, which is made here (statistics socket with
-    the right to command, log to the part's log); `global_lines` are added to it.
+    the right to command, log to the part's log); `global_lines` are added to it. `of` is a HAProxy of a
+    Debian tree; without it this machine's is started.
     """
 
-    def __init__(self, home: Path, config: str, *, global_lines: str = "", name: str = "haproxy") -> None:
-        super().__init__(name, home)
-        self.program = need("haproxy", "haproxy")
+    def __init__(
+        self,
+        home: Path,
+        config: str,
+        *,
+        global_lines: str = "",
+        name: str = "haproxy",
+        of: Haproxy | None = None,
+    ) -> None:
+        super().__init__(name, home, of.tree if of else None)
+        self.program = of.program if of else self.need("haproxy", "haproxy")
         self.socket = self.home / "stats.sock"
         self.config_file = self.home / "haproxy.cfg"
         self.global_lines = global_lines
@@ -63,7 +74,7 @@ class HAProxy(Part):
 
     def check(self) -> str:
         """HAProxy's own words on the configuration, warnings included; fails if it is refused."""
-        done = subprocess.run([*self.argv(), "-c"], capture_output=True, text=True, check=False)
+        done = subprocess.run(self.placed(*self.argv(), "-c"), capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.fail(f"haproxy refuses {self.config_file}:\n{done.stderr}")
         return done.stdout + done.stderr

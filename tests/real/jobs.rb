@@ -9,7 +9,13 @@ require "sidekiq"
 
 module Token
   def self.take(list)
-    Sidekiq.redis { |redis| redis.blpop(list, timeout: 0) }
+    Sidekiq.redis do |redis|
+      if redis.respond_to?(:blocking_call) # from Sidekiq 7 on
+        redis.blocking_call(false, "BLPOP", list, 0)
+      else
+        redis.blpop(list, timeout: 0)
+      end
+    end
   end
 end
 

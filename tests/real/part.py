@@ -17,6 +17,8 @@ from typing import ClassVar, Self, TypeVar
 
 import pytest
 
+from tests.matrix.trees import Tree
+
 T = TypeVar("T")
 
 POLL_S = 0.02
@@ -68,12 +70,18 @@ class Part:
     # How the process is asked to end: signal after signal, and how long each is given.
     STOP: ClassVar[tuple[tuple[signal.Signals, float], ...]] = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
-    def __init__(self, name: str, home: Path) -> None:
+    def __init__(self, name: str, home: Path, debian: Tree | None = None) -> None:
+        """With a tree of a Debian the part is of that one, and else of this machine."""
         self.name = name
+        self.debian = debian
         self.home = home / name
         self.home.mkdir(parents=True, exist_ok=True)
         self.log = self.home / "log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def need(self, name: str, package: str) -> str:
+        """The path of a program where this part is of; as `need`."""
+        return self.debian.program(name) if self.debian else need(name, package)
 
     def argv(self) -> list[str]:
         """The command to start."""
@@ -99,13 +107,20 @@ class Part:
         """A process of this part, its output appended to the log."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self.argv(), *more],
+                self.placed(*self.argv(), *more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
                 cwd=self.home,
             )
+
+    def placed(self, *argv: str) -> list[str]:
+        """The command as it is started from here: a tree gets of the environment what is the part's own."""
+        if self.debian is None:
+            return list(argv)
+        own = dict(self.environment().items() - os.environ.items())
+        return self.debian.argv(argv, env=own, cwd=self.home)
 
     def start(self) -> None:
         self.process = self.spawn()

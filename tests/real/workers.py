@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from .part import Part, need
+from tests.matrix.trees import Tree
+
+from .part import Part
 
 HERE = Path(__file__).parent
 
-# Sidekiq 6 writes its title at each heartbeat, every 5 s; a loaded machine gets more time.
-TITLE_DEADLINE_S = 15.0
+# Sidekiq writes its title at each heartbeat, every 5 s before 7.0 and every 10 s since; a loaded machine is slower.
+TITLE_DEADLINE_S = 30.0
 TAKEN_DEADLINE_S = 5.0
 
 
@@ -27,10 +29,10 @@ class Redis(Part):
 
     STOP: ClassVar = ((signal.SIGKILL, 5.0),)
 
-    def __init__(self, home: Path) -> None:
-        super().__init__("redis", home)
-        self.server = need("redis-server", "redis-server")
-        self.cli = need("redis-cli", "redis-tools")
+    def __init__(self, home: Path, debian: Tree | None = None) -> None:
+        super().__init__("redis", home, debian)
+        self.server = self.need("redis-server", "redis-server")
+        self.cli = self.need("redis-cli", "redis-tools")
         self.socket = self.home / "redis.sock"
 
     @property
@@ -55,7 +57,7 @@ class Redis(Part):
 
     def command(self, *words: str) -> str:
         """One command and its answer as redis-cli prints it, one line for each element."""
-        argv = [self.cli, "-s", str(self.socket), *words]
+        argv = self.placed(self.cli, "-s", str(self.socket), *words)
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
         return done.stdout.strip()
 
@@ -99,7 +101,8 @@ class Sidekiq(Part):
 
     `tag` is given on the command line, where the title then always fits; `long_tag` in a
     configuration file, so that the title outgrows the command line. `by_ruby` starts it as
-    `ruby …/sidekiq`, which makes its comm `ruby`.
+    `ruby …/sidekiq`, which makes its comm `ruby`. With `capsules` (from 7.0 on) so many more threads
+    wait at other queues.
     """
 
     # A SIGTERM would wait for jobs that last until told. Jobs are lost with it, here that is well.
@@ -113,15 +116,20 @@ class Sidekiq(Part):
         threads: int = 1,
         long_tag: str = "",
         by_ruby: bool = False,
+        capsules: int = 0,
+        debian: Tree | None = None,
     ) -> None:
-        super().__init__(name, redis.home.parent)
-        self.program = need("sidekiq", "ruby-sidekiq")
-        self.ruby = [need("ruby", "ruby")] if by_ruby else []
+        super().__init__(name, redis.home.parent, debian)
+        self.program = self.need("sidekiq", "ruby-sidekiq")
+        self.ruby = [self.need("ruby", "ruby")] if by_ruby else []
         self.redis = redis
-        self.threads = threads
+        self.threads = threads + capsules
         self.config_file = self.home / "sidekiq.yml"
         tag = f":tag: {json.dumps(long_tag)}\n" if long_tag else ""
-        self.config_file.write_text(f":concurrency: {threads}\n{tag}")
+        of_capsule = (
+            f":capsules:\n  more:\n    :concurrency: {capsules}\n    :queues: [{name}-more]\n" if capsules else ""
+        )
+        self.config_file.write_text(f":concurrency: {threads}\n{tag}{of_capsule}")
         self.tag = [] if long_tag else ["-g", name]
         self.held = 0
 
