@@ -50,7 +50,8 @@ pub enum Grammar {
     Faktory,
     /// `[PREFIX]resque-VERSION: STATE …` (lib/resque/worker.rb, `procline`).
     Resque,
-    /// `rq:worker:NAME: STATE …` (rq/worker/, `procline`); newer ones may spawn instead of fork.
+    /// `rq:worker:NAME: STATE …` (rq/worker/, `procline`), in older ones `rq: STATE …`; newer ones may spawn
+    /// instead of fork.
     Rq,
     /// `postgres: [CLUSTER: ]USER DB HOST ACTIVITY` (`backend_status.c`, `ps_status.c`).
     Postgres,
@@ -223,7 +224,8 @@ fn resque(title: &[u8]) -> Reading {
 }
 
 fn rq(title: &[u8]) -> Reading {
-    let Some(rest) = title.strip_prefix(b"rq:worker:") else { return Reading::No };
+    let nameless = || title.strip_prefix(b"rq").filter(|rest| rest.starts_with(b": "));
+    let Some(rest) = title.strip_prefix(b"rq:worker:").or_else(nameless) else { return Reading::No };
     // A worker's name may hold anything, so the first known state after a `: ` decides.
     for at in rest.windows(2).enumerate().filter(|(_, w)| *w == b": ").map(|(i, _)| i + 2) {
         match words(&rest[at..]).next() {
@@ -310,6 +312,10 @@ mod tests {
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: Processing f from q since 1"), Reading::BUSY);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a: Spawned 12 at 1.5"), Reading::BUSY);
         assert_eq!(Grammar::Rq.read(b"rq:worker:a"), Reading::Unparsable);
+        assert_eq!(Grammar::Rq.read(b"rq: Listening on default"), Reading::IDLE);
+        assert_eq!(Grammar::Rq.read(b"rq: Forked 12 at 1.5"), Reading::BUSY);
+        assert_eq!(Grammar::Rq.read(b"rq: Having lunch"), Reading::Unparsable);
+        assert_eq!(Grammar::Rq.read(b"rq:Listening on default"), Reading::No);
         assert_eq!(Grammar::Rq.read(b"rq worker default"), Reading::No);
     }
 

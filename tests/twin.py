@@ -58,10 +58,10 @@ def resque(cmdline: bytes) -> tuple[int, int, bool] | str | None:
 def rq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     """What an RQ worker's title says: the first known word after a colon."""
     title = cmdline.split(b"\0")[0]
-    if not title.startswith(b"rq:worker:"):
+    if not title.startswith((b"rq:worker:", b"rq: ")):
         return None
     idle, busy = {b"Listening", b"Started", b"Suspended", b"Cleaning", b"Idle"}, {b"Processing", b"Forked", b"Spawned"}
-    states = re.findall(rb"(?=: +([^ ]*))", title[len(b"rq:worker:") :])
+    states = re.findall(rb"(?=: +([^ ]*))", title.removeprefix(b"rq:worker:"))
     return next((_one_job(state, idle, busy) for state in states if state in idle | busy), "unparsable")
 
 

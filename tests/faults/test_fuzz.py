@@ -47,7 +47,7 @@ WORDS = [
     b"Waiting", b"Paused", b"Starting", b"Processing", b"Forked", b"Spawned", b"Listening", b"Idle", b"idle", b"SELECT",
     b"walsender", b"\0", b"\n", b"\xff", b"shop", b"000003", b"\xd9\xa3", b"(", b")",
 ]  # fmt: skip
-NAMES = [b"sidekiq 7.3.0 ", b"faktory-worker 1.1.1 ", b"resque-2.6.0: ", b"rq:worker:", b"postgres: ", b""]
+NAMES = [b"sidekiq 7.3.0 ", b"faktory-worker 1.1.1 ", b"resque-2.6.0: ", b"rq:worker:", b"rq: ", b"postgres: ", b""]
 words = st.lists(st.sampled_from(WORDS) | st.binary(max_size=4), max_size=14).map(b"".join)
 titles = st.builds(bytes.__add__, st.sampled_from(NAMES), words)
 

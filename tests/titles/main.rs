@@ -6,13 +6,15 @@
 use _scan::title::{Grammar, Reading};
 use regex::bytes::Regex;
 
-const NAMES: [&str; 6] = ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "postgres: ", ""];
+const NAMES: [&str; 7] =
+    ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "rq: ", "postgres: ", ""];
 
-const WORDS: [&[u8]; 45] = [
+const WORDS: [&[u8]; 46] = [
     b"sidekiq ",
     b"faktory-worker ",
     b"resque-",
     b"rq:worker:",
+    b"rq: ",
     b"postgres: ",
     b"[local]",
     b"10.0.0.5(51234)",
@@ -106,7 +108,7 @@ impl Twins {
             faktory_stops: regex(r" (stopping|quiet)( |$)"),
             resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
             rq: regex(
-                r"^rq:worker:.*?: +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
+                r"^rq(?::worker:.*?|: .*?|): +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
             ),
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
@@ -140,7 +142,7 @@ impl Twins {
         match self.rq.captures(title) {
             Some(found) if found.get(1).is_some() => Reading::IDLE,
             Some(_) => Reading::BUSY,
-            None if title.starts_with(b"rq:worker:") => Reading::Unparsable,
+            None if title.starts_with(b"rq:worker:") || title.starts_with(b"rq: ") => Reading::Unparsable,
             None => Reading::No,
         }
     }
