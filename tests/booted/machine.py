@@ -87,7 +87,8 @@ class BootError(AssertionError):
 class Machine:
     """One booted machine, removed without a trace at the end of its `with` block.
 
-    With this machine's own root it has the tests' interpreter and the agent; another root is booted as it is.
+    With this machine's own root it has the tests' interpreter and the agent; another root is booted as it is, and
+    with the unified hierarchy of cgroups, the only one that systemd knows from 258 on.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -128,6 +129,7 @@ class Machine:
                     "LOWER": str(self._root),
                     "HOST_PROC": HOST_PROC,
                     "CGROUPS": " ".join(map(str, self._cgroups)),
+                    **({} if ours else {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),
                 },
             )
         try:

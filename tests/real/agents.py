@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
+
+from tests.matrix.trees import Tree
 
 from . import original
 from .part import Part, free_port, until
@@ -18,8 +20,8 @@ ANSWER_DEADLINE_S = 3.0
 class Listener(Part):
     """A part that answers agent-checks on a loopback port."""
 
-    def __init__(self, name: str, home: Path, port: int | None = None) -> None:
-        super().__init__(name, home)
+    def __init__(self, name: str, home: Path, port: int | None = None, debian: Tree | None = None) -> None:
+        super().__init__(name, home, debian)
         self.port = port or free_port()
 
     def ready(self) -> bool:
@@ -61,6 +63,13 @@ class Script(Listener):
         return [sys.executable, original.__file__, str(self.port), str(self.capacity)]
 
 
+class Installed(NamedTuple):
+    """Another `busyweight` than that of this interpreter: its path in a Debian tree."""
+
+    debian: Tree
+    program: Path
+
+
 class Agent(Listener):
     """`busyweight serve` with its files in the part's directory; `config` is TOML without `listen`."""
 
@@ -71,10 +80,18 @@ class Agent(Listener):
         (signal.SIGKILL, 5.0),
     )
 
-    def __init__(self, home: Path, config: str = "", *, name: str = "agent", port: int | None = None) -> None:
-        super().__init__(name, home, port)
-        self.program = Path(sys.executable).parent / "busyweight"
-        if not self.program.exists():
+    def __init__(
+        self,
+        home: Path,
+        config: str = "",
+        *,
+        name: str = "agent",
+        port: int | None = None,
+        of: Installed | None = None,
+    ) -> None:
+        super().__init__(name, home, port, of.debian if of else None)
+        self.program = of.program if of else Path(sys.executable).parent / "busyweight"
+        if not of and not self.program.exists():
             pytest.fail(f"{self.program} is not there: make build")
         self.config_file = self.home / "busyweight.toml"
         self.control = self.home / "control.sock"
@@ -90,8 +107,7 @@ class Agent(Listener):
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another command of busyweight, beside the running one."""
-        argv = [str(self.program), *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return self.call(str(self.program), *words)
 
     def order(self, *words: str) -> str:
         """A command to the running agent (`drain`, `status --json`, …); what it printed."""

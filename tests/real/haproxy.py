@@ -7,7 +7,6 @@ import csv
 import http.client
 import io
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +73,7 @@ class HAProxy(Part):
 
     def check(self) -> str:
         """HAProxy's own words on the configuration, warnings included; fails if it is refused."""
-        done = subprocess.run(self.placed(*self.argv(), "-c"), capture_output=True, text=True, check=False)
+        done = self.call(*self.argv(), "-c")
         if done.returncode:
             pytest.fail(f"haproxy refuses {self.config_file}:\n{done.stderr}")
         return done.stdout + done.stderr

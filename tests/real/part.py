@@ -115,6 +115,12 @@ class Part:
                 cwd=self.home,
             )
 
+    def call(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """A command where this part is of, to its end; it may fail."""
+        return subprocess.run(
+            self.placed(*argv), env=self.environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
     def placed(self, *argv: str) -> list[str]:
         """The command as it is started from here: a tree gets of the environment what is the part's own."""
         if self.debian is None:

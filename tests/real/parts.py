@@ -1,6 +1,6 @@
 """Every part in one place, for the tests to import from."""
 
-from .agents import Agent, Listener, Mortal, Script
+from .agents import Agent, Installed, Listener, Mortal, Script
 from .haproxy import DEFAULTS, HAProxy, Response, get
 from .part import Part, free_port, need, until
 from .presets import Postgres, Psql, Rq, Titled
@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULTS",
     "Agent",
     "HAProxy",
+    "Installed",
     "Listener",
     "Mortal",
     "Part",

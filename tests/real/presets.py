@@ -15,6 +15,8 @@ from typing import ClassVar
 
 import pytest
 
+from tests.matrix.trees import Tree
+
 from .part import Part, need
 from .workers import Redis, cmdline
 
@@ -26,9 +28,9 @@ class Rq(Part):
 
     STOP: ClassVar = ((SIGKILL, 5.0),)
 
-    def __init__(self, name: str, redis: Redis, kind: str = "rq.worker.Worker") -> None:
-        super().__init__(name, redis.home.parent)
-        self.program = str(Path(sys.executable).parent / "rq")
+    def __init__(self, name: str, redis: Redis, kind: str = "rq.worker.Worker", debian: Tree | None = None) -> None:
+        super().__init__(name, redis.home.parent, debian)
+        self.program = debian.program("rq") if debian else str(Path(sys.executable).parent / "rq")
         self.redis = redis
         self.kind = kind
 
@@ -39,14 +41,13 @@ class Rq(Part):
         return os.environ | {"PYTHONPATH": str(HERE)}
 
     def ready(self) -> bool:
-        return cmdline(self.pid).startswith(f"rq:worker:{self.name}: Listening on {self.name}".encode())
+        listening = f": Listening on {self.name}".encode()
+        return cmdline(self.pid).startswith((b"rq" + listening, f"rq:worker:{self.name}".encode() + listening))
 
     def hold(self) -> None:
         """A job that lasts until released."""
         words = ["-u", self.redis.url, "-q", self.name, "rq_jobs.hold", self.redis.url, f"release:{self.name}"]
-        subprocess.run(
-            [self.program, "enqueue", *words], env=self.environment(), capture_output=True, timeout=60, check=True
-        )
+        self.call(self.program, "enqueue", *words).check_returncode()
 
     def release(self) -> None:
         self.redis.command("LPUSH", f"release:{self.name}", "now")
@@ -69,18 +70,20 @@ class Postgres(Part):
 
     STOP: ClassVar = ((SIGINT, 20.0), (SIGKILL, 5.0))
 
-    def __init__(self, cluster: str = "") -> None:
-        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
-        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-        self.programs = programs[-1] if programs else Path(need("postgres", "postgresql")).parent
+    def __init__(self, cluster: str = "", debian: Tree | None = None) -> None:
+        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")), debian)
+        root = debian.path if debian else Path("/")
+        programs = sorted(root.glob("usr/lib/postgresql/*/bin"))
+        self.programs = (
+            "/" / programs[-1].relative_to(root) if programs else Path(need("postgres", "postgresql")).parent
+        )
         self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         self.cluster = cluster
         self.data = self.home / "data"
         if os.geteuid() == 0:
-            for path in (self.home.parent, self.home):
-                shutil.chown(path, self.user, self.user)
+            self.call("chown", self.user, str(self.home.parent), str(self.home)).check_returncode()
         words = ["initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync"]
-        done = subprocess.run(self._as_user(*words), capture_output=True, text=True, cwd=self.home, check=False)
+        done = self.call(*self._as_user(*words))
         if done.returncode:
             pytest.fail(f"initdb: {done.stdout}{done.stderr}")
 
@@ -94,8 +97,7 @@ class Postgres(Part):
         return self._as_user("postgres", "-D", str(self.data), "-k", str(self.home), *options)
 
     def ready(self) -> bool:
-        argv = [str(self.programs / "pg_isready"), "-q", "-h", str(self.home)]
-        return subprocess.run(argv, check=False).returncode == 0
+        return self.call(str(self.programs / "pg_isready"), "-q", "-h", str(self.home)).returncode == 0
 
     def client(self, *words: str) -> list[str]:
         """psql as a command."""
@@ -104,7 +106,7 @@ class Postgres(Part):
     def cancel_all(self) -> None:
         """Ends every query, and no client."""
         query = "select pg_cancel_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
-        subprocess.run(self.client("-c", query), capture_output=True, timeout=60, check=True)
+        self.call(*self.client("-c", query)).check_returncode()
 
     def stop(self) -> None:
         super().stop()
@@ -116,7 +118,8 @@ class Told(Part):
 
     def spawn(self, *more: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen([*self.argv(), *more], stdin=subprocess.PIPE, stdout=log, stderr=log)
+            argv = self.placed(*self.argv(), *more)
+            return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def say(self, words: str) -> None:
         assert self.process is not None and self.process.stdin is not None, f"{self.name} was not started"
@@ -133,7 +136,7 @@ class Psql(Told):
     """One client, and thereby one backend of the server."""
 
     def __init__(self, name: str, postgres: Postgres, home: Path) -> None:
-        super().__init__(name, home)
+        super().__init__(name, home, postgres.debian)
         self.postgres = postgres
 
     def argv(self) -> list[str]:

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -57,9 +56,7 @@ class Redis(Part):
 
     def command(self, *words: str) -> str:
         """One command and its answer as redis-cli prints it, one line for each element."""
-        argv = self.placed(self.cli, "-s", str(self.socket), *words)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-        return done.stdout.strip()
+        return self.call(self.cli, "-s", str(self.socket), *words).stdout.strip()
 
 
 class Title(NamedTuple):
