@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.dist.debian import wheel
+from tests.real.conftest import alone
 from tests.real.parts import Installed
 
 from . import trees
 from .support import Cell, Column, Results, page
 from .trees import MAY_BREAK, RELEASES, Tree, TreeError
+
+__all__ = ["alone"]  # a fixture
 
 RESULTS = pytest.StashKey[Results]()
 
