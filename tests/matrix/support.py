@@ -32,6 +32,15 @@ that `make dist` makes and the programs that this release has (HAProxy 3.4 is th
 Tried on {day}, on Linux {kernel}. A cell says **yes** where all its tests passed, **no** where one failed.
 """
 
+FOOT = """
+Resque is not in Debian. Its titles, and those of Faktory, are tried as texts alone (`rust/title.rs`, `tests/titles/`).
+
+## Known not to work
+
+Free-threaded Python (3.14t): the one wheel is for the stable ABI of all Pythons from 3.11 on, which free-threaded ones
+do not have, so pip refuses it there.
+"""
+
 
 class Cell(NamedTuple):
     """One row of the page: the part that is tried, and what of it."""
@@ -98,7 +107,7 @@ def page(results: Results, columns: Iterable[Column], day: date, kernel: str) ->
             columns, [(cell.what, [results.says(cell, column.release) for column in columns]) for cell in rows]
         )
     lines += ["", "## Not tried", "", *(untried(results) or ["Nothing: every cell was."])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + FOOT
 
 
 def table(columns: list[Column], rows: list[tuple[str, list[str]]]) -> list[str]:

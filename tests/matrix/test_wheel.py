@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,16 @@ def test_agent_serves_and_stops(installed: Installed, tmp_path: Path) -> None:
         agent.send(signal.SIGTERM)
         assert agent.wait_exit(10.0) == 0, agent.evidence()
         assert "Traceback" not in agent.log_text(), agent.evidence()
+
+
+def test_free_threaded_python_refuses_the_wheel(tmp_path: Path) -> None:
+    """Should this fail, docs/support.md has good news to tell."""
+
+    def pip(*abis: str) -> subprocess.CompletedProcess[str]:
+        python = ["--python-version=3.14", "--implementation=cp", *(f"--abi={abi}" for abi in abis)]
+        options = ["--no-deps", "--dry-run", "--only-binary=:all:", f"--target={tmp_path}", *python]
+        command = [sys.executable, "-m", "pip", "install", *options, str(wheel())]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    pip("cp314", "abi3").check_returncode()
+    assert "is not a supported wheel on this platform" in pip("cp314t").stderr
