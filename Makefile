@@ -61,6 +61,7 @@ test-dist: build dist ## installs the packages in fresh Debians, as root
 # In a pid namespace of its own no Sidekiq but the tests' own is seen, and whatever they start ends with them. The
 # shell is its init, which reaps.
 test-matrix: build dist ## everything in Debian 12, 13 and sid, as root; writes docs/support.md
+	@[ "$$(id -u)" = 0 ] || { echo "make test-matrix: needs root, to make Debians and boot them" >&2; exit 1; }
 	@tools/setup.sh test-matrix
 	BUSYWEIGHT_SUPPORT=docs/support.md unshare --fork --pid --mount-proc --kill-child \
 		sh -c '$(BIN)/pytest -m matrix tests/matrix; exit $$?'

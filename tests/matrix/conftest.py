@@ -84,7 +84,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if file and results.whole():
         columns = [Column(release, versions_of(release)) for release in RELEASES]
-        Path(file).write_text(page(results, columns, datetime.now(UTC).date(), os.uname().release))
+        kernel = ".".join(os.uname().release.split(".")[:2])
+        machine = f"Linux {kernel} on {os.uname().machine}"
+        Path(file).write_text(page(results, columns, datetime.now(UTC).date(), machine))
 
 
 def versions_of(release: str) -> dict[str, str]:

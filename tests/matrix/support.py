@@ -29,7 +29,7 @@ HEAD = """\
 Made by `make test-matrix`, never by hand: each cell is a test that ran in a Debian of that release, with the packages
 that `make dist` makes and the programs that this release has (HAProxy 3.4 is the one of Debian's experimental, in sid).
 
-Tried on {day}, on Linux {kernel}. A cell says **yes** where all its tests passed, **no** where one failed.
+Tried on {day}, with {machine}. A cell says **yes** where all its tests passed, **no** where one failed.
 """
 
 FOOT = """
@@ -91,10 +91,10 @@ class Results:
         return "not tried" if "skipped" in outcomes else "yes"
 
 
-def page(results: Results, columns: Iterable[Column], day: date, kernel: str) -> str:
+def page(results: Results, columns: Iterable[Column], day: date, machine: str) -> str:
     """The page, in Markdown."""
     columns = list(columns)
-    lines = [HEAD.format(day=day.isoformat(), kernel=kernel), "## With which versions", ""]
+    lines = [HEAD.format(day=day.isoformat(), machine=machine), "## With which versions", ""]
     lines += table(
         columns,
         [(name, [column.versions.get(key, "-") for column in columns]) for key, name in PROGRAMS.items()],

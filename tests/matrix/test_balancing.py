@@ -55,6 +55,9 @@ backend web_all_busy
     def wait_weight(self, percent: int) -> None:
         self.haproxy.wait_weight("web", "host", percent, FOLLOW_DEADLINE_S)
 
+    def wait_reason(self, wanted: str) -> None:
+        self.haproxy.wait_server("web", "host", wanted, lambda row: wanted in row["last_agt"], FOLLOW_DEADLINE_S)
+
     def wait_status(self, wanted: str) -> None:
         self.haproxy.wait_server("web", "host", wanted, lambda row: wanted in row["status"], FOLLOW_DEADLINE_S)
 
@@ -107,8 +110,7 @@ def test_weight_follows_the_jobs(stage: Stage) -> None:
         stage.make(busy)
         for site in stage.sites:
             site.wait_weight(percent)
-            shown = site.haproxy.server("web", "host")["last_agt"]
-            assert f"({busy}/{THREADS} busy)" in shown
+            site.wait_reason(f"({busy}/{THREADS} busy)")
             assert site.served_by() == "web"
 
 

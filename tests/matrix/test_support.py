@@ -64,11 +64,11 @@ def results(*outcomes: str, reason: str = "") -> Results:
     ],
 )
 def test_cell_says_yes_only_where_all_of_it_passed(outcomes: tuple[str, ...], says: str) -> None:
-    text = page(results(*outcomes, reason="no sid today"), COLUMNS, date(2026, 1, 2), "6.1.0")
+    text = page(results(*outcomes, reason="no sid today"), COLUMNS, date(2026, 1, 2), "Linux 6.1 on x86_64")
     assert rows(text)["Part", "one"] == ["yes", "yes", "yes"]
     assert rows(text)["Part", "other"] == ["yes", "yes", says]
     assert ("- Debian sid, Part, other: no sid today" in text) == (says == "not tried")
-    assert "Tried on 2026-01-02, on Linux 6.1.0." in text
+    assert "Tried on 2026-01-02, with Linux 6.1 on x86_64." in text
 
 
 def test_run_that_left_something_out_is_not_whole() -> None:
@@ -87,7 +87,7 @@ def test_page_has_every_cell_of_the_matrix_and_none_failed() -> None:
 
 def test_page_says_when_and_with_which_versions() -> None:
     text = PAGE.read_text()
-    [day] = re.findall(r"^Tried on (\S+), on Linux \d", text, re.M)
+    [day] = re.findall(r"^Tried on (\S+), with Linux \d", text, re.M)
     assert date.fromisoformat(day) >= date(2026, 1, 1)
     versions = rows(text)
     for name in PROGRAMS.values():
