@@ -13,10 +13,10 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist test-dist lock clean
+.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist test-dist test-matrix lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
 	@exec $(BIN)/busyweight serve --listen 127.0.0.1:5001
@@ -57,6 +57,14 @@ dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist tests/dist
+
+# In a pid namespace of its own no Sidekiq but the tests' own is seen, and whatever they start ends with them. The
+# shell is its init, which reaps.
+test-matrix: build dist ## everything in Debian 12, 13 and sid, as root; writes docs/support.md
+	@[ "$$(id -u)" = 0 ] || { echo "make test-matrix: needs root, to make Debians and boot them" >&2; exit 1; }
+	@tools/setup.sh test-matrix
+	BUSYWEIGHT_SUPPORT=docs/support.md unshare --fork --pid --mount-proc --kill-child \
+		sh -c '$(BIN)/pytest -m matrix tests/matrix; exit $$?'
 
 lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
 	cargo update

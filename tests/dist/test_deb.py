@@ -18,18 +18,9 @@ from tests.booted.host import missing_for_boot, wait_until
 from tests.booted.machine import Machine
 
 from .debian import INSIDE, REPOSITORY, deb, in_debian, wheel
+from .packaged import CONFIG, PACKAGES, PYTHON, SERVICE, SOCKET, apt, files, install, version
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
-
-SERVICE, SOCKET = "busyweight.service", "busyweight.socket"
-CONFIG = "/etc/busyweight/busyweight.toml"
-PACKAGES = Path("/srv")
-PYTHON = Path("/usr/bin/python3")
-APT = {"DEBIAN_FRONTEND": "noninteractive"}
-
-# What any installation and removal of any package changes.
-CHANGES_ANYWAY = re.compile(r"/var/(log|cache|lib/dpkg|lib/apt|backups)/|/etc/ld\.so\.cache ")
-
 
 @pytest.fixture(scope="module")
 def tree() -> Iterator[Path]:
@@ -41,25 +32,6 @@ def tree() -> Iterator[Path]:
         script = f"apt-get update >&2 && apt-get install --yes --download-only {package} >&2"
         in_debian(script, "init", "dbus", keep=Path(place) / "tree")
         yield Path(place) / "tree"
-
-
-def apt(machine: Machine, *arguments: str | Path) -> None:
-    machine.run("apt-get", "--yes", *arguments, env=APT, deadline_s=300)
-
-
-def install(machine: Machine, package: Path, *options: str) -> None:
-    machine.copy(package, PACKAGES / package.name)
-    apt(machine, "install", *options, PACKAGES / package.name)
-
-
-def version(machine: Machine) -> str:
-    return machine.run("dpkg-query", "--show", "--showformat=${Version}", "busyweight").stdout
-
-
-def files(machine: Machine) -> set[str]:
-    """Every file, with its type and where it points, but for what changes anyway."""
-    listed = machine.run("find", "/", "-xdev", "-printf", "%p %y %l\n").stdout.splitlines()
-    return {line for line in listed if not CHANGES_ANYWAY.match(line)}
 
 
 def commands_of(parser: ArgumentParser) -> Iterator[str]:

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.dist.debian import wheel
+from tests.real.conftest import alone
 from tests.real.parts import Installed
 
 from . import trees
 from .support import Cell, Column, Results, page
 from .trees import MAY_BREAK, RELEASES, Tree, TreeError
+
+__all__ = ["alone"]  # a fixture
 
 RESULTS = pytest.StashKey[Results]()
 
@@ -81,7 +84,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if file and results.whole():
         columns = [Column(release, versions_of(release)) for release in RELEASES]
-        Path(file).write_text(page(results, columns, datetime.now(UTC).date(), os.uname().release))
+        kernel = ".".join(os.uname().release.split(".")[:2])
+        machine = f"Linux {kernel} on {os.uname().machine}"
+        Path(file).write_text(page(results, columns, datetime.now(UTC).date(), machine))
 
 
 def versions_of(release: str) -> dict[str, str]:

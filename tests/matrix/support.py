@@ -29,7 +29,16 @@ HEAD = """\
 Made by `make test-matrix`, never by hand: each cell is a test that ran in a Debian of that release, with the packages
 that `make dist` makes and the programs that this release has (HAProxy 3.4 is the one of Debian's experimental, in sid).
 
-Tried on {day}, on Linux {kernel}. A cell says **yes** where all its tests passed, **no** where one failed.
+Tried on {day}, with {machine}. A cell says **yes** where all its tests passed, **no** where one failed.
+"""
+
+FOOT = """
+Resque is not in Debian. Its titles, and those of Faktory, are tried as texts alone (`rust/title.rs`, `tests/titles/`).
+
+## Known not to work
+
+Free-threaded Python (3.14t): the one wheel is for the stable ABI of all Pythons from 3.11 on, which free-threaded ones
+do not have, so pip refuses it there.
 """
 
 
@@ -82,10 +91,10 @@ class Results:
         return "not tried" if "skipped" in outcomes else "yes"
 
 
-def page(results: Results, columns: Iterable[Column], day: date, kernel: str) -> str:
+def page(results: Results, columns: Iterable[Column], day: date, machine: str) -> str:
     """The page, in Markdown."""
     columns = list(columns)
-    lines = [HEAD.format(day=day.isoformat(), kernel=kernel), "## With which versions", ""]
+    lines = [HEAD.format(day=day.isoformat(), machine=machine), "## With which versions", ""]
     lines += table(
         columns,
         [(name, [column.versions.get(key, "-") for column in columns]) for key, name in PROGRAMS.items()],
@@ -98,7 +107,7 @@ def page(results: Results, columns: Iterable[Column], day: date, kernel: str) ->
             columns, [(cell.what, [results.says(cell, column.release) for column in columns]) for cell in rows]
         )
     lines += ["", "## Not tried", "", *(untried(results) or ["Nothing: every cell was."])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + FOOT
 
 
 def table(columns: list[Column], rows: list[tuple[str, list[str]]]) -> list[str]:
