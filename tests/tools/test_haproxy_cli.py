@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli
+from agent.sampling import host
 from tests.test_cli import Run, here
 
 __all__ = ["here"]
@@ -33,7 +34,7 @@ def test_a_snippet_has_the_port_pools_floor_and_capacity_of_the_configuration_an
     assert (done.code, done.err) == (0, "")
     assert text.count("agent-port 7001") == text.count('agent-send "') == 3
     assert "floor is 2%" in text
-    assert text.count(" ge 48 }") == 3
+    assert text.count(" maxconn 48 agent-check ") == 3
     for words in ("server a 192.0.2.1:80", "server b [2001:db8::1]:8080", "backend mail_all_busy", "backend shop"):
         assert words in text
 
@@ -42,6 +43,15 @@ def test_a_snippet_without_a_configuration_is_sound_by_the_lint(here: Run, tmp_p
     done = here("haproxy", "snippet")
     (tmp_path / "haproxy.cfg").write_bytes(done.out)
     assert here("haproxy", "lint", tmp_path / "haproxy.cfg").code == 0
+
+
+@pytest.mark.parametrize("capacity", ['"cores"', '"slots"\ncount = "threads"', '40\ncount = "threads"'])
+def test_without_a_number_of_processes_a_snippet_takes_this_machines_cores(
+    here: Run, file: Path, capacity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "cores", lambda: (77, "made up"))
+    file.write_text(f"[weight]\ncapacity = {capacity}\n")
+    assert " maxconn 77 agent-check " in here("haproxy", "snippet", "--config", file).out.decode()
 
 
 @pytest.mark.parametrize("server", ["web1", "a=1", "a=b c:80", "a=1.2.3.4:99999", "=1.2.3.4:80"])

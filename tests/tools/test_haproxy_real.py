@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import count, product
 from pathlib import Path
 
@@ -20,8 +20,6 @@ from agent.tools.haproxy import lint, snippet
 from agent.tools.haproxy.lint import _readings
 from agent.tools.haproxy.parse import Configuration, read_files
 from agent.tools.haproxy.read import configuration_files
-
-from .test_haproxy_snippet import spilling
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 if HAPROXY is None and os.environ.get("CI") != "true":
@@ -162,14 +160,11 @@ def test_haproxy_takes_every_configuration_of_the_corpus(path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("chosen", [str, spilling])
 @pytest.mark.parametrize("pools", [[], ["shop", "mail", "a-b:c.d"]], ids=str)
-def test_haproxy_takes_every_snippet_without_a_warning(
-    tmp_path: Path, pools: list[str], chosen: Callable[[str], str]
-) -> None:
+def test_haproxy_takes_every_snippet_without_a_warning(tmp_path: Path, pools: list[str]) -> None:
     for index, servers in enumerate([[], [("a", "192.0.2.1", 80), ("b", "::1", 80), ("c", "localhost", 80)]]):
         path = tmp_path / f"{index}.cfg"
-        path.write_text(chosen(snippet(5001, servers, pools, floor_percent=index)))
+        path.write_text(snippet(5001, servers, pools, floor_percent=index))
         result = check(path)
         assert result.returncode == 0, result.stderr
         assert "WARNING" not in result.stderr
@@ -299,32 +294,6 @@ def test_when_all_are_busy_the_snippet_serves_from_the_same_servers(tmp_path: Pa
             eventually(lambda: weights() == {"25"})
             assert status_of(front) == 200
             assert balancer.stat("web_all_busy", "BACKEND")["stot"] == "1"
-
-
-@pytest.mark.parametrize("pool", ["web", "shop"])
-def test_requests_go_to_all_hosts_while_those_in_the_pool_have_more_than_they_bear(tmp_path: Path, pool: str) -> None:
-    free, full, web = Peer(b"50%\n"), Peer(b"0%\n"), website()
-    servers = [(name, "127.0.0.1", web.port) for name in ("a", "b", "c")]
-    pools = [] if pool == "web" else [pool]
-    text = spilling(snippet(free.port, servers, pools, agent_inter="300ms", bears={pool: 2}))
-    text = re.sub(r"(server c .*:\d+)$", rf"\1 agent-port {full.port}", text, flags=re.M)
-    front, url = tmp_path / "front0.sock", "/" if pool == "web" else f"/{pool}/"
-
-    def in_service(backend: str) -> int:
-        return int(balancer.stat(backend, "BACKEND")["scur"])
-
-    with Balancer(tmp_path, *bound_to(tmp_path, text)).running() as balancer, ExitStack() as clients:
-        eventually(lambda: [balancer.stat(pool, name)["weight"] for name in ("a", "b", "c")] == ["50", "50", "0"])
-        web.gate.clear()
-        # Two each are what the two hosts bear.
-        for number in range(1, 7):
-            clients.enter_context(asking(front, url))
-            eventually(lambda number=number: in_service(pool) + in_service(f"{pool}_all_busy") == number)  # type: ignore[misc]
-        assert (in_service(pool), in_service(f"{pool}_all_busy")) == (4, 2)
-        web.gate.set()
-        eventually(lambda: in_service(pool) == 0)
-        assert status_of(front, url) == 200
-        assert balancer.stat(f"{pool}_all_busy", "BACKEND")["stot"] == "2"
 
 
 def test_each_backend_of_the_snippet_names_its_pool_to_the_agent(tmp_path: Path) -> None:

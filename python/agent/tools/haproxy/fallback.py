@@ -236,7 +236,8 @@ def _expression_at_zero(words: tuple[str, ...], proxy: Proxy, backend: str) -> b
     if words == ("ssl_fc",) and len(proxy.binds_tls) == 1:
         return True in proxy.binds_tls
     own = proxy.kind != "frontend" and proxy.name == backend and words[:1] in (("nbsrv",), ("nbsrv()",))
-    if not own and words[:1] != (f"nbsrv({backend})",):
+    counts = ("nbsrv", "be_conn_free")
+    if not own and words[:1] not in [(f"{count}({backend})",) for count in counts]:
         return None
     rest = list(words[1:])
     if rest[:1] == ["-m"]:
