@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .fallback import unguarded_way
 from .parse import Configuration, Proxy, Server, Settings, parse, read_files
 from .read import LintError, Place, World, configuration_files, is_known, printable
+from .routes import State, open_way
 
 # Four unknown conditions are tried in all ways; of more, those nearest to "all hold".
 _MOST_READINGS = 16
@@ -116,7 +116,7 @@ class _Judge:
             stays = not self._asks_ours(server.settings) and not server.settings.disabled
             if stays and _number(server.settings.weight or _DEFAULT_WEIGHT) != 0:
                 return
-        way = unguarded_way(self.configuration, backend)
+        way = open_way(self.configuration, backend, State.EMPTY)
         if way is None:
             return
         led, where = (f" (led here by {way.at})", " before that") if way.at != backend.at else ("", "")

@@ -43,6 +43,13 @@ class Settings:
     agent_send: bool = False
     backup: bool = False
     disabled: bool = False
+    check: bool = False
+    maxconn: str | None = None
+    cookie: bool = False
+    track: bool = False
+    init_state_at: Place | None = None
+    slowstart_at: Place | None = None
+    ignores_dns_weight: bool = False
 
     @property
     def port(self) -> str | None:
@@ -57,6 +64,8 @@ class Server:
     name: str
     at: Place
     settings: Settings
+    address: str = ""
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
