@@ -20,7 +20,7 @@ def test_the_lint_finds_nothing_in_a_snippet(
     path.write_text(snippet(5001, servers, pools))
     topics = [(f.severity, f.what.split()[:4]) for f in lint([path], {5001}, environment={})]
     # The note proves that the lint saw agent checks at all. The state file is in `global`, not in a snippet.
-    assert topics == [("note", ["no", "server", "state", "file"])]
+    assert topics == [("note", ["No", "server", "state", "file"])]
 
 
 def test_all_servers_send_their_pool_or_none_sends() -> None:
