@@ -81,7 +81,7 @@ class Balancer:
         with log.open("w") as stderr:
             process = subprocess.Popen(self.command, stderr=stderr)
         try:
-            eventually(lambda: process.poll() is not None or self.socket.exists())
+            eventually(lambda: process.poll() is not None or self._listens())
             assert process.poll() is None, log.read_text()
             # It answers only once all its other sockets are there, too.
             self.ask("show info")
@@ -89,6 +89,11 @@ class Balancer:
         finally:
             process.kill()
             process.wait()
+
+    def _listens(self) -> bool:
+        """The socket's file is there before anybody may connect."""
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.socket)) == 0
 
     def ask(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as client:
