@@ -195,6 +195,8 @@ BAD = {
         "line 1: {% for s in servers %} is of a template",
     ),
     "go": ("backend b\n{{range service `web`}}\n", "line 2: {{range service `web`}} is of a template"),
+    "quotes": ('backend b\n server s {{ env "HOST" }}:80\n', 'line 2: {{ env "HOST" }} is of a template'),
+    "freemarker": ("backend b\n<#list hosts as host>\n", "line 2: <#list hosts as host> is of a template"),
     "erb": ("backend b\n <% servers.each do |s| %>\n", "line 2: <% servers.each do |s| %> is of a template"),
     "erb value": ("global\n maxconn <%= @max %>\n", "line 2: <%= @max %> is of a template"),
 }

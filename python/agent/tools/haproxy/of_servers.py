@@ -32,11 +32,12 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
                 )
                 continue
             lowest = -(-100 // value)
+            steps = f", and above that it moves in steps of {lowest}% or so" if value > 1 else ""
             yield finding(
                 at,
                 what,
                 f"HAProxy takes the agent's percentage of it and rounds down, so all below {lowest}% is 0 and takes "
-                "the host out of the pool",
+                f"the host out of the pool{steps}",
                 "Write `weight 100`, or scale the weights of the backend to 100 and more (256 is the most)",
             )
 
@@ -114,7 +115,8 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
         for at, servers in by_place(backend, silent, lambda s: s.agent_at):
             yield finding(
                 at,
-                f"{names(servers)} in {backend.title} ask without agent-send, and {sender.at} asks with it",
+                f"{names(servers)} in {backend.title} {'ask' if len(servers) > 1 else 'asks'} without agent-send, and "
+                f"{sender.at} asks with it",
                 "One agent-send anywhere delays every agent-check without one by 200 ms",
                 "Give agent-send to all agent-checked servers, or to none",
             )

@@ -25,8 +25,8 @@ _TOKEN = re.compile(
 )
 _VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>\.?[A-Za-z_][A-Za-z0-9_]*)")
 _BRACED_REST = re.compile(r"(?P<words>\[\*\])?(?:-(?P<default>[^}]*))?\}")
-# What fills in a template has yet to run: Jinja, Go and Consul's own, ERB.
-_TEMPLATE = re.compile(r"\{\{[^{}\"']*\}\}|\{%.*?%\}|<%.*?%>")
+# What fills in a template has yet to run: Jinja, Go and Consul's own, ERB, FreeMarker. JSON has a quote there.
+_TEMPLATE = re.compile(r"\{\{-?\s*[^{}\s\"'][^{}]*\}\}|\{%.*?%\}|<%.*?%>|</?#[a-z]+\b.*?>")
 _HEX = re.compile(r"[0-9A-Fa-f]{2}")
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t"}
 
