@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import socket
+import struct
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -108,6 +111,69 @@ def test_one_host_without_an_agent_gets_everything_once_the_others_are_full(tmp_
             clients.enter_context(asking(tmp_path / "f.sock"))
         eventually(lambda: balancer.stat("web", "c")["scur"] == "6")
         web.gate.set()
+
+
+class Names:
+    """A name server on loopback whose one SRV record has a weight; every other question has no answer."""
+
+    def __init__(self, port: int, weight: int) -> None:
+        self._record = struct.pack(">HHH", 1, weight, port) + self.name("a.test")
+        self._socket = socket.socket(type=socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.asked = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @staticmethod
+    def name(text: str) -> bytes:
+        return b"".join(bytes([len(label)]) + label.encode() for label in text.split(".")) + b"\0"
+
+    @staticmethod
+    def record(name: bytes, kind: int, data: bytes) -> bytes:
+        return name + struct.pack(">HHIH", kind, 1, 1, len(data)) + data
+
+    def _serve(self) -> None:
+        while True:
+            query, client = self._socket.recvfrom(4096)
+            end = query.index(b"\0", 12)
+            name, kind = query[12 : end + 1], struct.unpack(">H", query[end + 1 : end + 3])[0]
+            found = [self.record(name, 33, self._record)] if kind == 33 else []
+            more = [self.record(self.name("a.test"), 1, socket.inet_aton("127.0.0.1"))] if found else []
+            head = struct.pack(">2sHHHHH", query[:2], 0x8580, 1, len(found), 0, len(more))
+            self._socket.sendto(head + query[12 : end + 5] + b"".join(found + more), client)
+            self.asked += bool(found)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_srv_record_gives_a_full_host_its_weight_back_unless_its_weight_is_ignored(
+    tmp_path: Path, ignored: bool
+) -> None:
+    # 65280 of 65535 is 255 of 256.
+    web = website()
+    names = Names(web.port, 65280)
+    text = f"""{DEFAULTS}resolvers dns
+ nameserver ns1 127.0.0.1:{names.port}
+ timeout resolve 200ms
+ hold valid 200ms
+frontend f
+ bind unix@{tmp_path}/f.sock
+ default_backend web
+backend web
+ server-template s 1 _http._tcp.a.test resolvers dns init-addr none weight 100 {"resolve-opts ignore-weight" * ignored}
+"""
+    with Balancer(tmp_path, text).running() as balancer:
+
+        def weight() -> str:
+            return balancer.stat("web", "s1")["weight"]
+
+        eventually(lambda: balancer.stat("web", "s1")["status"].startswith(("UP", "no check")))
+        balancer.ask("set weight web/s1 0")
+        asked = names.asked
+        if ignored:
+            eventually(lambda: names.asked > asked + 3)
+            assert weight() == "0"
+        else:
+            eventually(lambda: weight() not in ("0", "100"))
 
 
 @pytest.mark.parametrize("command", HAPROXIES, ids=shlex.join)

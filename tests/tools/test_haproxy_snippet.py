@@ -60,11 +60,15 @@ def test_it_says_at_the_number_what_it_stands_for_how_to_share_it_and_how_to_do_
 
 
 @pytest.mark.parametrize("hosts", [1, 100])
-def test_its_rules_are_the_same_for_any_number_of_hosts(hosts: int) -> None:
+def test_its_rules_are_the_same_for_any_number_of_hosts(tmp_path: Path, hosts: int) -> None:
     servers = [(f"h{i}", f"192.0.2.{i}", 80) for i in range(hosts)]
     text = snippet(5001, servers)
     assert text.partition("backend web\n")[0] == snippet(5001, SERVERS).partition("backend web\n")[0]
     assert text.count(" track web/h") == hosts
+    (tmp_path / "haproxy.cfg").write_text(text)
+    found = [f.what for f in lint([tmp_path / "haproxy.cfg"], {5001}, environment={})]
+    # One host has nobody to share with, and nothing else is wrong.
+    assert [what.startswith("No server state file") for what in found] == [True] + [False] * (hosts == 1)
 
 
 @pytest.mark.parametrize(

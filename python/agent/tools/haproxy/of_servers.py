@@ -124,8 +124,10 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
 
 def tracked_init_state(scope: Scope) -> Iterator[Finding]:
     """Init-state on servers that track ours, which is mostly inherited."""
-    for backend in scope.configuration.backends():
-        tracking = [s for s in backend.servers if s.settings.tracked in _asked(scope) and s.settings.init_state_at]
+    backends = scope.configuration.backends()
+    asked = {f"{backend.name}/{server.name}" for backend in backends for server in scope.ours(backend)}
+    for backend in backends:
+        tracking = [s for s in backend.servers if s.settings.tracked in asked and s.settings.init_state_at]
         for at, servers in by_place(backend, tracking, lambda s: s.init_state_at):
             say = finding if scope.version >= _INIT_STATE_FATAL else note
             yield say(
@@ -135,10 +137,6 @@ def tracked_init_state(scope: Scope) -> Iterator[Finding]:
                 "Take init-state out of the `default-server` that these inherit it from, and give it to the servers "
                 "that are checked themselves",
             )
-
-
-def _asked(scope: Scope) -> set[str]:
-    return {f"{b.name}/{s.name}" for b in scope.configuration.backends() for s in scope.ours(b)}
 
 
 def unknown_ports(scope: Scope) -> Iterator[Finding]:
