@@ -232,6 +232,32 @@ def test_health_none_is_a_finding_with_the_haproxys_that_have_the_fault_and_a_no
         assert said(bare_replies=True, version=version) == set()
 
 
+@pytest.mark.parametrize(
+    ("bind", "server", "loops"),
+    [
+        (":80", "127.0.0.1:80", True),
+        ("*:80,:81", "[::1]:81", True),
+        ("192.0.2.1:80", "192.0.2.1:80", True),
+        ("unix@/run/web.sock", "/run/web.sock", True),
+        ("abns@web", "abns@web", True),
+        (":80", "127.0.0.1:8080", False),
+        (":80", "192.0.2.1:80", False),
+        ("192.0.2.1:80", "127.0.0.1:80", False),
+    ],
+)
+@pytest.mark.parametrize("listen", [False, True])
+def test_a_spill_loops_if_its_servers_are_where_a_frontend_of_the_pool_listens(
+    tmp_path: Path, bind: str, server: str, loops: bool, listen: bool
+) -> None:
+    rule = "use_backend rest if { be_conn_free(web) eq 0 }"
+    pool = "server a 192.0.2.1:8080 agent-check agent-port 5001 maxconn 9 weight 100\n"
+    front = f"listen web\n bind {bind}\n {rule}\n {pool}"
+    if not listen:
+        front = f"frontend f\n bind {bind}\n {rule}\n default_backend web\nbackend web\n {pool}"
+    path = write(tmp_path, f"{front}backend rest\n server r {server}\n")
+    assert ("loop" in {m[3] for m in found(path)}) == loops
+
+
 def test_what_a_version_makes_fatal_or_its_default_counts_with_that_version(tmp_path: Path) -> None:
     path = CORPUS / "sound/init_state.cfg"
     assert {m[2] for m in found(path, version=(3, 1)) if m[3] == "init-state"} == {"note"}

@@ -266,7 +266,7 @@ def test_haproxy_does_to_weights_what_the_lint_says(tmp_path: Path) -> None:
         eventually(lambda: weights() == expected)
 
 
-# No request reaches the first; the servers of the others have names that nobody resolves.
+# No request reaches the first, and all go round in the last; the servers of the others have names that nobody resolves.
 UNREACHABLE = {"zero_no_frontend.cfg", "inherited.cfg", "weight_template.cfg", "dns_weights.cfg", "spill_loops.cfg"}
 
 

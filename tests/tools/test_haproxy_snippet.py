@@ -23,6 +23,14 @@ def test_the_lint_finds_nothing_in_a_snippet(
     assert topics == [("note", ["No", "server", "state", "file"])]
 
 
+def test_the_lint_finds_nothing_in_what_the_readme_shows(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    [shown] = re.findall(r"```haproxy\n(.*?)```", readme.read_text(), re.S)
+    (tmp_path / "haproxy.cfg").write_text(shown)
+    [note] = lint([tmp_path / "haproxy.cfg"], {5001}, environment={})
+    assert note.what.startswith("No server state file")
+
+
 def test_all_servers_send_their_pool_or_none_sends() -> None:
     assert "agent-send" not in snippet(5001, SERVERS)
     text = snippet(5001, SERVERS, ["shop"])

@@ -234,7 +234,7 @@ def _is_bound(address: str, binds: list[str]) -> bool:
     host, _, port = address.rpartition(":")
     for bind in binds:
         bound, _, bound_port = bind.rpartition(":")
-        if address and address == bind:
+        if address and address.removeprefix("unix@") == bind.removeprefix("unix@"):
             return True
         if port and port == bound_port and host in _LOOPBACK and bound in _LOOPBACK:
             return True

@@ -91,7 +91,8 @@ def leading(configuration: Configuration, backend: str) -> list[Proxy]:
     return [
         frontend
         for frontend in configuration.frontends()
-        if frontend.default_backend == backend or any(rule.target == backend for rule in _switching(frontend))
+        if backend in (frontend.default_backend, frontend.name * (frontend.kind == "listen"))
+        or any(rule.target == backend for rule in _switching(frontend))
     ]
 
 
