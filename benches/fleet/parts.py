@@ -41,7 +41,8 @@ class Arrangement:
 
     agent: "" for none, one of SETTINGS, or a rule of host.c by which the bench answers itself.
     web_only: job hosts get no requests. all_busy: the second backend for when all are full. spill_at: so many
-    requests in service per server that still gets some send new ones to everybody. inter_s: HAProxy's agent-inter.
+    requests in service per server that still gets some send new ones to everybody; bears: so many on each server do,
+    by maxconn, as the README has it. inter_s: HAProxy's agent-inter.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Arrangement:
     oracle: bool = False
     all_busy: bool = True
     spill_at: int = 0
+    bears: int = 0
     inter_s: float = AGENT_INTER_S
 
     @property
@@ -218,10 +220,13 @@ class Fleet:
                 "http-request set-var(txn.servers) nbsrv(web)",
                 f"use_backend web_all_busy if {{ be_conn(web),div(txn.servers) ge {arrangement.spill_at} }}",
             ]
+        if arrangement.bears:
+            lines.append("use_backend web_all_busy if { be_conn_free(web) eq 0 }")
         lines += ["default_backend web", "backend web", f"balance {arrangement.balance}"]
         if arrangement.oracle:
             lines.append("use-server %[req.hdr(x-host)] if { req.hdr(x-host) -m found }")
-        lines.append(f"default-server weight 100 {check if arrangement.agent else ''}")
+        limit = f"maxconn {arrangement.bears}" if arrangement.bears else ""
+        lines.append(f"default-server weight 100 {limit} {check if arrangement.agent else ''}")
         lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in range(count)]
         if second:
             lines += ["backend web_all_busy", f"balance {arrangement.balance}"]

@@ -36,6 +36,7 @@ CANDIDATES = (
     Arrangement("rise 5%/s", agent="rise5"),
     Arrangement("spill at 24", agent="real", spill_at=24),
     Arrangement("spill at 36", agent="real", spill_at=36),
+    Arrangement("spill at maxconn 24", agent="real", bears=24),
     Arrangement("titles without heartbeat", agent="instant"),
     Arrangement("workers' CPU", agent="cpu"),
     Arrangement("workers' CPU and requests", agent="load"),

@@ -168,6 +168,11 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _config_option(lint)
     lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
     lint.add_argument(
+        "--haproxy-version",
+        metavar="VERSION",
+        help='judge for this HAProxy, as 3.2 or 3.4.1 (default: what "haproxy -v" says on this machine)',
+    )
+    lint.add_argument(
         "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
     )
     lint.set_defaults(run=_lint)
@@ -372,8 +377,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _snippet(options: argparse.Namespace) -> int:
-    """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools and floor:
-    a frontend, a backend for each pool, and beside it the backend that serves when all are busy."""
+    """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
+    (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
+    and beside it the backend that serves when the pool is full of jobs or of requests."""
+    from agent.sampling import host
     from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)
@@ -384,6 +391,7 @@ def _snippet(options: argparse.Namespace) -> int:
             [pool.name for pool in loaded.pools],
             floor_percent=schema.lowest_weight(loaded),
             bears=haproxy.capacities(loaded.all_pools),
+            cores=host.cores()[0],
         )
     except haproxy.SnippetError as error:
         return _fail(error, USAGE)
@@ -398,12 +406,19 @@ def _lint(options: argparse.Namespace) -> int:
     from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)
+    named = options.haproxy_version
+    try:
+        version = haproxy.parse_version(named) if named is not None else haproxy.installed_version()
+    except ValueError:
+        return _fail(f"--haproxy-version {named!r}: write it as 3.2 or 3.4.1", USAGE)
     try:
         found = haproxy.lint(
             options.files,
             {port for _, port in loaded.listen},
             all_checks=options.all,
             floor_above_zero=schema.lowest_weight(loaded) > 0,
+            bare_replies=loaded.reply.health == "none",
+            version=version,
         )
     except haproxy.LintError as error:
         return _fail(error, USAGE)

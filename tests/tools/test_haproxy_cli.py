@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli
+from agent.sampling import host
 from tests.test_cli import Run, here
 
 __all__ = ["here"]
@@ -33,7 +34,7 @@ def test_a_snippet_has_the_port_pools_floor_and_capacity_of_the_configuration_an
     assert (done.code, done.err) == (0, "")
     assert text.count("agent-port 7001") == text.count('agent-send "') == 3
     assert "floor is 2%" in text
-    assert text.count(" ge 48 }") == 3
+    assert text.count(" maxconn 48 agent-check ") == 3
     for words in ("server a 192.0.2.1:80", "server b [2001:db8::1]:8080", "backend mail_all_busy", "backend shop"):
         assert words in text
 
@@ -42,6 +43,15 @@ def test_a_snippet_without_a_configuration_is_sound_by_the_lint(here: Run, tmp_p
     done = here("haproxy", "snippet")
     (tmp_path / "haproxy.cfg").write_bytes(done.out)
     assert here("haproxy", "lint", tmp_path / "haproxy.cfg").code == 0
+
+
+@pytest.mark.parametrize("capacity", ['"cores"', '"slots"\ncount = "threads"', '40\ncount = "threads"'])
+def test_without_a_number_of_processes_a_snippet_takes_this_machines_cores(
+    here: Run, file: Path, capacity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "cores", lambda: (77, "made up"))
+    file.write_text(f"[weight]\ncapacity = {capacity}\n")
+    assert " maxconn 77 agent-check " in here("haproxy", "snippet", "--config", file).out.decode()
 
 
 @pytest.mark.parametrize("server", ["web1", "a=1", "a=b c:80", "a=1.2.3.4:99999", "=1.2.3.4:80"])
@@ -55,7 +65,7 @@ def test_findings_are_exit_code_1_and_notes_alone_0(here: Run) -> None:
     done = here("haproxy", "lint", CORPUS / "traps/static_rr.cfg")
     lines = done.out.decode().splitlines()
     assert done.code == 1
-    assert any(line.startswith(f"{CORPUS}/traps/static_rr.cfg:20: balance static-rr") for line in lines)
+    assert any(line.startswith(f"{CORPUS}/traps/static_rr.cfg:20: `balance static-rr`") for line in lines)
     noted = here("haproxy", "lint", CORPUS / "sound/debian.cfg")
     assert noted.code == 0
     assert all(": note: " in line for line in noted.out.decode().splitlines())
@@ -75,6 +85,29 @@ def test_others_agent_checks_are_left_alone_unless_all_are_asked_for(here: Run, 
     file.write_text('listen = ["127.0.0.1:7001"]\n')
     assert here("haproxy", "lint", "--config", file, FULL).code == 0
     assert here("haproxy", "lint", "--config", file, "--all", FULL).code == 1
+
+
+def test_health_none_is_judged_for_the_haproxy_that_is_named_or_installed(
+    here: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('[reply]\nhealth = "none"\n')
+    sound = CORPUS / "sound/spill.cfg"
+
+    def code(*words: str) -> int:
+        return here("haproxy", "lint", "--config", file, *words, sound).code
+
+    assert code("--haproxy-version", "3.3.2") == 1
+    assert code("--haproxy-version", "3.2") == 0
+    installed = tmp_path / "haproxy"
+    installed.write_text("#!/bin/sh\necho HAProxy version 3.4-dev9-1~bpo13 2026/01/01 - https://haproxy.org/\n")
+    installed.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert code() == 1
+    installed.write_text("#!/bin/sh\necho no such thing\nexit 1\n")
+    assert code() == 0
+    done = here("haproxy", "lint", "--haproxy-version", "newest", sound)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "'newest'" in done.err
 
 
 def test_the_configuration_may_be_another_hosts_with_users_and_groups_unknown_here(here: Run, file: Path) -> None:

@@ -1,7 +1,6 @@
 """The ready fragment: what it must hold, and what it refuses. test_haproxy_real runs it."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,24 @@ from agent.tools.haproxy import SnippetError, capacities, lint, parse_server, sn
 SERVERS = [("a", "192.0.2.11", 80), ("b", "2001:db8::2", 8080)]
 
 
-def spilling(text: str) -> str:
-    """A snippet with its other choice taken: lines that begin with `#` and no blank are in force."""
-    return re.sub(r"(?m)^( +)#(?=\S)", r"\1", text)
-
-
-@pytest.mark.parametrize("chosen", [str, spilling])
 @pytest.mark.parametrize("pools", [[], ["shop", "mail"], ["web"]], ids=str)
 @pytest.mark.parametrize("servers", [[], SERVERS], ids=["examples", "servers"])
 def test_the_lint_finds_nothing_in_a_snippet(
-    tmp_path: Path, servers: list[tuple[str, str, int]], pools: list[str], chosen: Callable[[str], str]
+    tmp_path: Path, servers: list[tuple[str, str, int]], pools: list[str]
 ) -> None:
     path = tmp_path / "haproxy.cfg"
-    path.write_text(chosen(snippet(5001, servers, pools)))
+    path.write_text(snippet(5001, servers, pools))
     topics = [(f.severity, f.what.split()[:4]) for f in lint([path], {5001}, environment={})]
     # The note proves that the lint saw agent checks at all. The state file is in `global`, not in a snippet.
-    assert topics == [("note", ["no", "server", "state", "file"])]
+    assert topics == [("note", ["No", "server", "state", "file"])]
+
+
+def test_the_lint_finds_nothing_in_what_the_readme_shows(tmp_path: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    [shown] = re.findall(r"```haproxy\n(.*?)```", readme.read_text(), re.S)
+    (tmp_path / "haproxy.cfg").write_text(shown)
+    [note] = lint([tmp_path / "haproxy.cfg"], {5001}, environment={})
+    assert note.what.startswith("No server state file")
 
 
 def test_all_servers_send_their_pool_or_none_sends() -> None:
@@ -46,28 +47,43 @@ def test_it_speaks_of_the_floor_where_there_is_one() -> None:
     assert "floor is 5%" in snippet(5001, floor_percent=5)
 
 
-def test_a_spike_spills_at_the_capacity_of_the_backends_pool() -> None:
-    text = snippet(5001, SERVERS, ["shop", "mail"], bears={"web": 48, "mail": 12})
-    limits = re.findall(r"#use_backend (\w+)_all_busy if .*{ be_conn\((\w+)\),div\((\S+)\) ge (\d+) }", text)
-    assert [(first, second, limit) for first, second, _, limit in limits] == [
-        ("shop", "shop", "24"),
-        ("mail", "mail", "12"),
-        ("web", "web", "48"),
-    ]
-    assert {(variable, second) for _, second, variable, _ in limits} == set(
-        re.findall(r"#http-request set-var\((\S+)\) nbsrv\((\w+)\)", text)
-    )
+def test_each_pool_spills_by_default_at_its_own_capacity_and_into_its_own_second_backend() -> None:
+    text = snippet(5001, SERVERS, ["shop", "mail"], bears={"web": 48, "mail": 12}, cores=16)
+    rules = re.findall(r"^    use_backend (\w+)_all_busy if .*{ be_conn_free\((\w+)\) eq 0 }", text, re.M)
+    assert rules == [("shop", "shop"), ("mail", "mail"), ("web", "web")]
+    limits = re.findall(r"backend (\w+)\n(?:(?!backend).*\n)*?.* maxconn (\d+) agent-check", text)
+    assert limits == [("web", "48"), ("shop", "16"), ("mail", "12")]
+    # What spills over has no limit of its own, or it would be turned away from there.
+    assert re.findall(r"backend (\w+)_all_busy\n(?:(?!backend).*\n)*?.* maxconn 0\n", text) == ["web", "shop", "mail"]
 
 
-def test_it_says_what_its_own_number_stands_for_where_the_configuration_has_none() -> None:
-    assert "24 stands for the cores of one host" in snippet(5001, SERVERS, ["mail"], bears={"web": 48})
-    assert "stands for" not in snippet(5001, SERVERS, ["mail"], bears={"web": 48, "mail": 1})
+def test_it_says_at_the_number_what_it_stands_for_how_to_share_it_and_how_to_do_without() -> None:
+    lines = snippet(5001, SERVERS, bears={"web": 48}).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("    # maxconn 48: "))
+    assert "weight.capacity" in lines[at]
+    assert "cores" in next(line for line in snippet(5001).splitlines() if line.startswith("    # maxconn 24: "))
+    beside = " ".join(lines[at:])
+    assert "with two write half" in beside
+    assert "take maxconn away" in beside
+
+
+@pytest.mark.parametrize("hosts", [1, 100])
+def test_its_rules_are_the_same_for_any_number_of_hosts(tmp_path: Path, hosts: int) -> None:
+    servers = [(f"h{i}", f"192.0.2.{i}", 80) for i in range(hosts)]
+    text = snippet(5001, servers)
+    assert text.partition("backend web\n")[0] == snippet(5001, SERVERS).partition("backend web\n")[0]
+    assert text.count(" track web/h") == hosts
+    (tmp_path / "haproxy.cfg").write_text(text)
+    found = [f.what for f in lint([tmp_path / "haproxy.cfg"], {5001}, environment={})]
+    # One host has nobody to share with, and nothing else is wrong.
+    assert [what.startswith("No server state file") for what in found] == [True] + [False] * (hosts == 1)
 
 
 @pytest.mark.parametrize(
     ("toml", "found"),
     [
         ("", {}),
+        ('[weight]\ncapacity = "slots"\ncount = "threads"', {}),
         ("[weight]\ncapacity = 48", {"web": 48}),
         ("[weight]\ncapacity = 0.2", {"web": 1}),
         ('[weight]\ncapacity = 48\ncount = "threads"', {}),

@@ -1,10 +1,23 @@
 """Help with HAProxy's side: a configuration that uses the agent well, and what is wrong with another.
 
-Nothing here talks to HAProxy or to the agent; it is text in, text out.
+Nothing here talks to a running HAProxy or to the agent; but for `haproxy -v` it is text in, text out.
 """
 
-from .lint import Finding, lint
+from .finding import Finding
+from .lint import lint
 from .read import LintError
 from .snippet import Server, SnippetError, capacities, parse_server, snippet
+from .version import installed_version, parse_version
 
-__all__ = ["Finding", "LintError", "Server", "SnippetError", "capacities", "lint", "parse_server", "snippet"]
+__all__ = [
+    "Finding",
+    "LintError",
+    "Server",
+    "SnippetError",
+    "capacities",
+    "installed_version",
+    "lint",
+    "parse_server",
+    "parse_version",
+    "snippet",
+]

@@ -16,18 +16,32 @@ from .read import SECTIONS, Line, LintError, Place, World, lines_of, read_text
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 PROXIES = frozenset(("frontend", "backend", "listen", "defaults"))
-# Keywords of a server line that take one value, from the keyword tables of 2.6 and 3.5: a cookie may well be
+# Keywords of a server line that take one value, from the keyword tables of 2.6 to 3.5: a cookie may well be
 # called "check". A keyword of a later version is taken for one without a value.
 _WITH_VALUE = frozenset(
     "addr agent-addr agent-inter agent-port agent-send alpn "  # noqa: SIM905 (a list has one word a line)
     "ca-file cc check-alpn check-pool-conn-name check-proto check-sni ciphers ciphersuites client-sigalgs "
     "cookie crl-file crt curves downinter error-limit fall fastinter guid hash-key healthcheck id "
-    "idle-ping init-addr init-state inter interface log-bufsize log-proto max-reuse maxconn maxqueue "
+    "idle-ping init-addr init-state inter interface ktls log-bufsize log-proto max-reuse maxconn maxqueue "
     "minconn namespace npn observe on-error on-marked-down on-marked-up pool-conn-name pool-low-conn "
-    "pool-max-conn pool-purge-delay port proto proxy-v2-options redir resolve-net resolve-opts "
+    "pool-max-conn pool-purge-delay port proto proxy-v2-options quic-cc-algo redir resolve-net resolve-opts "
     "resolve-prefer resolvers rise shard sigalgs slowstart sni socks4 source ssl-max-ver ssl-min-ver "
     "tcp-md5sig tcp-ut track usesrc verify verifyhost weight ws".split()
 )
+
+# What a server's keyword leaves in Settings: its value, a truth, the place where it stands.
+_KEPT = {"weight": "weight", "agent-port": "agent_port", "port": "check_port", "maxconn": "maxconn", "track": "tracked"}
+_FLAGS = {
+    "agent-send": ("agent_send", True),
+    "backup": ("backup", True),
+    "no-backup": ("backup", False),
+    "check": ("check", True),
+    "no-check": ("check", False),
+    "cookie": ("cookie", True),
+    "disabled": ("disabled", True),
+    "enabled": ("disabled", False),
+}
+_PLACED = {"weight": "weight_at", "init-state": "init_state_at", "slowstart": "slowstart_at"}
 
 
 @dataclass(slots=True)
@@ -43,6 +57,13 @@ class Settings:
     agent_send: bool = False
     backup: bool = False
     disabled: bool = False
+    check: bool = False
+    maxconn: str | None = None
+    cookie: bool = False
+    tracked: str | None = None
+    init_state_at: Place | None = None
+    slowstart_at: Place | None = None
+    ignores_dns_weight: bool = False
 
     @property
     def port(self) -> str | None:
@@ -57,6 +78,8 @@ class Server:
     name: str
     at: Place
     settings: Settings
+    address: str = ""
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +109,12 @@ class Proxy:
     balance: str | None = None
     balance_at: Place | None = None
     hash_type: str = "map-based"
+    binds: list[str] = field(default_factory=list)
     binds_tls: set[bool] = field(default_factory=set)
+    cookie_at: Place | None = None
+    stick_at: Place | None = None
+    ignores_persistence: bool = False
+    all_backups: bool = False
     default_backend: str | None = None
     default_backend_at: Place | None = None
     rules: list[Rule] = field(default_factory=list)
@@ -200,7 +228,10 @@ def _server(proxy: Proxy, line: Line) -> None:
         return
     settings = copy.copy(proxy.default_server)
     _apply(settings, line.words[skip:], line.at)
-    proxy.servers.append(Server(line.words[1], line.at, settings))
+    slots = 1
+    if skip == 4 and (match := re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6})", line.words[2])):
+        slots = int(match[2]) - int(match[1] or 1) + 1
+    proxy.servers.append(Server(line.words[1], line.at, settings, line.words[skip - 1], slots))
 
 
 def _default_server(proxy: Proxy, line: Line) -> None:
@@ -215,23 +246,20 @@ def _apply(settings: Settings, words: tuple[str, ...], at: Place) -> None:
         keyword = words[position]
         value = words[position + 1] if keyword in _WITH_VALUE and position + 1 < len(words) else ""
         position += 2 if keyword in _WITH_VALUE else 1
+        if keyword in _KEPT:
+            setattr(settings, _KEPT[keyword], value)
+        elif keyword in _FLAGS:
+            name, truth = _FLAGS[keyword]
+            setattr(settings, name, truth)
+        if keyword in _PLACED:
+            setattr(settings, _PLACED[keyword], at)
         match keyword:
-            case "weight":
-                settings.weight, settings.weight_at = value, at
             case "agent-check" if not settings.agent:
                 settings.agent, settings.agent_at = True, at
             case "no-agent-check":
                 settings.agent, settings.agent_at = False, None
-            case "agent-port":
-                settings.agent_port = value
-            case "port":
-                settings.check_port = value
-            case "agent-send":
-                settings.agent_send = True
-            case "backup" | "no-backup":
-                settings.backup = keyword == "backup"
-            case "disabled" | "enabled":
-                settings.disabled = keyword == "disabled"
+            case "resolve-opts":
+                settings.ignores_dns_weight = "ignore-weight" in value.split(",")
 
 
 def _balance(proxy: Proxy, line: Line) -> None:
@@ -245,7 +273,28 @@ def _hash_type(proxy: Proxy, line: Line) -> None:
 
 
 def _bind(proxy: Proxy, line: Line) -> None:
+    proxy.binds += "".join(line.words[1:2]).split(",")
     proxy.binds_tls.add("ssl" in line.words[2:])
+
+
+def _cookie(proxy: Proxy, line: Line) -> None:
+    proxy.cookie_at = line.at
+
+
+def _stick(proxy: Proxy, line: Line) -> None:
+    # One that looks at a weight itself knows what it does.
+    if line.words[1:2] in (("on",), ("match",)) and not any(word.startswith("srv_weight(") for word in line.words):
+        proxy.stick_at = proxy.stick_at or line.at
+
+
+def _ignore_persist(proxy: Proxy, line: Line) -> None:
+    proxy.ignores_persistence = True
+
+
+def _option(proxy: Proxy, line: Line) -> None:
+    no = line.words[0] == "no"
+    if line.words[no : 2 + no] == ("option", "allbackups"):
+        proxy.all_backups = not no
 
 
 def _default_backend(proxy: Proxy, line: Line) -> None:
@@ -299,6 +348,11 @@ _PROXY_LINES = {
     "server-template": _server,
     "default-server": _default_server,
     "bind": _bind,
+    "cookie": _cookie,
+    "stick": _stick,
+    "ignore-persist": _ignore_persist,
+    "option": _option,
+    "no": _option,
     "balance": _balance,
     "hash-type": _hash_type,
     "default_backend": _default_backend,

@@ -25,6 +25,8 @@ _TOKEN = re.compile(
 )
 _VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>\.?[A-Za-z_][A-Za-z0-9_]*)")
 _BRACED_REST = re.compile(r"(?P<words>\[\*\])?(?:-(?P<default>[^}]*))?\}")
+# What fills in a template has yet to run: Jinja, Go and Consul's own, ERB, FreeMarker. JSON has a quote there.
+_TEMPLATE = re.compile(r"\{\{-?\s*[^{}\s\"'][^{}]*\}\}|\{%.*?%\}|<%.*?%>|</?#[a-z]+\b.*?>")
 _HEX = re.compile(r"[0-9A-Fa-f]{2}")
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t"}
 
@@ -125,6 +127,9 @@ def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:
     blocks: list[_Block] = []
     for number, raw in enumerate(text.split("\n"), start=1):
         at = Place(str(path), number)
+        if (template := _TEMPLATE.search(raw)) and not raw[: template.start()].lstrip().startswith("#"):
+            why = f"line {number}: {template[0]} is of a template, not of haproxy.cfg; lint what is made of it"
+            raise LintError(path, why)
         # A `[` starts a scope line, which is no configuration of HAProxy's own.
         if raw.lstrip(_BLANKS + "\r").startswith("["):
             continue

@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _NAME_RULE = "HAProxy's names are letters, digits, - _ . and : only"
 _DURATION = re.compile(r"[1-9]\d*(us|ms|s|m|h|d)?")
 _MAX_PORT = 65535
-# Requests in service that a host bears, where the configuration has no number: docs/fleet.md tried it.
+# Cores of one host, where neither the caller nor the configuration knows better.
 _CORES = 24
 
 # name, host, port
@@ -60,11 +60,13 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     agent_inter: str = "1s",
     floor_percent: int = 0,
     bears: Mapping[str, int] | None = None,
+    cores: int = _CORES,
 ) -> str:
-    """The fragment, one backend `web` and one for each pool, each with its fallback. Raises SnippetError.
+    """The fragment, one backend `web` and one for each pool, each with its spill. Raises SnippetError.
 
     `listen_port` is the agent's, `servers` its hosts as HAProxy reaches them (examples if there are none),
-    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor, `bears` what `capacities` gives.
+    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor. A host bears as many requests as
+    `bears`, which `capacities` gives, has for its pool, else `cores`.
     """
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
@@ -75,10 +77,12 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
             raise SnippetError("pool", pool, _NAME_RULE)
     _check_servers(servers)
     backends = list(dict.fromkeys(("web", *pools)))
-    parts = [_head(listen_port, not servers, floor_percent), _frontend(backends, bears or {})]
+    parts = [_head(listen_port, not servers, floor_percent), _frontend(backends)]
+    agent = f"agent-check agent-port {listen_port} agent-inter {agent_inter}"
     for backend in backends:
+        known = (bears or {}).get(backend)
         send = f' agent-send "{backend}\\n"' if pools else ""
-        parts.append(_backend(backend, servers or EXAMPLE_SERVERS, listen_port, agent_inter, send))
+        parts.append(_backend(backend, servers or EXAMPLE_SERVERS, known or cores, bool(known), f"{agent}{send}"))
         parts.append(_all_busy(backend, servers or EXAMPLE_SERVERS))
     return "\n".join(parts)
 
@@ -122,47 +126,27 @@ def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
     return text
 
 
-def _frontend(backends: list[str], bears: Mapping[str, int]) -> str:
+def _frontend(backends: list[str]) -> str:
     lines = ["frontend www", "    bind :80", "    mode http", "    timeout client 30s"]
     if len(backends) > 1:
         lines.append("    # Examples: put here how you tell the pools' requests apart.")
         lines += [f"    acl for_{name} path_beg /{name}/" for name in backends[1:]]
-    lines += _spill_head(backends, bears)
-    lines += [
-        "    # A full host answers 0% and leaves its backend. Once all have left, every client gets a 503,",
-        "    # unless a backend without servers is bypassed by a rule before the one that leads to it.",
-    ]
+    lines.append("""\
+    # A full host answers 0% and leaves its backend. be_conn_free counts what those that are left still bear (see
+    # maxconn). It is 0 in a spike that is more than they bear, and once all have left: then new requests go to all
+    # hosts, jobs or not. Keep it before the line that leads to its backend, in every frontend that has such a line.
+    # Without it a spike crowds on the hosts that are left, and the last one to leave turns every client away (503).\
+""")
     default, *others = backends
     for name in others:
-        lines += [f"    use_backend {name}_all_busy if for_{name} {{ nbsrv({name}) eq 0 }}"]
-        lines += [_spill(name, f"for_{name} ", backends, bears)]
-    lines += [f"    use_backend {name} if for_{name}" for name in others]
-    lines += [f"    use_backend {default}_all_busy if {{ nbsrv({default}) eq 0 }}"]
-    lines += [_spill(default, "", backends, bears), f"    default_backend {default}", ""]
-    return "\n".join(lines)
+        lines.append(f"    use_backend {name}_all_busy if for_{name} {{ be_conn_free({name}) eq 0 }}")
+        lines.append(f"    use_backend {name} if for_{name}")
+    lines.append(f"    use_backend {default}_all_busy if {{ be_conn_free({default}) eq 0 }}")
+    return "\n".join([*lines, f"    default_backend {default}", ""])
 
 
-def _spill_head(backends: list[str], bears: Mapping[str, int]) -> list[str]:
-    """The choice of who suffers in a spike, and the first part of the other answer to it."""
-    note = "" if bears.keys() >= set(backends) else f" {_CORES} stands for the cores of one host."
-    text = f"""\
-    # In a spike, requests suffer on the hosts in the pool, and the jobs on the others do not. Uncomment the lines
-    # like `#use_backend` for the opposite: at so many requests in service per host, new ones go to all hosts.
-    # Each balancer counts its own alone: with two of them, write half.{note}"""
-    return [text, *(f"    #http-request set-var({_servers(n, backends)}) nbsrv({n})" for n in backends)]
-
-
-def _spill(name: str, first: str, backends: list[str], bears: Mapping[str, int]) -> str:
-    each = f"be_conn({name}),div({_servers(name, backends)})"
-    return f"    #use_backend {name}_all_busy if {first}{{ {each} ge {bears.get(name, _CORES)} }}"
-
-
-def _servers(name: str, backends: list[str]) -> str:
-    """The variable for the servers left; HAProxy allows fewer characters in its name than in a backend's."""
-    return f"txn.servers{backends.index(name) or ''}"
-
-
-def _backend(name: str, servers: Sequence[Server], listen_port: int, agent_inter: str, send: str) -> str:
+def _backend(name: str, servers: Sequence[Server], maxconn: int, configured: bool, agent: str) -> str:
+    meant = "which is weight.capacity" if configured else "its cores if it is like the machine that printed this"
     sending = """\
     # agent-send names the agent's pool. Give it to every agent-checked server of the whole configuration or
     # to none: a single one delays each agent-check without it by 200 ms.
@@ -173,27 +157,33 @@ backend {name}
     timeout connect 5s
     timeout server 30s
     # leastconn, random and `hash-type consistent` follow the agent, too. static-rr and the plain hashes
-    # (source, uri, hdr) do not: they accept no weight but 0% and 100%.
+    # (source, uri, hdr) do not: they accept no weight but 0% and 100%. random and hashes may choose a server
+    # that bears no more: with them end the rule above with  or {{ queue({name}) gt 0 }}
     balance roundrobin
     # weight 100: HAProxy takes the agent's percentage of it and rounds down. Of its default weight, 1, all
     # below 100% is 0. Bigger hosts may have up to 256.
     # check: the agent tells how busy a host is, not whether its web server works.
-{sending if send else ""}\
-    default-server check weight 100 agent-check agent-port {listen_port} agent-inter {agent_inter}{send}
+    # maxconn {maxconn}: as many requests in service as one host bears, {meant}.
+    # Each balancer counts its own alone: with two write half, with three a third. Requests that only wait
+    # (websockets, long polls) count as well: add what a host usually has of them.
+    # To keep a spike on the hosts in the pool, take maxconn away. Then jobs on the others lose nothing, and
+    # where jobs hold most hosts, most requests of the spike end in a timeout.
+{sending if "agent-send" in agent else ""}\
+    default-server check weight 100 maxconn {maxconn} {agent}
 """
     return lines + "".join(f"    server {n} {_address(host, port)}\n" for n, host, port in servers)
 
 
 def _all_busy(name: str, servers: Sequence[Server]) -> str:
     lines = f"""\
-# The same servers, for when all are busy: `track` takes over their health, and without an agent-check their
-# weight stays. `no-check no-agent-check` undoes what a default-server in `defaults` may have set.
+# The same servers, for when the pool bears no more: `track` takes over their health, and without an agent-check
+# their weight stays. The `no-` words and `maxconn 0` undo what a default-server in `defaults` may have set.
 backend {name}_all_busy
     mode http
     timeout connect 5s
     timeout server 30s
     balance leastconn
-    default-server no-check no-agent-check weight 100
+    default-server no-check no-agent-check weight 100 maxconn 0
 """
     return lines + "".join(f"    server {n} {_address(host, port)} track {name}/{n}\n" for n, host, port in servers)
 

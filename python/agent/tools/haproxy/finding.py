@@ -1,0 +1,78 @@
+"""Pure: one thing to mend or to know, where it stands, and how it is said: as sentences.
+
+It must not judge.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from .parse import Proxy, Server, Settings
+from .read import Place, is_known, printable
+
+_MOST_NAMES = 3
+_MOST_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to mend. A `note` is worth knowing and no fault. Each part is a sentence without its full stop."""
+
+    file: str
+    line: int
+    severity: Literal["finding", "note"]
+    what: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        head = "note: " if self.severity == "note" else ""
+        return printable(f"{self.file}:{self.line}: {head}{self.what}. {self.why}. {self.remedy}.")
+
+
+def finding(at: Place, what: str, why: str, remedy: str) -> Finding:
+    """Something that makes the agent useless or dangerous."""
+    return Finding(at.file, at.line, "finding", what, why, remedy)
+
+
+def note(at: Place, what: str, why: str, remedy: str) -> Finding:
+    """Something worth knowing."""
+    return Finding(at.file, at.line, "note", what, why, remedy)
+
+
+def by_place(
+    backend: Proxy, servers: list[Server], origin: Callable[[Settings], Place | None]
+) -> Iterator[tuple[Place, list[Server]]]:
+    """Servers by the line to mend: their own, the backend's default-server, or the backend's first line for
+    what comes from `defaults`. So one line at fault is one finding, however many servers it serves."""
+    places: dict[Place, list[Server]] = {}
+    for server in servers:
+        at = origin(server.settings) or server.at
+        if at != server.at and at not in backend.default_server_lines:
+            at = backend.at
+        places.setdefault(at, []).append(server)
+    yield from places.items()
+
+
+def names(servers: list[Server]) -> str:
+    """`Server a`, `Servers a, b, c and 56 more`."""
+    listed = ", ".join(server.name for server in servers[:_MOST_NAMES])
+    more = f" and {len(servers) - _MOST_NAMES} more" if len(servers) > _MOST_NAMES else ""
+    return f"Server{'s' if len(servers) > 1 else ''} {listed}{more}"
+
+
+def capital(text: str) -> str:
+    """The text as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
+def number(word: str | None) -> int | None:
+    """A number as C's atol reads it, None where a variable is not known here."""
+    if word is None or not is_known(word):
+        return None
+    digits = ""
+    for char in word.strip():
+        if not char.isascii() or not char.isdigit():
+            break
+        digits += char
+    return int(digits[:_MOST_DIGITS] or 0)

@@ -1,0 +1,156 @@
+"""Pure: what is wrong with server lines that ask the agent."""
+
+from collections.abc import Iterator
+
+from .finding import Finding, by_place, capital, finding, names, note
+from .parse import Proxy, Server
+from .read import is_known
+from .scope import Scope, slots, weight
+
+_FULL_WEIGHT = 100
+# A server whose health check failed stays down there until the agent says `up`.
+_STAYS_DOWN = ((3, 3, 0), (3, 4, 0))
+# From here on a server that tracks another may not have init-state.
+_INIT_STATE_FATAL = (3, 2)
+_Watched = list[tuple[Proxy, list[Server]]]
+
+
+def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+    """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
+    small: dict[int, list[Server]] = {}
+    for server in ours:
+        known = weight(server)
+        if known is not None and known < _FULL_WEIGHT:
+            small.setdefault(known, []).append(server)
+    for value, servers in small.items():
+        said = "" if servers[0].settings.weight_at else " by default"
+        for at, some in by_place(backend, servers, lambda s: s.weight_at):
+            what = f"{names(some)} in {backend.title} {'have' if len(some) > 1 else 'has'} weight {value}{said}"
+            if value == 0:
+                yield note(
+                    at, what, "Whatever the agent says, no share of it is above 0", "Write `weight 100` to use it"
+                )
+                continue
+            lowest = -(-100 // value)
+            steps = f", and above that it moves in steps of {lowest}% or so" if value > 1 else ""
+            yield finding(
+                at,
+                what,
+                f"HAProxy takes the agent's percentage of it and rounds down, so all below {lowest}% is 0 and takes "
+                f"the host out of the pool{steps}",
+                "Write `weight 100`, or scale the weights of the backend to 100 and more (256 is the most)",
+            )
+
+
+def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+    """It begins when a server comes up, and an agent's percentage brings none up."""
+    slow = [server for server in ours if server.settings.slowstart_at]
+    for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
+        yield note(
+            at,
+            f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} slowstart",
+            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight is whole "
+            "at once",
+            'Where a host must get its requests little by little, set `rise = "5%/s"` in busyweight.toml',
+        )
+
+
+def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+    """SRV records have weights, and HAProxy gives them to the servers whenever it resolves."""
+    srv = [s for s in ours if s.address.startswith("_") and not s.settings.ignores_dns_weight]
+    for server in srv:
+        yield finding(
+            server.at,
+            f"{names([server])} in {backend.title} takes its weight from DNS and from the agent",
+            "Each sets the weight anew and the last one to speak wins, so a full host is back in the pool whenever "
+            "its SRV record is resolved",
+            "Add `resolve-opts ignore-weight`",
+        )
+
+
+def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+    """A fault of HAProxy 3.3.0 to 3.4.0 that an agent without the word `up` runs into."""
+    checked = [server for server in ours if server.settings.check]
+    if not (scope.bare_replies and checked):
+        return
+    first, last = _STAYS_DOWN
+    if scope.version and not first <= (*scope.version, 0, 0)[:3] <= last:
+        return
+    # Without a version it is a note, for most HAProxys are others.
+    say = finding if scope.version else note
+    yield say(
+        backend.at,
+        f'{capital(backend.title)} has health checks, and the agent has `health = "none"`',
+        "In HAProxy 3.3.0 to 3.4.0 a server whose health check has failed once stays down until its agent says `up`, "
+        "which this one never does",
+        'Set `health = "up"` in busyweight.toml, or use another HAProxy'
+        + ("" if scope.version else ", and name it with --haproxy-version"),
+    )
+
+
+def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+    """Servers that keep their weight beside those whose weight falls."""
+    others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
+    others = [server for server in others if weight(server) != 0]
+    if not others:
+        return
+    yield note(
+        others[0].at,
+        f"{names(others)} in {backend.title} {'have' if len(others) > 1 else 'has'} no agent-check, "
+        f"beside {slots(ours)} with one",
+        "The weight of a server without it never falls, so it gets more requests the fuller the others are, and all of "
+        "them once those are full",
+        "Run the agent there, too, and give the line agent-check",
+    )
+
+
+def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
+    """Agent-send on some. Every agent check of the configuration counts, for all share one set of rules."""
+    checked = [s for p in scope.configuration.backends() for s in p.servers if s.settings.agent]
+    sender = next((server for server in checked if server.settings.agent_send), None)
+    if sender is None:
+        return
+    for backend, ours in watched:
+        silent = [server for server in ours if not server.settings.agent_send]
+        for at, servers in by_place(backend, silent, lambda s: s.agent_at):
+            yield finding(
+                at,
+                f"{names(servers)} in {backend.title} {'ask' if len(servers) > 1 else 'asks'} without agent-send, and "
+                f"{sender.at} asks with it",
+                "One agent-send anywhere delays every agent-check without one by 200 ms",
+                "Give agent-send to all agent-checked servers, or to none",
+            )
+
+
+def tracked_init_state(scope: Scope) -> Iterator[Finding]:
+    """Init-state on servers that track ours, which is mostly inherited."""
+    backends = scope.configuration.backends()
+    asked = {f"{backend.name}/{server.name}" for backend in backends for server in scope.ours(backend)}
+    for backend in backends:
+        tracking = [s for s in backend.servers if s.settings.tracked in asked and s.settings.init_state_at]
+        for at, servers in by_place(backend, tracking, lambda s: s.init_state_at):
+            say = finding if scope.version >= _INIT_STATE_FATAL else note
+            yield say(
+                at,
+                f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} init-state and track",
+                "From HAProxy 3.2 on the two do not go together, and it does not start",
+                "Take init-state out of the `default-server` that these inherit it from, and give it to the servers "
+                "that are checked themselves",
+            )
+
+
+def unknown_ports(scope: Scope) -> Iterator[Finding]:
+    """Servers of which cannot be said whether they ask our agent."""
+    for backend in scope.configuration.backends():
+        for server in backend.servers:
+            port = server.settings.port
+            if server.settings.agent and port and not is_known(port) and not scope.all_checks:
+                yield note(
+                    server.at,
+                    f"The agent-port of server {server.name} is {port}, and that variable is not set here",
+                    "HAProxy's environment decides which agent is asked, so the server is not judged",
+                    "Set the variable as HAProxy has it, or use --all",
+                )
+
+
+JUDGES = (weights, slowstart, dns_weights, stays_down, some_without)

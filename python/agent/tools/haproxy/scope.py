@@ -1,0 +1,51 @@
+"""Pure: what is judged: a reading of the configuration, and what is known of the agent and of HAProxy beside it."""
+
+from dataclasses import dataclass
+
+from .finding import number
+from .parse import Configuration, Proxy, Server, Settings
+
+DEFAULT_WEIGHT = "1"
+# This is HAProxy's default from 3.3 on; before it was roundrobin.
+RANDOM_SINCE = (3, 3)
+# These keep servers in a map that is built once, unless `hash-type consistent` makes it a tree.
+HASHING = ("source", "uri", "url_param", "hash", "hdr(", "rdp-cookie")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """`version` is HAProxy's, () where it is not known; with `bare_replies` the agent never says `up`."""
+
+    configuration: Configuration
+    ports: frozenset[int]
+    all_checks: bool
+    floor_above_zero: bool
+    bare_replies: bool
+    version: tuple[int, ...]
+
+    def ours(self, backend: Proxy) -> list[Server]:
+        """The backend's servers that ask the agent."""
+        return [server for server in backend.servers if self.asks_ours(server.settings)]
+
+    def asks_ours(self, settings: Settings) -> bool:
+        """Whether a server asks the agent, by its port."""
+        return settings.agent and (self.all_checks or number(settings.port) in self.ports)
+
+    def balance(self, backend: Proxy) -> str:
+        """The algorithm in force."""
+        return backend.balance or ("random" if self.version >= RANDOM_SINCE else "roundrobin")
+
+
+def weight(server: Server) -> int | None:
+    """A server's own weight, None where a variable is not known here."""
+    return number(server.settings.weight or DEFAULT_WEIGHT)
+
+
+def slots(servers: list[Server]) -> int:
+    """How many servers these lines make."""
+    return sum(server.slots for server in servers)
+
+
+def is_hash(balance: str) -> bool:
+    """Whether requests find their server by what is in them."""
+    return balance.startswith(HASHING)
