@@ -2,6 +2,7 @@
 # and crates.io must, in requirements-dev.txt and Cargo.lock (`make lock`).
 
 PYTHON ?= python3
+LISTEN ?= 127.0.0.1:5001
 BIN := .venv/bin
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # haproxy and ip live where only root's PATH looks.
@@ -13,13 +14,16 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist test-dist lock clean
+.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak dist test-dist lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 15
 
 run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
-	@exec $(BIN)/busyweight serve --listen 127.0.0.1:5001
+	@exec $(BIN)/python -m tools.run $(LISTEN)
+
+demo: build ## workers whose titles change, an agent, and HAProxy (where there is one) whose weights follow
+	@exec $(BIN)/python -m tools.demo
 
 build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
 
