@@ -8,6 +8,11 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 # haproxy and ip live where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
+# Compilers want room for scratch files; where /tmp has none, /var/tmp will do.
+export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
+	probe=$$(mktemp -p "$$place" 2>/dev/null) || continue; \
+	if echo room 2>/dev/null >"$$probe"; then rm "$$probe" && echo "$$place" && break; else rm "$$probe"; fi; done),/tmp)
+
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
 # benches/scan/__main__.py is run by `make bench-scan`.
