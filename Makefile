@@ -34,7 +34,7 @@ build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
 
 test: test-parts build lint ## lint, then every test, with the real parts; installs what it needs
 	cargo test --locked
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	@tools/setup.sh lint
