@@ -4,6 +4,7 @@
 PYTHON ?= python3
 LISTEN ?= 127.0.0.1:5001
 BIN := .venv/bin
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # haproxy and ip live where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -88,18 +89,21 @@ clean: ## all that was made here
 test-parts:
 	@tools/setup.sh test
 
+# Not in the words of pip and cargo alone: a newcomer is told what to do (tools/attempt.sh).
 # Hashes, not the age of pip, decide what is installed: Debian's own pip will do.
 $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@tools/setup.sh build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks venv: apt-get install python3-venv" >&2; exit 1; }
+	@tools/attempt.sh -q "the virtual environment" $(PYTHON) -m venv --without-pip .venv
+	@test -x $(BIN)/pip || tools/attempt.sh -q "the virtual environment" $(BIN)/python -m ensurepip --default-pip
+	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
 $(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r $<
 	@touch $@
 
 $(BIN)/busyweight: $(BIN)/.installed $(SOURCES)
-	PIP_QUIET=1 $(BIN)/maturin develop --release --locked
+	@PIP_QUIET=1 tools/attempt.sh "the extension" $(BIN)/maturin develop --release --locked
 	@touch $@
