@@ -232,12 +232,11 @@ def main() -> int:
     about.add_argument("--steps", type=int, help="end after so many (default: with Ctrl-C)")
     about.add_argument("--every", type=float, default=1.0, help="how many seconds a step lasts (default: 1)")
     options = about.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A shell that starts it in the background has it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     try:
         show(options.steps, options.every)
-    except KeyboardInterrupt:
-        print()
     except OSError as error:
         _fail(f"{error.filename or ''}: {str(error.strerror).lower()}".removeprefix(": "))
     return 0

@@ -70,7 +70,7 @@ class Postgres(Part):
     STOP: ClassVar = ((SIGINT, 20.0), (SIGKILL, 5.0))
 
     def __init__(self, cluster: str = "") -> None:
-        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
+        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-")))
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         self.programs = programs[-1] if programs else Path(need("postgres", "postgresql")).parent
         self.user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
