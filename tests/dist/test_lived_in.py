@@ -33,6 +33,6 @@ def test_tests_mind_nothing_that_lies_about() -> None:
     missing = missing_for_boot()
     assert missing is None, missing
     tests = [".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist=loadfile", *PARTS]
-    lived_in = [REPOSITORY / "tests/tryout/lived-in", *tests]
+    lived_in = [str(REPOSITORY / "tests/tryout/lived-in"), *tests]
     done = subprocess.run(lived_in, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
