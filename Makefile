@@ -2,10 +2,17 @@
 # and crates.io must, in requirements-dev.txt and Cargo.lock (`make lock`).
 
 PYTHON ?= python3
+LISTEN ?= 127.0.0.1:5001
 BIN := .venv/bin
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # haproxy and ip live where only root's PATH looks.
 export PATH := $(PATH):/usr/sbin:/sbin
+
+# Compilers want room for scratch files; where /tmp has none, /var/tmp will do.
+export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
+	probe=$$(mktemp -p "$$place" 2>/dev/null) || continue; \
+	if echo room 2>/dev/null >"$$probe"; then rm "$$probe" && echo "$$place" && break; else rm "$$probe"; fi; done),/tmp)
 
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
@@ -13,19 +20,22 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run build test test-parts lint bench $(BENCHES) soak dist test-dist test-matrix lock clean
+.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak dist test-dist test-matrix lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
-	@exec $(BIN)/busyweight serve --listen 127.0.0.1:5001
+	@exec $(BIN)/python -m tools.run $(LISTEN)
+
+demo: build ## workers whose titles change, an agent, and HAProxy (where there is one) whose weights follow
+	@exec $(BIN)/python -m tools.demo
 
 build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
 
 test: test-parts build lint ## lint, then every test, with the real parts; installs what it needs
 	cargo test --locked
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	@tools/setup.sh lint
@@ -87,18 +97,21 @@ clean: ## all that was made here
 test-parts:
 	@tools/setup.sh test
 
+# Not in the words of pip and cargo alone: a newcomer is told what to do (tools/attempt.sh).
 # Hashes, not the age of pip, decide what is installed: Debian's own pip will do.
 $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@tools/setup.sh build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks venv: apt-get install python3-venv" >&2; exit 1; }
+	@tools/attempt.sh -q "the virtual environment" $(PYTHON) -m venv --without-pip .venv
+	@test -x $(BIN)/pip || tools/attempt.sh -q "the virtual environment" $(BIN)/python -m ensurepip --default-pip
+	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
 $(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r $<
 	@touch $@
 
 $(BIN)/busyweight: $(BIN)/.installed $(SOURCES)
-	PIP_QUIET=1 $(BIN)/maturin develop --release --locked
+	@PIP_QUIET=1 tools/attempt.sh "the extension" $(BIN)/maturin develop --release --locked
 	@touch $@

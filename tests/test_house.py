@@ -103,7 +103,7 @@ def test_the_server_knows_neither_policy_nor_cache() -> None:
 def test_the_control_socket_knows_no_command() -> None:
     known = imports(HERE / "python/agent/operate/socket.py") | imports(HERE / "python/agent/operate/session.py")
     ours = {name for name in known if name.startswith("agent.")}
-    rooms = {"agent.operate", "agent.operate.session", "agent.config", "agent.config.values"}
+    rooms = {"agent.operate", "agent.operate.session", "agent.config", "agent.config.values", "agent.config.paths"}
     assert {".".join(name.split(".")[:3]) for name in ours} <= rooms
 
 

@@ -127,7 +127,10 @@ install() { # PACKAGE...
     rust=$(printf '%s\n' "$@" | grep -e -web || true)
     # shellcheck disable=SC2086  # a list of words
     if [ -n "$rust" ]; then find_new_rust "$scratch" $rust; fi
-    apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"
+    if ! apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"; then
+        say "apt-get cannot install it, for the reason above: see to the network or to the room, then type the same again"
+        exit 1
+    fi
 
     # Nobody asked this machine to be a balancer or a database: they must not come up at the next boot either.
     for daemon in $daemons; do

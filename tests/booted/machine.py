@@ -34,6 +34,18 @@ UNITS = REPOSITORY / "systemd"
 BOOT_DEADLINE_S = 120
 STOP_DEADLINE_S = 30
 HOST_PROC = "/host-proc"
+# What this machine may have of an agent of its own: the tests' machine begins without. A directory that the overlay
+# only shows cannot be moved by systemd, as it does with that of the state.
+OF_ITS_OWN = (
+    "etc/busyweight",
+    "etc/systemd/system/busyweight.*",
+    "etc/systemd/system/*.wants/busyweight.*",
+    "usr/lib/systemd/system/busyweight.*",
+    "usr/lib/busyweight",
+    "usr/bin/busyweight",
+    "var/lib/busyweight",
+    "var/lib/private/busyweight",
+)
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -57,6 +69,7 @@ for group in $CGROUPS; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 tmpfs "$STAGE"
 mkdir "$STAGE/upper" "$STAGE/work" "$STAGE/root"
 mount -t overlay -o "lowerdir=$LOWER,upperdir=$STAGE/upper,workdir=$STAGE/work" overlay "$STAGE/root"
+(cd "$STAGE/root" && rm -rf $WITHOUT)
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs tmpfs /run/systemd/nspawn
 ln -sf /dev/null "$STAGE/root/etc/systemd/system/timers.target"
@@ -127,6 +140,7 @@ class Machine:
                     "PATH": SYSTEM_PATH,
                     "STAGE": str(self._stage),
                     "LOWER": str(self._root),
+                    "WITHOUT": " ".join(OF_ITS_OWN) if ours else "",
                     "HOST_PROC": HOST_PROC,
                     "CGROUPS": " ".join(map(str, self._cgroups)),
                     **({} if ours else {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}),

@@ -12,6 +12,7 @@ from .machine import UNITS, Machine
 from .software import COMMAND, PYTHON
 
 SERVICE, SOCKET = "busyweight.service", "busyweight.socket"
+CONFIG = "/etc/busyweight/busyweight.toml"
 STATE = "/var/lib/private/busyweight"
 RUNTIME = "/run/busyweight"
 EBPF = (UNITS / "ebpf.conf").read_text()
@@ -20,6 +21,7 @@ NO_ADDRESS = "[Service]\nIPAddressDeny=any\n"
 
 @pytest.fixture
 def agent(with_agent: Machine) -> Machine:
+    with_agent.write(CONFIG, '[reply]\nrelease_for = "1s"\n')
     with_agent.run("systemctl", "start", SOCKET, SERVICE)
     return with_agent
 

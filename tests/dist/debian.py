@@ -30,12 +30,12 @@ def deb() -> Path:
     return the_package("busyweight_*.deb")
 
 
-def in_debian(script: str, *packages: str, keep: Path | None = None) -> str:
-    """What a shell script prints in a Debian 12 of its own, with these packages; AssertionError when it fails.
+def in_debian(script: str, *packages: str, release: str = "bookworm", keep: Path | None = None) -> str:
+    """What a shell script prints in a Debian of its own, with these packages; AssertionError when it fails.
 
     The repository is shown at INSIDE. ``keep``: the Debian is left in this directory.
     """
-    options = [*(["-p", ",".join(packages)] if packages else []), *(["-k", str(keep)] if keep else [])]
+    options = ["-r", release, *(["-p", ",".join(packages)] if packages else []), *(["-k", str(keep)] if keep else [])]
     done = subprocess.run(
         [REPOSITORY / "tests/dist/in-debian", *options, "sh", "-euc", script],
         capture_output=True,

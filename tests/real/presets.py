@@ -71,7 +71,7 @@ class Postgres(Part):
     STOP: ClassVar = ((SIGINT, 20.0), (SIGKILL, 5.0))
 
     def __init__(self, cluster: str = "", debian: Tree | None = None) -> None:
-        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")), debian)
+        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir=None if debian is None else "/tmp")), debian)
         root = debian.path if debian else Path("/")
         programs = sorted(root.glob("usr/lib/postgresql/*/bin"))
         self.programs = (

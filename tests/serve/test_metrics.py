@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.serve.metrics import SCRAPES_MAX
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port, need, until
+from tests.serve.running import begins_with
 from tests.tree import Tree, TreeAgent
 
 HERE = Path(__file__).parents[2]
@@ -222,6 +223,7 @@ def test_whoever_connects_holds_neither_the_polls_nor_a_thread_for_each(agent: M
 
 
 def test_who_never_finishes_a_request_is_sent_away(agent: Measured) -> None:
+    begins_with(agent, "from agent.serve import metrics; metrics.DEADLINE_S = 1.0")
     with agent, socket.create_connection(("127.0.0.1", agent.metrics_port), timeout=30.0) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         assert slow.recv(1) == b""

@@ -103,6 +103,7 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
     hung = [other.add_hanging(pid) for pid in range(200, 217)]
     plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
     agent.argv = lambda: plain  # type: ignore[method-assign]
+    begins_with(agent, "from agent.serve import reload; reload.FIRST_SAMPLE_S /= 10")
 
     def configure(tree: Tree, capacity: int) -> None:
         agent.write_config(f"{AT_ONCE}[weight]\ncapacity = {capacity}\n[scan]\nprocfs = '{tree}'\n")

@@ -180,6 +180,8 @@ def test_a_first_scan_that_hangs_can_be_ended(tree: Tree, agent: TreeAgent) -> N
 def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_the_start(
     tree: Tree, agent: TreeAgent
 ) -> None:
+    # How long that is, and that it is less than systemd waits, the tests of the units say.
+    begins_with(agent, "from agent.serve import daemon; daemon.FIRST_SAMPLE_S /= 10")
     hung = [tree.add_hanging(pid) for pid in range(200, 217)]
     agent.start()
     agent.until(lambda: not refused(agent.port), "listening", 2 * FIRST_SAMPLE_S)

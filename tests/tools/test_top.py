@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -216,7 +217,7 @@ def whole(screen: list[str], height: int) -> bool:
 
 def test_all_is_shown_in_80_columns_and_24_lines_and_fits_smaller_ones(agent: TreeAgent, tmux: Tmux) -> None:
     before = tmux.settings()
-    tmux.type(f"{COMMAND} top --control {agent.control}; echo exit $?")
+    tmux.type(f"{shlex.quote(str(COMMAND))} top --control {agent.control}; echo exit $?")
     agent.ask(b"\n")
     screen = tmux.wait_line("q quits")
     assert len(screen) == 24
@@ -238,7 +239,7 @@ def test_all_is_shown_in_80_columns_and_24_lines_and_fits_smaller_ones(agent: Tr
 
 def test_while_it_is_stopped_the_terminal_is_given_back(agent: TreeAgent, tmux: Tmux) -> None:
     before = tmux.settings()
-    tmux.type(f"{COMMAND} top --control {agent.control}")
+    tmux.type(f"{shlex.quote(str(COMMAND))} top --control {agent.control}")
     tmux.wait_line("q quits")
     tmux.command("send-keys", "C-z")
     tmux.wait_first_screen()

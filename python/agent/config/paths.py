@@ -1,18 +1,48 @@
 """Where the state and the operators' socket are, for the agent and for those who ask it."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+# `make run` makes this directory in its checkout's virtual environment. While it is there, all that this
+# environment's commands would look for in the system's directories is in it; no installation has it.
+TRYOUT = "busyweight-run"
+
+# sockaddr_un.sun_path, unix(7), with the null byte at its end.
+SUN_PATH_LEN = 108
 
 
 def state_directory(option: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     """``--state``, else systemd's STATE_DIRECTORY, else ``/var/lib/busyweight``."""
-    return Path(option or _first(environ.get("STATE_DIRECTORY")) or "/var/lib/busyweight")
+    return Path(option or _first(environ.get("STATE_DIRECTORY")) or tryout() or "/var/lib/busyweight")
 
 
 def control_socket(option: str | None, environ: Mapping[str, str] = os.environ) -> Path:
     """``--control``, else in systemd's RUNTIME_DIRECTORY, else in ``/run/busyweight``."""
-    return Path(option or Path(_first(environ.get("RUNTIME_DIRECTORY")) or "/run/busyweight", "control.sock"))
+    directory = _first(environ.get("RUNTIME_DIRECTORY")) or tryout() or "/run/busyweight"
+    return Path(option or Path(directory, "control.sock"))
+
+
+def tryout() -> Path | None:
+    """The directory of `make run`, where this is the command of a checkout that has one."""
+    directory = Path(sys.prefix, TRYOUT)
+    return directory if sys.prefix != sys.base_prefix and directory.is_dir() else None
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """A name of this socket that fits into an address of the kernel's, however deep its directory is.
+    Raises OSError."""
+    if len(os.fsencode(path)) < SUN_PATH_LEN:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def _first(directories: str | None) -> str:

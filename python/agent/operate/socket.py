@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from agent.config import paths
 from agent.operate.session import Command, Peer, Session, encode, failure
 
 log = logging.getLogger("busyweight")
@@ -62,7 +63,8 @@ def open_socket(path: Path) -> socket.socket:
         _make_room(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            listener.bind(str(path))
+            with paths.short_name(path) as name:
+                listener.bind(name)
             path.chmod(0o666)
             listener.listen(BACKLOG)
         except OSError:
@@ -83,7 +85,8 @@ def _make_room(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, "something that is no socket is there; it is left alone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
-            probe.connect(str(path))
+            with paths.short_name(path) as name:
+                probe.connect(name)
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
         except BlockingIOError:

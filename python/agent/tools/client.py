@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from agent.config import paths
+
 VERSION = 1
 
 # A disk may take its time before an order is acknowledged.
@@ -26,7 +28,8 @@ def ask(path: Path, command: str, **words: object) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
-            connection.connect(str(path))
+            with paths.short_name(path) as name:
+                connection.connect(name)
             # Refused before it was read: then the reason is there to be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(json.dumps(request).encode() + b"\n")
@@ -63,10 +66,11 @@ def _checked(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def _remedy(path: Path, error: OSError) -> str:
+    start = "start it: make run" if path.parent == paths.tryout() else "see systemctl status busyweight"
     if isinstance(error, FileNotFoundError):
-        return f"no agent at {path}: it does not run, or with another --control; see systemctl status busyweight"
+        return f"no agent at {path}: it does not run, or with another --control; {start}"
     if isinstance(error, ConnectionRefusedError):
-        return f"no agent at {path}: the one that made this socket is dead; see systemctl status busyweight"
+        return f"no agent at {path}: the one that made this socket is dead; {start}"
     if isinstance(error, TimeoutError):
         return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or stuck"
     why = error.strerror or str(error)

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Runs a step of the build. Where it fails for want of room or of a network, the last line says so, and what to do.
+#
+#   tools/attempt.sh [-q] WHAT COMMAND [ARGUMENT...]     -q: its words are shown only where they are not understood
+#
+# It must never change what the command does, nor hide a failure.
+set -eu
+quiet=
+if [ "$1" = -q ]; then quiet=yes && shift; fi
+what=$1 && shift
+
+scratch=${TMPDIR:-/tmp}
+log=$(mktemp 2>/dev/null) || { echo "make: no room in $scratch: make some, then type the same again" >&2 && exit 1; }
+trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT TERM HUP
+
+export LC_ALL=C.UTF-8 # the words looked for below
+if [ -n "$quiet" ]; then
+    code=0
+    "$@" >"$log" 2>&1 || code=$?
+else
+    # The pipe would hide the exit code.
+    exec 4>&2
+    code=$({ { set +e && "$@" 2>&1; echo $? >&3; } | tee "$log" >&4; } 3>&1)
+fi
+if [ "$code" = 0 ]; then exit 0; fi
+
+says() { grep -qE "$1" "$log"; }
+if says 'No space left on device|Disk quota exceeded|[Ee]rr(no|or) 28\b'; then
+    full=$(df --output=target . "$scratch" | sed 1d | sort -u | xargs | sed 's, , or ,')
+    why="there is no room left in $full: make some"
+elif says 'NewConnection|NameResolution|[Cc]ould not (resolve|connect)|[Cc]onnection (refused|reset|timed out|broken)' ||
+    says 'Network is unreachable|from versions: none|Max retries exceeded|Read timed out|ProxyError|failed to download|spurious network error'; then
+    why="a package registry cannot be reached: see to the network (or the proxy)"
+else
+    if [ -n "$quiet" ]; then cat "$log" >&2; fi
+    echo "make: $what failed, with the words above; once that is mended, type the same again" >&2
+    exit "$code"
+fi
+echo "make: $what: $why, then type the same again" >&2
+exit "$code"
