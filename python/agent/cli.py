@@ -380,7 +380,7 @@ def _snippet(options: argparse.Namespace) -> int:
     """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
     (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
     and beside it the backend that serves when the pool is full of jobs or of requests."""
-    from agent.sampling import host
+    from agent.sampling import capacity
     from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)
@@ -391,7 +391,7 @@ def _snippet(options: argparse.Namespace) -> int:
             [pool.name for pool in loaded.pools],
             floor_percent=schema.lowest_weight(loaded),
             bears=haproxy.capacities(loaded.all_pools),
-            cores=host.cores()[0],
+            cores=capacity.cores()[0],
         )
     except haproxy.SnippetError as error:
         return _fail(error, USAGE)

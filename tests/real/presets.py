@@ -71,7 +71,9 @@ class Postgres(Part):
     STOP: ClassVar = ((SIGINT, 20.0), (SIGKILL, 5.0))
 
     def __init__(self, cluster: str = "", debian: Tree | None = None) -> None:
-        super().__init__("postgres", Path(tempfile.mkdtemp(prefix="pg-", dir=None if debian is None else "/tmp")), debian)
+        # A tree shows the machine's /tmp, and no other place for scratch files.
+        home = tempfile.mkdtemp(prefix="pg-", dir="/tmp" if debian else None)  # noqa: S108
+        super().__init__("postgres", Path(home), debian)
         root = debian.path if debian else Path("/")
         programs = sorted(root.glob("usr/lib/postgresql/*/bin"))
         self.programs = (
