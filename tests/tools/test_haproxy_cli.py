@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent import cli
-from agent.sampling import host
+from agent.sampling import capacity as machine
 from tests.test_cli import Run, here
 
 __all__ = ["here"]
@@ -49,7 +49,7 @@ def test_a_snippet_without_a_configuration_is_sound_by_the_lint(here: Run, tmp_p
 def test_without_a_number_of_processes_a_snippet_takes_this_machines_cores(
     here: Run, file: Path, capacity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "cores", lambda: (77, "made up"))
+    monkeypatch.setattr(machine, "cores", lambda: (77, "made up"))
     file.write_text(f"[weight]\ncapacity = {capacity}\n")
     assert " maxconn 77 agent-check " in here("haproxy", "snippet", "--config", file).out.decode()
 
