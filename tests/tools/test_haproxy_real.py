@@ -1,13 +1,13 @@
 """What the lint and the snippet take for true, against a real HAProxy on loopback.
 
-It is the one of this machine, or the first of BUSYWEIGHT_HAPROXIES: commands, with a `:` between them.
+It is the one of this machine, or the first of BUSYWEIGHT_HAPROXIES: JSON, as [["/opt/haproxy", "-dS"], ["haproxy"]].
 """
 
 import csv
 import io
+import json
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -26,7 +26,9 @@ from agent.tools.haproxy.parse import Configuration, read_files
 from agent.tools.haproxy.read import configuration_files
 
 _INSTALLED = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-HAPROXIES = [shlex.split(c) for c in os.environ.get("BUSYWEIGHT_HAPROXIES", _INSTALLED).split(os.pathsep) if c]
+HAPROXIES: list[list[str]] = json.loads(
+    os.environ.get("BUSYWEIGHT_HAPROXIES", json.dumps([[_INSTALLED]] * bool(_INSTALLED)))
+)
 if not HAPROXIES and os.environ.get("CI") != "true":
     pytest.skip("no haproxy here", allow_module_level=True)
 
