@@ -280,7 +280,7 @@ def _serve(options: argparse.Namespace) -> int:
     # The loop comes before all that imports asyncio.
     from agent.config import paths
     from agent.operate.threads import run_in_thread
-    from agent.serve import logs, loop
+    from agent.serve import farewell, logs, loop
     from agent.serve.daemon import Daemon
     from agent.serve.signals import Signals, StoppedError
     from agent.serve.startup import StartError, load_whole
@@ -306,9 +306,15 @@ def _serve(options: argparse.Namespace) -> int:
         loop.run(serve())
     except StoppedError:
         return WELL
-    except StartError as error:
+    except (StartError, schema.ConfigError) as error:
         logs.end()
-        return _fail(error)
+        code, faults = WRONG, [f"busyweight: {error}"]
+        if isinstance(error, schema.ConfigError):
+            code, faults = USAGE, error.faults
+        for fault in faults:
+            _complain(fault)
+        loop.run(farewell.say())
+        return code
     finally:
         logs.end()
     return WELL

@@ -220,6 +220,22 @@ def test_a_kept_socket_that_is_not_wanted_any_more_is_given_back(agent: TreeAgen
             assert agent.ask() == b"up 75% #6/24 busy\n"
 
 
+@pytest.mark.parametrize("config", ["nonsense = 1\n", "[scan]\nprocfs = '/none'\n"])
+def test_an_agent_that_cannot_start_releases_on_the_sockets_that_were_kept(agent: TreeAgent, config: str) -> None:
+    """The one before it may have crashed, with a bad last word."""
+    plain = [word for word in agent.argv() if word not in ("--procfs", str(agent.tree))]
+    with socket.create_server(("127.0.0.1", agent.port)) as kept:
+        kept.set_inheritable(True)
+        argv = [sys.executable, "-c", WITH_A_KEPT_SOCKET, str(kept.fileno()), f"kept-127.0.0.1_{agent.port}", *plain]
+        agent.argv = lambda: argv  # type: ignore[method-assign]
+        agent.write_config(config)
+        with agent:
+            assert agent.ask() == b"100%\n"
+            agent.send(signal.SIGTERM)
+            assert agent.wait_exit(DEADLINE_S) == (2 if "nonsense" in config else 1)
+            assert "Traceback" not in agent.log_text()
+
+
 def test_an_agent_that_ends_for_good_has_nothing_kept(agent: TreeAgent, notified: Notified) -> None:
     agent.write_config(CAPACITY + '[reply]\non_stop = "keep"\n')
     with agent:

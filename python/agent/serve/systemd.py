@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 # What an end takes beside what is waited for on purpose.
 STOP_SLACK_S = 10.0
@@ -155,10 +155,10 @@ def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) 
     return usec / 2_000_000 if usec > 0 else None
 
 
-def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
+def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
     """The listening stream sockets that systemd passed, set up for the event loop: each with the name that
-    it was kept under, or "" for one of a socket unit."""
-    if environ.get("LISTEN_PID") != str(os.getpid()):
+    it was kept under, or "" for one of a socket unit. They are passed once."""
+    if environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
     try:
         count = int(environ.get("LISTEN_FDS", "0"))
