@@ -39,5 +39,5 @@ def test_it_connects_to_nobody(tmp_path: Path, agent: TreeAgent, notified: Notif
     until(lambda: re.search(rf"^{agent.pid} +\+\+\+", trace.read_text(), re.M), "the trace is whole", DEADLINE_S)
     told = re.findall(r"(\w+)\(.*sa_family=(AF_\w+)(?:, sin_port=htons\((\d+)\))?", trace.read_text())
     # The service manager is told by datagrams, and the C library may ask nscd for a user's name: both on this host.
-    assert ("sendto", "AF_UNIX", "") in told
+    assert ("sendmsg", "AF_UNIX", "") in told
     assert [call for call in told if call[1] != "AF_UNIX"] == [("connect", "AF_INET", str(nobody))]
