@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 # What an end takes beside what is waited for on purpose.
 STOP_SLACK_S = 10.0
@@ -18,13 +17,25 @@ STOP_SLACK_S = 10.0
 LISTEN_FDS_START = 3
 
 
+# What could not be sent is tried again: soon, and then ever less often.
+RETRY_S = 0.05
+RETRY_S_MAX = 10.0
+
+
 class Notifier:
-    """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks."""
+    """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks.
+
+    The manager's queue may be full, or the manager away for a moment; then what was to be said stays
+    due, in its order, until it was. An unsent status or pet gives way to a newer one.
+    """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._status = ""
+        self._due: list[bytes] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_S
         self._socket = (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             if path
@@ -33,9 +44,26 @@ class Notifier:
 
     def _send(self, *lines: str) -> None:
         if self._socket is not None:
-            # The manager's ear may be full or gone; nothing here depends on it.
-            with suppress(OSError):
-                self._socket.sendto("\n".join(lines).encode(), self._address)
+            self._due.append("\n".join(lines).encode())
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._socket is not None  # noqa: S101 - for the type checker; who is due has one
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+        while self._due:
+            try:
+                self._socket.sendto(self._due[0], self._address)
+            except OSError:
+                self._retry = asyncio.get_running_loop().call_later(self._retry_s, self._flush)
+                self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
+                return
+            del self._due[0]
+            self._retry_s = RETRY_S
+
+    def _withdraw(self, kind: bytes) -> None:
+        self._due = [message for message in self._due if not message.startswith(kind)]
 
     def ready(self) -> None:
         """The service answers, with a sample; also the end of a reload."""
@@ -53,11 +81,23 @@ class Notifier:
         """One line for ``systemctl status``; sent only when it changed."""
         if text != self._status:
             self._status = text
+            self._withdraw(b"STATUS=")
             self._send(f"STATUS={text}")
 
     def pet(self) -> None:
         """Keeps the watchdog quiet."""
+        self._withdraw(b"WATCHDOG=")
         self._send("WATCHDOG=1")
+
+    def no_pet(self) -> None:
+        """The watchdog may bark: one that is still unsent is not true any more."""
+        self._withdraw(b"WATCHDOG=")
+
+    def close(self) -> None:
+        """Nothing is tried again any more."""
+        if self._retry:
+            self._retry.cancel()
+        self._due.clear()
 
 
 class Watchdog:
@@ -77,6 +117,8 @@ class Watchdog:
     def _pet(self, period_s: float) -> None:
         if self._well():
             self._notifier.pet()
+        else:
+            self._notifier.no_pet()
         self._timer = asyncio.get_running_loop().call_later(period_s, self._pet, period_s)
 
     def close(self) -> None:
