@@ -48,6 +48,10 @@ class Listeners:
             listener.listen(config.limits.backlog)
         self._warn_of_passed(config)
 
+    def to_follow(self) -> dict[Address, socket.socket] | None:
+        """The sockets that another agent would have to open itself; None where systemd passes them."""
+        return None if self._passed else dict(self._sockets)
+
     def addresses(self) -> list[Address]:
         """Where polls are answered."""
         return [listener.getsockname()[:2] for listener in self._sockets.values()]
