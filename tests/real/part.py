@@ -105,6 +105,7 @@ class Part:
                 stderr=log,
                 env=self.environment(),
                 cwd=self.home,
+                close_fds=False,
             )
 
     def start(self) -> None:

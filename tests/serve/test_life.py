@@ -171,3 +171,56 @@ def test_inherited_ways_of_treating_signals_change_nothing(agent: TreeAgent) -> 
         assert agent.ask() == b"up 75% #6/24 busy\n"
         agent.send(signal.SIGTERM)
         assert agent.wait_exit(DEADLINE_S) == 0
+
+
+# What systemd does for a service with a socket that it kept.
+WITH_A_KEPT_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": sys.argv[2]}
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def test_systemd_keeps_the_sockets_for_the_next_agent_and_polls_wait_there(
+    agent: TreeAgent, notified: Notified
+) -> None:
+    with agent:
+        message, kept = notified.passed()
+        name = f"kept-127.0.0.1_{agent.port}"
+        assert message == f"FDSTORE=1\nFDNAME={name}"
+        agent.send(signal.SIGUSR1)
+        assert agent.wait_exit(DEADLINE_S) == 0
+    assert not any("FDSTOREREMOVE" in message for message in notified.drain())
+    with kept, socket.create_connection(("127.0.0.1", agent.port), DEADLINE_S) as waiting:
+        plain = agent.argv()
+        kept.set_inheritable(True)
+        argv = [sys.executable, "-c", WITH_A_KEPT_SOCKET, str(kept.fileno()), name, *plain]
+        agent.argv = lambda: argv  # type: ignore[method-assign]
+        with agent:
+            assert waiting.makefile("rb").read() == b"up 75% #6/24 busy\n"
+            assert not any("FDSTORE=1" in message for message in notified.drain())
+            agent.config_file.write_text(f'listen = ["127.0.0.1:{(port := free_port())}"]\n' + CAPACITY)
+            agent.send(signal.SIGHUP)
+            notified.until(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            agent.port = port
+            assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_a_kept_socket_that_is_not_wanted_any_more_is_given_back(agent: TreeAgent, notified: Notified) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        name = f"kept-127.0.0.1_{kept.getsockname()[1]}"
+        kept.set_inheritable(True)
+        argv = [sys.executable, "-c", WITH_A_KEPT_SOCKET, str(kept.fileno()), name, *agent.argv()]
+        agent.argv = lambda: argv  # type: ignore[method-assign]
+        with agent:
+            notified.until(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            assert agent.ask() == b"up 75% #6/24 busy\n"
+
+
+def test_an_agent_that_ends_for_good_has_nothing_kept(agent: TreeAgent, notified: Notified) -> None:
+    agent.write_config(CAPACITY + '[reply]\non_stop = "keep"\n')
+    with agent:
+        agent.send(signal.SIGTERM)
+        notified.until(f"FDSTOREREMOVE=1\nFDNAME=kept-127.0.0.1_{agent.port}")

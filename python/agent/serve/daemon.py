@@ -82,7 +82,7 @@ class Daemon:
             deadline_s=config.limits.deadline,
             awaiting_line_max=config.limits.max_connections,
         )
-        self._listeners = Listeners(self._server)
+        self._listeners = Listeners(self._server, self._notify)
         self._exporter = Exporter(lambda: reporter.report().as_values())
         self._reloader = Reloader(
             load,
@@ -124,13 +124,15 @@ class Daemon:
         pipeline, stop = self._pipeline, self._signals.stop
         try:
             pipeline.cache.poll()
-            await self._wait(self._first_scan, min(pipeline.config.scan.give_up_after, FIRST_SAMPLE_S))
+            await self._signals.wait(self._first_scan, min(pipeline.config.scan.give_up_after, FIRST_SAMPLE_S))
             pipeline.refresh()
             if not stop.is_set():
                 await self._open()
                 await stop.wait()
             if why := await self._last_word():
                 await self._release(why)
+            if not self._signals.restart:
+                self._listeners.keep_no_more()
         finally:
             if self._reloading:
                 self._reloading.cancel()
@@ -160,13 +162,6 @@ class Daemon:
         except ListenError as error:
             raise StartError(str(error)) from None
         self._overrides.begin()
-
-    async def _wait(self, event: asyncio.Event, timeout_s: float) -> None:
-        """For an event, the stop signal, or the time."""
-        waits = {self._loop.create_task(e.wait()) for e in (event, self._signals.stop)}
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
 
     def _well(self) -> bool:
         """Whether a restart would not make things better: the watchdog's question."""

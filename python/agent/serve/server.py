@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from agent._scan import Answerer
@@ -75,6 +76,15 @@ def _where(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
         return host, port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
     except OSError:  # which has no number
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+
+
+def address_of(listener: socket.socket) -> Address:
+    """Where it listens, a link-local address with its interface."""
+    host, port, *more = listener.getsockname()
+    with suppress(OSError):  # an interface that is gone has no name
+        if len(more) == 2 and more[1]:
+            host = f"{host}%{socket.if_indextoname(more[1])}"
+    return host, port
 
 
 def _remedy(error: OSError, port: int) -> str:

@@ -51,6 +51,13 @@ class Signals:
             self._reload_came = False
             reload()
 
+    async def wait(self, event: asyncio.Event, timeout_s: float) -> None:
+        """For an event, a signal to end, or the time."""
+        waits = {asyncio.ensure_future(each.wait()) for each in (event, self.stop)}
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
     async def unless_stopped(self, work: Awaitable[T]) -> T:
         """The result of the work, which a first signal to end gives a little time. Raises StoppedError
         if that is over."""

@@ -1,4 +1,4 @@
-"""WORLD. What systemd is told, and what it passes.
+"""WORLD. What systemd is told, what it passes, and what it keeps for the next agent.
 
 sd_notify(3) and sd_listen_fds(3) are a datagram and two environment variables; no library is
 needed. Without systemd every call does nothing.
@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import time
+from array import array
 from collections.abc import Callable, Mapping
 
 # What an end takes beside what is waited for on purpose.
@@ -15,6 +16,9 @@ STOP_SLACK_S = 10.0
 
 # sd_listen_fds(3): passed sockets begin here.
 LISTEN_FDS_START = 3
+
+# Of a socket that an agent before this one had systemd keep; the rest of the name tells its address.
+KEPT = "kept-"
 
 
 # What could not be sent is tried again: soon, and then ever less often.
@@ -33,7 +37,7 @@ class Notifier:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._status = ""
-        self._due: list[bytes] = []
+        self._due: list[tuple[bytes, socket.socket | None]] = []
         self._retry: asyncio.TimerHandle | None = None
         self._retry_s = RETRY_S
         self._socket = (
@@ -42,9 +46,9 @@ class Notifier:
             else None
         )
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, passing: socket.socket | None = None) -> None:
         if self._socket is not None:
-            self._due.append("\n".join(lines).encode())
+            self._due.append(("\n".join(lines).encode(), passing))
             self._flush()
 
     def _flush(self) -> None:
@@ -53,8 +57,10 @@ class Notifier:
             self._retry.cancel()
             self._retry = None
         while self._due:
+            message, passing = self._due[0]
+            rights = [] if passing is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [passing.fileno()]))]
             try:
-                self._socket.sendto(self._due[0], self._address)
+                self._socket.sendmsg([message], rights, 0, self._address)
             except OSError:
                 self._retry = asyncio.get_running_loop().call_later(self._retry_s, self._flush)
                 self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
@@ -63,7 +69,7 @@ class Notifier:
             self._retry_s = RETRY_S
 
     def _withdraw(self, kind: bytes) -> None:
-        self._due = [message for message in self._due if not message.startswith(kind)]
+        self._due = [each for each in self._due if not each[0].startswith(kind)]
 
     def ready(self) -> None:
         """The service answers, with a sample; also the end of a reload."""
@@ -92,6 +98,16 @@ class Notifier:
     def no_pet(self) -> None:
         """The watchdog may bark: one that is still unsent is not true any more."""
         self._withdraw(b"WATCHDOG=")
+
+    def keep(self, listener: socket.socket, name: str) -> None:
+        """systemd holds this socket until the service is stopped for good, and passes it to the next agent."""
+        self._send("FDSTORE=1", f"FDNAME={KEPT}{name}", passing=listener)
+
+    def keep_no_more(self, name: str) -> None:
+        """The next agent need not have it."""
+        kept = f"FDNAME={KEPT}{name}".encode()
+        self._due = [each for each in self._due if each[1] is None or not each[0].endswith(b"\n" + kept)]
+        self._send("FDSTOREREMOVE=1", f"FDNAME={KEPT}{name}")
 
     def close(self) -> None:
         """Nothing is tried again any more."""
@@ -139,14 +155,16 @@ def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) 
     return usec / 2_000_000 if usec > 0 else None
 
 
-def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening stream sockets that systemd passed, set up for the event loop."""
+def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
+    """The listening stream sockets that systemd passed, set up for the event loop: each with the name that
+    it was kept under, or "" for one of a socket unit."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     try:
         count = int(environ.get("LISTEN_FDS", "0"))
     except ValueError:
         return []
+    names = dict(enumerate(environ.get("LISTEN_FDNAMES", "").split(":"), LISTEN_FDS_START))
     sockets = []
     for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + count):
         os.set_inheritable(fd, False)
@@ -156,7 +174,8 @@ def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socke
             continue
         if passed.type == socket.SOCK_STREAM and passed.family in (socket.AF_INET, socket.AF_INET6):
             passed.setblocking(False)
-            sockets.append(passed)
+            name = names.get(fd, "")
+            sockets.append((name.removeprefix(KEPT) if name.startswith(KEPT) else "", passed))
         else:
             passed.detach()
     return sockets
