@@ -121,7 +121,8 @@ def test_a_restart_releases_where_the_other_agent_would_listen_elsewhere_or_nowh
         listen = [f"127.0.0.1:{other.getsockname()[1]}"] if taken else [f"127.0.0.1:{free_port()}"]
         agent.config_file.write_text(f"listen = {listen}\n")
         agent.send(signal.SIGUSR1)
-        agent.until(lambda: agent.ask() == b"up 100% #stopping, and cannot start again\n", "released", DEADLINE_S)
+        why = b"stopping, and cannot start again" if taken else b"stopping here"
+        agent.until(lambda: agent.ask() == b"up 100%% #%s\n" % why, "released", DEADLINE_S)
         fault = "address already in use" if taken else f"does not listen on 127.0.0.1:{agent.port}"
         assert fault in agent.log_text()
         agent.send(signal.SIGTERM)

@@ -24,41 +24,42 @@ CHECK_WITHIN_S = 5.0
 
 
 async def why_release(load: Callable[[], Config], sockets: Mapping[Address, socket] | None) -> str:
-    """What to say with the last word because no other agent can follow; empty if one can. Logs every fault."""
+    """What to say with the last word because no other agent can follow here; empty if one can. Logs why."""
     try:
-        found = await asyncio.wait_for(run_in_thread(lambda: faults(load, sockets)), CHECK_WITHIN_S)
+        found, left = await asyncio.wait_for(run_in_thread(lambda: faults(load, sockets)), CHECK_WITHIN_S)
     except (TimeoutError, NoThreadError):
         # Who knows users' names is slow, or this host is short of threads: the next agent will have to wait, too.
         return ""
     for fault in found:
         log.error("%s", fault)
-    return "stopping, and cannot start again" if found else ""
+    for address in left:
+        log.warning("the next agent does not listen on %s: so this one releases there", show_address(address))
+    if found:
+        return "stopping, and cannot start again"
+    return "stopping here" if left else ""
 
 
-def faults(load: Callable[[], Config], sockets: Mapping[Address, socket] | None) -> list[str]:
-    """Why another agent could not take over, each a line; none if it could. ``sockets`` are those of this
-    agent by address, None where systemd passes them to the next one, too. To be called on a thread.
+def faults(load: Callable[[], Config], sockets: Mapping[Address, socket] | None) -> tuple[list[str], list[Address]]:
+    """Why another agent could not take over, each a line, none if it could; and where it would not answer.
+    ``sockets`` are those of this agent by address, None where systemd passes them to the next one, too.
+    To be called on a thread.
     """
     try:
         config = load_whole(load).config
         # Any discovery looks at the same root for the same workers; this one touches nothing else.
         open_scanner(replace(config, scan=replace(config.scan, discovery="sweep")))
         if sockets is None:
-            return []
+            return [], []
         for listener in open_listeners(config.listen, None, have=sockets).values():
             listener.close()
     except ConfigError as error:
-        return error.faults
+        return error.faults, []
     except (ListenError, StartError) as error:
-        return [str(error)]
+        return [str(error)], []
     except Exception as error:
         # Whatever it is, another agent would fail by it, too.
-        return [f"the agent failed: {error!r}"]
-    return [
-        f"the next agent does not listen on {show_address(address)}"
-        for address in sockets
-        if not _covered(address, config.listen)
-    ]
+        return [f"the agent failed: {error!r}"], []
+    return [], [address for address in sockets if not _covered(address, config.listen)]
 
 
 def _covered(address: Address, listen: tuple[Address, ...]) -> bool:
