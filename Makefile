@@ -56,7 +56,7 @@ soak: build ## the long tests, about half an hour; installs what they need
 	@tools/setup.sh soak
 	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
 
-# zig links for the glibc of 2012, so the wheel runs on any Linux that has a Python new enough for it.
+# zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
 dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*

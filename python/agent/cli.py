@@ -209,23 +209,51 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
 def load(options: argparse.Namespace, *, elsewhere: bool = False) -> schema.Config:
     """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
     users and groups need not be here. Raises ConfigError."""
-    from dataclasses import replace
+    return _parse(options, _text(options), elsewhere=elsewhere)
 
-    from agent.sampling import host
 
+def reloader(options: argparse.Namespace) -> Callable[[], schema.Config]:
+    """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
+    written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :func:`load`."""
+    path = options.config or DEFAULT_FILE
+    seen = False
+
+    def read() -> schema.Config:
+        nonlocal seen
+        text = _text(options)
+        if seen and not text:
+            what = "it is empty" if path.exists() else "no such file"
+            raise schema.ConfigError(
+                [f"{path}: {what}, and there were settings before; for all defaults, write a comment"]
+            )
+        seen = bool(text)
+        return _parse(options, text)
+
+    return read
+
+
+def _text(options: argparse.Namespace) -> str:
+    """The configuration file's text; none where the default file is not there."""
     path = options.config or DEFAULT_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        return str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if options.config:
             raise schema.ConfigError([f"{path}: no such file"]) from None
-        text = ""
+        return ""
     except UnicodeDecodeError as error:
         raise schema.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
     except OSError as error:
         raise schema.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
+
+
+def _parse(options: argparse.Namespace, text: str, *, elsewhere: bool = False) -> schema.Config:
+    from dataclasses import replace
+
+    from agent.sampling import host
+
     checks = schema.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
-    loaded = schema.parse(text, str(path), checks)
+    loaded = schema.parse(text, str(options.config or DEFAULT_FILE), checks)
     if getattr(options, "procfs", None):
         loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
     if getattr(options, "listen", None):
@@ -251,27 +279,38 @@ def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     # The loop comes before all that imports asyncio.
     from agent.config import paths
+    from agent.operate.threads import run_in_thread
     from agent.serve import logs, loop
     from agent.serve.daemon import Daemon
-    from agent.serve.startup import StartError
-
-    first = load(options)
-    logs.set_up(first.log.level, first.log.format)
+    from agent.serve.signals import Signals, StoppedError
+    from agent.serve.startup import StartError, load_whole
 
     async def serve() -> None:
+        signals = Signals()
+        read = reloader(options)
+        # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
+        loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
+        logs.set_up(loaded.config.log.level, loaded.config.log.format)
         daemon = Daemon(
-            first,
-            lambda: load(options),
+            loaded,
+            read,
+            signals,
             file=options.config or DEFAULT_FILE,
             state=paths.state_directory(options.state),
             control=paths.control_socket(options.control),
         )
+        logs.begin()
         await daemon.run()
 
     try:
         loop.run(serve())
+    except StoppedError:
+        return WELL
     except StartError as error:
+        logs.end()
         return _fail(error)
+    finally:
+        logs.end()
     return WELL
 
 

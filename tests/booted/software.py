@@ -54,7 +54,7 @@ def agent_launcher() -> str:
 #!{PYTHON}
 import sys
 sys.path[:0] = ["{LIBRARY}", "{LIBRARY}/site-packages"]
-from agent.cli import main
+from agent.__main__ import main
 sys.exit(main())
 """
 

@@ -153,6 +153,34 @@ def test_haproxy_does_log_a_check_that_fails(agent: Machine) -> None:
         wait_until(lambda: "Agent check for server web1/app failed" in balancer.log(), "the failure is logged")
 
 
+def test_without_the_socket_unit_systemd_keeps_the_port_for_the_next_agent(agent: Machine) -> None:
+    agent.run("systemctl", "stop", SOCKET)
+    agent.run("systemctl", "start", SERVICE)
+    with Polls(agent) as polls:
+        for _ in range(3):
+            agent.run("systemctl", "restart", SERVICE)
+        before = main_pid(agent)
+        agent.run("systemctl", "kill", "--signal=KILL", SERVICE)
+        wait_until(lambda: main_pid(agent) not in (0, before), "another agent is there")
+        agent.wait_for_state(SERVICE, "active")
+    assert polls.heard == {"up 25% #3/4 busy"}
+    with Polls(agent) as polls:
+        agent.run("systemctl", "stop", SERVICE)
+    assert polls.runs[-1][1] == "(ConnectionRefusedError)"
+
+
+def test_restart_that_no_agent_can_follow_releases_every_backend_first(agent: Machine) -> None:
+    configure(agent, capacity=WORKERS)
+    with Balancer(agent) as balancer:
+        balancer.wait_for_weight(0)
+        agent.write(CONFIG, "nonsense = true\n")
+        agent.run("systemctl", "restart", "--no-block", SERVICE)
+        balancer.wait_for_weight(100)
+        wait_until(lambda: "nonsense" in agent.journal(SERVICE), "the fault is in the journal")
+        configure(agent, capacity=WORKERS)
+        balancer.wait_for_weight(0)
+
+
 def test_stop_of_socket_and_service_releases_every_backend(agent: Machine) -> None:
     with Balancer(agent) as balancer:
         balancer.wait_for_weight(25)

@@ -121,6 +121,21 @@ def test_remove_releases_the_weight_and_ends_socket_and_service(full: Machine) -
     assert full.path(CONFIG).exists()
 
 
+@pytest.mark.parametrize("down", [False, True])
+def test_remove_takes_an_order_back_before_its_record_is_gone(tree: Path, down: bool) -> None:
+    with Machine(tree) as machine:
+        install(machine, deb())
+        machine.run("busyweight", "maint", "--reason", "new disks")
+        if down:
+            machine.run("systemctl", "stop", SERVICE)
+        with Polls(machine, python=PYTHON) as polls:
+            apt(machine, "purge", "busyweight")
+
+        words = [answer for _, answer in polls.runs if not answer.startswith("(")]
+        assert words[-1].startswith("ready up 100%"), polls.runs
+        assert polls.runs[-1][1] == "(ConnectionRefusedError)"
+
+
 def test_remove_and_purge_leave_nothing(tree: Path) -> None:
     with Machine(tree) as machine:
         machine.copy(deb(), PACKAGES / deb().name)

@@ -10,7 +10,6 @@ from agent.config import values
 from agent.operate import override
 from agent.operate.override import (
     LATE_S,
-    LOCKS,
     Order,
     Override,
     OverrideState,
@@ -20,7 +19,7 @@ from agent.operate.override import (
 )
 from agent.weight import reply
 from agent.weight.policy import Decision
-from agent.weight.pools import ReplyOverride
+from agent.weight.pools import LOCKS, ReplyOverride
 
 WALL_S = 1_800_000_000.0
 READY_FOR_S = 5.0

@@ -116,6 +116,7 @@ class Part:
                 stderr=log,
                 env=self.environment(),
                 cwd=self.home,
+                close_fds=False,
             )
 
     def call(self, *argv: str) -> subprocess.CompletedProcess[str]:

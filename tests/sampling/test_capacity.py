@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.sampling import capacity
@@ -25,9 +26,48 @@ def test_the_agents_own_affinity_does_not_make_the_machine_look_small() -> None:
     assert int(narrow.stdout) == capacity.cores()[0]
 
 
-def test_where_cores_are_not_known_logical_cpus_serve_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 8 if logical else None)
-    assert capacity.cores() == (8, "logical CPUs, since the machine does not tell its physical cores")
+def test_where_cores_are_not_known_logical_cpus_serve_and_it_is_said(tmp_path: Path) -> None:
+    logical = os.sysconf("SC_NPROCESSORS_ONLN")
+    why = "logical CPUs, since the machine does not tell its physical cores"
+    assert capacity.cores(tmp_path / "none", tmp_path / "none") == (logical, why)
+
+
+def topology(home: Path, name: str, *siblings: str) -> Path:
+    for cpu, text in enumerate(siblings):
+        (home / f"cpu{cpu}/topology").mkdir(parents=True)
+        if text:
+            (home / f"cpu{cpu}/topology" / name).write_text(f"{text}\n")
+    (home / "cpufreq").mkdir()
+    return home
+
+
+def test_siblings_are_one_core_and_who_is_offline_is_none(tmp_path: Path) -> None:
+    cpus = topology(tmp_path, "core_cpus_list", "0,2", "1,3", "0,2", "1,3", "")
+    assert capacity.cores(cpus, tmp_path / "none")[0] == 2
+
+
+def test_an_older_kernel_has_another_name_for_siblings(tmp_path: Path) -> None:
+    cpus = topology(tmp_path, "thread_siblings_list", "0-1", "0-1", "2-3", "2-3")
+    assert capacity.cores(cpus, tmp_path / "none")[0] == 2
+
+
+def test_without_a_topology_cpuinfo_tells(tmp_path: Path) -> None:
+    """Two sockets of four cores, eight logical CPUs each."""
+    lines = [f"processor\t: {n}\nphysical id\t: {n // 8}\ncpu cores\t: 4\nflags\t\t:\n" for n in range(16)]
+    (tmp_path / "cpuinfo").write_text("\n".join(lines))
+    assert capacity.cores(tmp_path / "none", tmp_path / "cpuinfo")[0] == 8
+
+
+def test_what_cannot_be_read_now_is_not_the_same_as_not_known(tmp_path: Path) -> None:
+    cpus = topology(tmp_path, "core_cpus_list", "0", "1")
+    (cpus / "cpu1/topology/core_cpus_list").unlink()
+    (cpus / "cpu1/topology/core_cpus_list").mkdir()
+    with pytest.raises(IsADirectoryError):
+        capacity.cores(cpus)
+
+
+def test_it_is_what_psutil_counts() -> None:
+    assert capacity.cores()[0] == (psutil.cpu_count(logical=False) or psutil.cpu_count())
 
 
 def mounted(home: Path, *kinds: str) -> Path:

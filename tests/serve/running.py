@@ -52,8 +52,21 @@ class Notified:
     def close(self) -> None:
         self._socket.close()
 
-    def next(self) -> str:
+    def _next(self) -> str:
         return self._socket.recv(4096).decode()
+
+    def next(self) -> str:
+        """But for what is said of sockets to keep."""
+        while (message := self._next()).startswith("FDSTORE"):
+            pass
+        return message
+
+    def passed(self) -> tuple[str, socket.socket]:
+        """The next message that comes with a socket, and that."""
+        while True:
+            message, fds, _, _ = socket.recv_fds(self._socket, 4096, 1)
+            if fds:
+                return message.decode(), socket.socket(fileno=fds[0])
 
     def drain(self) -> list[str]:
         """What has come until now."""
@@ -61,12 +74,12 @@ class Notified:
         self._socket.setblocking(False)
         try:
             while True:
-                came.append(self.next())
+                came.append(self._next())
         except BlockingIOError:
             return came
         finally:
             self._socket.settimeout(DEADLINE_S)
 
     def until(self, message: str) -> None:
-        while self.next() != message:
+        while self._next() != message:
             pass

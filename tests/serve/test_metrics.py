@@ -1,6 +1,8 @@
 """What Prometheus reads: every number by what the agent was shown, and nothing where it is off."""
 
 import http.client
+import json
+import os
 import platform
 import signal
 import socket
@@ -17,6 +19,8 @@ from tests.farm import sidekiq_title
 from tests.real.parts import free_port, need, until
 from tests.serve.running import begins_with
 from tests.tree import Tree, TreeAgent
+
+from .running import begins_with
 
 HERE = Path(__file__).parents[2]
 DEADLINE_S = 10.0
@@ -171,7 +175,7 @@ def test_refused_and_silent_pollers_are_counted(agent: Measured) -> None:
         assert agent.scrape()[silent] == before + 1
 
 
-def test_a_reload_adds_moves_and_removes_the_listener_or_changes_nothing(agent: Measured) -> None:
+def test_a_reload_adds_moves_and_removes_the_listener_or_leaves_it_and_says_why(agent: Measured) -> None:
     first, second = agent.metrics_port, free_port()
     agent.measure("")
     with agent:
@@ -188,9 +192,10 @@ def test_a_reload_adds_moves_and_removes_the_listener_or_changes_nothing(agent: 
         agent.reload()
         agent.metrics_port = second
         found = agent.scrape()
-        assert found['busyweight_config_reloads_total{outcome="failed"}'] == 1
-        assert found["busyweight_config_last_reload_successful"] == 0
-        assert f"metrics: cannot listen on 127.0.0.1:{agent.port}: address already in use" in agent.log_text()
+        assert found['busyweight_config_reloads_total{outcome="ok"}'] == 3
+        trouble = f"metrics: cannot listen on 127.0.0.1:{agent.port}: address already in use"
+        assert f"warning: {trouble}" in agent.log_text()
+        assert trouble in agent.order("status")
         agent.measure("")
         agent.reload()
         assert closed(second)
@@ -265,15 +270,55 @@ def test_the_library_is_imported_only_where_metrics_are_on(agent: Measured, on: 
         process.wait()
 
 
-def test_metrics_without_the_library_are_a_clear_error_at_start(agent: Measured, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['prometheus_client'] = None; from agent import cli; sys.exit(cli.main())"
-    argv = [sys.executable, "-c", code, *agent.argv()[1:]]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        f'busyweight: metrics.listen = "127.0.0.1:{agent.metrics_port}" needs the library prometheus-client: '
-        "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
+def test_without_the_library_the_agent_serves_and_says_what_metrics_need(agent: Measured) -> None:
+    begins_with(agent, "sys.modules['prometheus_client'] = None")
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert closed(agent.metrics_port)
+        trouble = (
+            f'metrics.listen = "127.0.0.1:{agent.metrics_port}" needs the library prometheus-client: '
+            "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
+        )
+        assert f"warning: {trouble}; serves without" in agent.log_text()
+        status = json.loads(agent.order("status", "--json"))
+        assert status["metrics"] == {"listening": None, "trouble": trouble}
+
+
+def test_a_port_for_metrics_that_is_taken_keeps_nobody_waiting_and_is_tried_again(agent: Measured) -> None:
+    begins_with(agent, "from agent.serve import exporter; exporter.RETRY_S = 0.05")
+    with socket.create_server(("127.0.0.1", agent.metrics_port)) as taken:
+        agent.start()
+        agent.wait_ready()
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert agent.log_text().count("address already in use") == 1
+        taken.close()
+        agent.until(lambda: not closed(agent.metrics_port), "there", DEADLINE_S)
+    assert agent.scrape()["busyweight_known"] == 1
+    assert json.loads(agent.order("status", "--json"))["metrics"] == {
+        "listening": f"127.0.0.1:{agent.metrics_port}",
+        "trouble": None,
+    }
+
+
+def test_a_library_that_is_slow_to_import_keeps_no_poll_waiting(agent: Measured, tmp_path: Path) -> None:
+    """Its import hangs until somebody opens the pipe."""
+    gate, came = tmp_path / "gate", tmp_path / "came"
+    os.mkfifo(gate)
+    (tmp_path / "prometheus_client.py").write_text(
+        f"open({str(came)!r}, 'w').close()\nopen({str(gate)!r})\nraise ImportError('broken')\n"
     )
+    begins_with(agent, f"sys.path.insert(0, {str(tmp_path)!r})")
+    metrics_port = agent.metrics_port
+    agent.measure("")
+    with agent:
+        agent.measure(f"127.0.0.1:{metrics_port}")
+        agent.send(signal.SIGHUP)
+        agent.until(came.exists, "importing", DEADLINE_S)
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        assert "reloaded" not in agent.log_text()
+        gate.write_text("")
+        agent.until(lambda: "metrics: broken; serves without" in agent.log_text(), "told", DEADLINE_S)
+        agent.until(lambda: "reloaded the configuration" in agent.log_text(), "reloaded", DEADLINE_S)
 
 
 def rows(text: str) -> list[str]:

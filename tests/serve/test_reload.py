@@ -207,6 +207,80 @@ def test_a_reload_of_what_is_wrong_changes_nothing_and_names_every_fault(
         assert agent.ask() == b"up 75% #6/24 busy\n"
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
+    agent: TreeAgent, notified: Notified, emptied: bool
+) -> None:
+    """Somebody is writing it anew."""
+    begins_with(agent, f"import pathlib; cli.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})")
+    at = (argv := agent.argv()).index("--config")
+    del argv[at : at + 2]
+    with agent:
+        notified.until("READY=1")
+        text = agent.config_file.read_text()
+        if emptied:
+            agent.config_file.write_text("")
+        else:
+            agent.config_file.unlink()
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        fault = f"{agent.config_file}: {'it is empty' if emptied else 'no such file'}, and there were settings before"
+        assert f"error: {fault}" in agent.log_text()
+        agent.config_file.write_text(text.replace("24", "12"))
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+
+
+def test_cores_that_come_or_go_are_counted_at_a_reload(agent: TreeAgent, tmp_path: Path, notified: Notified) -> None:
+    cpus = Cpus(tmp_path / "cpu", 24)
+    begins_with(agent, cpus.instead)
+    agent.write_config(AT_ONCE)
+    with agent:
+        notified.until("READY=1")
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        cpus.offline(range(12, 24))
+        agent.send(signal.SIGHUP)
+        notified.until("READY=1")
+        agent.wait_answer(b"up 50% #6/12 busy\n")
+        assert any("default pool: capacity 12 (physical cores, " in line for line in log_lines(agent))
+
+
+def test_cores_that_come_or_go_are_seen_by_a_running_agent(agent: TreeAgent, tmp_path: Path) -> None:
+    cpus = Cpus(tmp_path / "cpu", 24)
+    begins_with(agent, f"{cpus.instead}; from agent.serve import recount; recount.EVERY_S = 0.0")
+    agent.write_config(AT_ONCE + EAGER)
+    with agent:
+        assert agent.ask() == b"up 75% #6/24 busy\n"
+        cpus.offline(range(12, 24))
+        agent.wait_answer(b"up 50% #6/12 busy\n", DEADLINE_S)
+        # What cannot be counted now is not taken for less, nor for more.
+        (tmp_path / "cpu/cpu0/topology/core_cpus_list").unlink()
+        (tmp_path / "cpu/cpu0/topology/core_cpus_list").mkdir()
+        agent.until(lambda: "cannot count what this machine can do" in agent.log_text() or not agent.ask(), "told", 10)
+        assert agent.ask() == b"up 50% #6/12 busy\n"
+
+
+class Cpus:
+    """A directory in place of /sys/devices/system/cpu, with so many cores of one CPU each."""
+
+    def __init__(self, home: Path, cores: int) -> None:
+        self._home = home
+        self.instead = (
+            f"import pathlib; from agent.sampling import capacity; capacity.cores.__defaults__ = "
+            f"(pathlib.Path({str(home)!r}), pathlib.Path('/none'))"
+        )
+        for cpu in range(cores):
+            topology = home / f"cpu{cpu}/topology"
+            topology.mkdir(parents=True)
+            (topology / "core_cpus_list").write_text(f"{cpu}\n")
+
+    def offline(self, cpus: range) -> None:
+        for cpu in cpus:
+            (self._home / f"cpu{cpu}/topology/core_cpus_list").unlink()
+
+
 def test_a_reload_whose_port_is_taken_changes_nothing(agent: TreeAgent, notified: Notified) -> None:
     with agent, socket.create_server(("127.0.0.1", 0)) as taken:
         notified.until("READY=1")

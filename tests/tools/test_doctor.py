@@ -160,7 +160,7 @@ def test_titles_without_a_count_and_processes_that_must_not_be_read_are_warnings
     agent.tree.forbid(agent.tree.add(201, b""))
     said = doctor().said("workers")
     assert "warn 1 titles have no count that can be believed: pids 200" in said
-    assert "warn 1 processes with a worker's name must not be read" in said
+    assert "warn 1 processes that may be workers must not be read" in said
 
 
 def test_a_name_that_the_comm_filter_hides_is_a_fail_with_the_list_to_set(agent: TreeAgent, doctor: Doctor) -> None:

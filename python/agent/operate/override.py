@@ -18,10 +18,9 @@ from typing import Any
 from agent.config import values
 from agent.config.values import Wrong
 from agent.weight.policy import Decision
-from agent.weight.pools import ReplyOverride
+from agent.weight.pools import LOCKS, ReplyOverride
 
-# What HAProxy keeps until it hears ``ready``.
-LOCKS = ("drain", "maint")
+# HAProxy keeps the LOCKS until it hears ``ready``.
 KINDS = (*LOCKS, "weight")
 
 # A tick later than this means that the agent slept, and that polls went unanswered.

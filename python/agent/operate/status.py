@@ -150,6 +150,14 @@ class ConfigStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsStatus:
+    """Where metrics are served, if they are; ``trouble``: why they are not where the configuration wants them."""
+
+    listening: str | None
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ControlStatus:
     """The control socket, and the group that may command."""
 
@@ -211,6 +219,7 @@ class Status:
     state_file: StateFileStatus
     config: ConfigStatus
     control: ControlStatus
+    metrics: MetricsStatus
     polls: PollsStatus
     history: list[tuple[float, int | None]]
 

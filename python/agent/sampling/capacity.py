@@ -1,47 +1,74 @@
 """WORLD. What this machine can do: its cores, and what cgroups may use of them.
 
-It counts and never limits. The agent's own affinity and CPU quota do not count: a hardened unit must not make
-a big host look small.
+It counts and never limits, and starts no process. The agent's own affinity and CPU quota do not count: a
+hardened unit must not make a big host look small.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
+CPUS = Path("/sys/devices/system/cpu")
+CPUINFO = Path("/proc/cpuinfo")
+
+# A file that is not there, or of something that is gone or hidden.
+NOT_TOLD = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EACCES,
+    errno.EPERM,
+}
 
 
-def cores() -> tuple[int, str]:
-    """The machine's physical cores, and where the number comes from."""
-    physical, logical = _count_cpus()
+def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
+    """The machine's physical cores that are online, and where the number comes from. Raises OSError
+    where they cannot be counted now (no descriptor is free, say): that is not the same as not known.
+
+    The kernel's own lists are read, as psutil does; nothing is started, so it can be done again at any time.
+    """
+    logical = os.sysconf("SC_NPROCESSORS_ONLN")
+    if logical < 1:
+        logical = os.cpu_count() or 1
+    try:
+        names = os.listdir(cpus)  # noqa: PTH208 - Path's own keep quiet about what fails
+    except FileNotFoundError:
+        names = []
+    siblings = {_siblings(cpus / name) for name in names if name[:3] == "cpu" and name[3:].isdigit()} - {""}
+    physical = len(siblings) or _by_cpuinfo(_read(cpuinfo))
     if physical:
         return physical, f"physical cores, of {logical} logical"
     return logical, "logical CPUs, since the machine does not tell its physical cores"
 
 
-def _count_cpus() -> tuple[int, int]:
-    """Physical (0: not known) and logical. A child asks psutil, so that half a megabyte which
-    is wanted once is not carried along for years. Before any thread is started."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            import psutil
+def _by_cpuinfo(text: str) -> int:
+    """The sum of each socket's cores; 0 where it does not tell."""
+    sockets: dict[str, int] = {}
+    for cpu in text.split("\n\n"):
+        fields = dict(line.replace("\t", "").split(": ", 1) for line in cpu.splitlines() if ": " in line)
+        if "physical id" in fields and fields.get("cpu cores", "").isdigit():
+            sockets[fields["physical id"]] = int(fields["cpu cores"])
+    return sum(sockets.values())
 
-            os.write(writer, b"%d %d" % (psutil.cpu_count(logical=False) or 0, psutil.cpu_count() or 1))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        counts = answer.read().split()
-    os.waitpid(child, 0)
-    return (int(counts[0]), int(counts[1])) if counts else (0, os.cpu_count() or 1)
+
+def _siblings(cpu: Path) -> str:
+    """The CPUs that share this one's core; empty where it is offline, or nothing is told."""
+    for name in ("core_cpus_list", "thread_siblings_list"):  # the second before Linux 5.3
+        if told := _read(cpu / "topology" / name):
+            return told
+    return ""
 
 
 def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
     """The cores that all these cgroups together may use at most: the sum of their limits (``cpu.max``,
     cpusets), each no more than its parents allow. None where one of them has no limit, or is not there.
+    Raises OSError where that cannot be told now.
 
     ``cgroups`` are paths below the cgroup mounts, as in ``workers.cgroups``.
     """
@@ -67,7 +94,7 @@ def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
 
 def _mounts(mountinfo: Path) -> Iterator[Path]:
     """Where cgroup hierarchies are mounted that can limit CPUs (proc(5))."""
-    for line in mountinfo.read_text(errors="replace").splitlines():
+    for line in _read(mountinfo).splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         controllers = options.split(" ")[-1].split(",")
@@ -87,10 +114,14 @@ def _limit(mounts: list[Path], cgroup: str) -> float | None:
 
 
 def _read(path: Path) -> str:
+    """What a file says, empty if there is none or it has nothing to say. Raises OSError where it could not
+    be asked: that is not the same."""
     try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+        return path.read_text(errors="replace").strip()
+    except OSError as error:
+        if error.errno in NOT_TOLD:
+            return ""
+        raise
 
 
 def _bandwidth(home: Path) -> float | None:

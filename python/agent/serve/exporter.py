@@ -1,21 +1,38 @@
 """Where Prometheus may read: opens, exchanges and closes the metrics endpoint.
 
-The library is imported only where ``[metrics] listen`` asks for it. What is told is `metrics`'s.
+The library is imported only where ``[metrics] listen`` asks for it, on a thread, since that takes long.
+What is told is `metrics`'s. The agent is there for HAProxy: no trouble with metrics keeps it from
+serving, nor from taking a configuration. It is told, and tried again now and then.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agent.config import values
 from agent.config.schema import Config
-from agent.serve.server import ListenError, open_listener
-from agent.serve.startup import StartError
+from agent.operate.status import MetricsStatus
+from agent.operate.threads import run_in_thread
+from agent.serve.server import Address, open_listener
 
 if TYPE_CHECKING:
     from agent.serve.metrics import Endpoint
 
 log = logging.getLogger("busyweight")
+
+RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a configuration asks for: the open endpoint, or none because of ``trouble``."""
+
+    wanted: Address | None
+    endpoint: "Endpoint | None" = None
+    trouble: str | None = None
 
 
 class Exporter:
@@ -23,44 +40,77 @@ class Exporter:
 
     def __init__(self, report: Callable[[], dict[str, Any]]) -> None:
         self._report = report
-        self._endpoint: Endpoint | None = None
+        self._now = Prepared(None)
+        self._retry: asyncio.TimerHandle | None = None
+        self._trying: asyncio.Task[None] | None = None
 
-    def prepare(self, config: Config) -> "Endpoint | None":
-        """The endpoint that a configuration asks for; the one that is open if that is it. Raises StartError."""
-        address = config.metrics.listen
-        if address is None:
-            return None
-        if self._endpoint and self._endpoint.wanted == address:
-            return self._endpoint
+    async def prepare(self, config: Config) -> Prepared:
+        """What a configuration asks for, to be switched to or discarded; what is open if that is it."""
+        return await self._prepare(config.metrics.listen)
+
+    async def _prepare(self, wanted: Address | None) -> Prepared:
+        endpoint = self._now.endpoint
+        if wanted is None or (endpoint and endpoint.wanted == wanted):
+            return Prepared(wanted, endpoint if wanted else None)
         try:
-            from agent.serve import metrics
+            metrics = await run_in_thread(_library)
+            listener = open_listener(wanted, metrics.BACKLOG, beside=[endpoint.listener] if endpoint else [])
+            return Prepared(wanted, metrics.Endpoint(listener, self._report, wanted=wanted))
         except ModuleNotFoundError as error:
             if error.name != "prometheus_client":
-                raise
-            raise StartError(
-                f'metrics.listen = "{values.show_address(address)}" needs the library prometheus-client: '
+                return Prepared(wanted, None, f"metrics cannot be served: {error}")
+            what = (
+                f'metrics.listen = "{values.show_address(wanted)}" needs the library prometheus-client: '
                 "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
-            ) from None
-        leaving = [self._endpoint.listener] if self._endpoint else []
-        try:
-            listener = open_listener(address, metrics.BACKLOG, beside=leaving)
-        except ListenError as error:
-            raise StartError(f"metrics: {error}") from None
-        endpoint = metrics.Endpoint(listener, self._report, wanted=address)
-        log.info("metrics on %s", values.show_address(endpoint.address))
-        return endpoint
+            )
+            return Prepared(wanted, None, what)
+        except Exception as error:
+            return Prepared(wanted, None, f"metrics: {error}")
 
-    def discard(self, prepared: "Endpoint | None") -> None:
+    def discard(self, prepared: Prepared) -> None:
         """What was prepared will not be taken."""
-        if prepared and prepared is not self._endpoint:
-            prepared.close()
+        if prepared.endpoint and prepared.endpoint is not self._now.endpoint:
+            prepared.endpoint.close()
 
-    def switch(self, prepared: "Endpoint | None") -> None:
-        """Prometheus may read here from now on, or nowhere."""
-        former, self._endpoint = self._endpoint, prepared
-        if former and former is not prepared:
+    def switch(self, prepared: Prepared) -> None:
+        """Prometheus may read here from now on, or nowhere. Where there is trouble, what is open stays so
+        until what is wanted can be had."""
+        former, told = self._now.endpoint, self._now.trouble
+        endpoint = former if prepared.trouble else prepared.endpoint
+        self._now = Prepared(prepared.wanted, endpoint, prepared.trouble)
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+        if former and former is not endpoint:
             former.close()
+        if endpoint and endpoint is not former:
+            log.info("metrics on %s", values.show_address(endpoint.address))
+        if prepared.trouble:
+            if prepared.trouble != told:
+                log.warning("%s; serves without, and tries again every %g s", prepared.trouble, RETRY_S)
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._trying = asyncio.get_running_loop().create_task(self._again(self._now))
+
+    async def _again(self, former: Prepared) -> None:
+        prepared = await self._prepare(former.wanted)
+        if self._now is former:
+            self.switch(prepared)
+        else:  # a reload wants something else by now
+            self.discard(prepared)
+
+    def status(self) -> MetricsStatus:
+        """Where they are, and why not where they should be."""
+        endpoint = self._now.endpoint
+        return MetricsStatus(values.show_address(endpoint.address) if endpoint else None, self._now.trouble)
 
     def close(self) -> None:
         """No more scrapes."""
-        self.switch(None)
+        self.switch(Prepared(None))
+
+
+def _library() -> ModuleType:
+    from agent.serve import metrics
+
+    return metrics

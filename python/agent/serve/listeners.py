@@ -9,24 +9,48 @@ from collections.abc import Iterable
 
 from agent.config import values
 from agent.config.schema import Config
-from agent.serve.server import Address, Server, open_listeners
+from agent.serve.server import Address, Server, address_of, open_listeners
+from agent.serve.systemd import Notifier
 
 log = logging.getLogger("busyweight")
 
 
-class Listeners:
-    """Those of ``server``. ``passed`` are what systemd passed; they replace ``listen``."""
+def _name(address: Address) -> str:
+    """An address in what sd_notify(3) allows in a name."""
+    return values.show_address(address).replace(":", "_")
 
-    def __init__(self, server: Server) -> None:
+
+class Listeners:
+    """Those of ``server``. ``passed`` are what systemd's socket unit passed; they replace ``listen``.
+
+    All others systemd keeps for the next agent (``notify``), so that during a restart no poll is refused,
+    and nobody else can take the port.
+    """
+
+    def __init__(self, server: Server, notify: Notifier) -> None:
         self._server = server
+        self._notify = notify
         self._sockets: dict[Address, socket.socket] = {}
         self._passed = False
 
-    def open(self, config: Config, passed: Iterable[socket.socket]) -> None:
-        """Polls are answered from now on. Raises ListenError."""
-        given = {listener.getsockname()[:2]: listener for listener in passed}
+    def open(self, config: Config, passed: Iterable[tuple[str, socket.socket]]) -> None:
+        """Polls are answered from now on. ``passed`` are sockets, with the name under which an agent before
+        this one had them kept, if it was that. Raises ListenError."""
+        passed = list(passed)
+        kept = {name: listener for name, listener in passed if name}
+        given = {address_of(listener): listener for name, listener in passed if not name}
         self._passed = bool(given)
-        self._add(given or open_listeners(config.listen, config.limits.backlog))
+        have = {} if given else {a: kept[_name(a)] for a in config.listen if _name(a) in kept}
+        opened = given or open_listeners(config.listen, config.limits.backlog, have=have)
+        stay = {address: listener for address, listener in have.items() if address not in opened}
+        for name, listener in kept.items():
+            if listener not in stay.values():
+                self._notify.keep_no_more(name)
+                listener.close()
+        for listener in stay.values():
+            listener.listen(config.limits.backlog)
+        self._add({address: opened.get(address) or stay[address] for address in (given or config.listen)})
+        self._keep(opened)
         self._warn_of_passed(config)
 
     def prepare(self, config: Config) -> dict[Address, socket.socket]:
@@ -39,24 +63,44 @@ class Listeners:
     def switch(self, config: Config, opened: dict[Address, socket.socket]) -> None:
         """Takes what :meth:`prepare` opened. Sockets that stay are not touched, so no poll is lost."""
         wanted = tuple(self._sockets) if self._passed else config.listen
-        gone = [address for address in self._sockets if address not in wanted or address in opened]
-        leaving = [self._sockets.pop(address) for address in gone]
+        gone = {
+            address: self._sockets.pop(address)
+            for address in list(self._sockets)
+            if address not in wanted or address in opened
+        }
         self._add(opened)
-        for listener in leaving:
+        for address, listener in gone.items():
+            self._notify.keep_no_more(_name(address))
             self._server.remove(listener)
+        self._keep(opened)
         for listener in self._sockets.values():
             listener.listen(config.limits.backlog)
         self._warn_of_passed(config)
 
+    def _keep(self, opened: dict[Address, socket.socket]) -> None:
+        if not self._passed:
+            for address, listener in opened.items():
+                self._notify.keep(listener, _name(address))
+
+    def keep_no_more(self) -> None:
+        """No other agent follows."""
+        if not self._passed:
+            for address in self._sockets:
+                self._notify.keep_no_more(_name(address))
+
+    def to_follow(self) -> dict[Address, socket.socket] | None:
+        """The sockets that another agent would have to open itself; None where systemd passes them."""
+        return None if self._passed else dict(self._sockets)
+
     def addresses(self) -> list[Address]:
         """Where polls are answered."""
-        return [listener.getsockname()[:2] for listener in self._sockets.values()]
+        return [address_of(listener) for listener in self._sockets.values()]
 
     def _add(self, opened: dict[Address, socket.socket]) -> None:
         for address, listener in opened.items():
             self._sockets[address] = listener
             self._server.add(listener)
-            log.info("listening on %s", values.show_address(listener.getsockname()[:2]))
+            log.info("listening on %s", values.show_address(address_of(listener)))
 
     def _warn_of_passed(self, config: Config) -> None:
         if self._passed and set(self._sockets) != set(config.listen):

@@ -11,11 +11,10 @@ from agent import _scan
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config
 from agent.operate.status import History
-from agent.sampling import capacity
 from agent.sampling.cache import Cache, Pace
 from agent.sampling.sampler import Sampler
 from agent.serve.counters import Replies, Scans
-from agent.weight.policy import Decision
+from agent.weight.policy import Decision, Rule
 from agent.weight.pools import PoolReply, ReplyBuilder, ReplyOverride
 
 log = logging.getLogger("busyweight")
@@ -40,7 +39,7 @@ def _pace(config: Config) -> Pace:
 
 
 class Pipeline:
-    """``config`` is in force, its users and groups in numbers; ``cores`` are the machine's.
+    """``config`` is in force, its users and groups in numbers; ``rules`` are its pools' on this machine.
 
     ``scanned`` is called when a scan has ended and its replies are set; ``replied`` with the default
     pool's reply when a reply has changed.
@@ -49,7 +48,7 @@ class Pipeline:
     def __init__(
         self,
         config: Config,
-        cores: int,
+        rules: list[tuple[str, Rule]],
         scanner: Scanner,
         answerer: Answerer,
         *,
@@ -57,7 +56,6 @@ class Pipeline:
         replied: Callable[[PoolReply], None],
     ) -> None:
         self.config = config
-        self._cores = cores
         self._answerer = answerer
         self._scanned = scanned
         self._replied = replied
@@ -65,13 +63,13 @@ class Pipeline:
         self.history = History(now_s)
         self.reply_counters = Replies(answerer)
         self.scan_counters = Scans()
-        self.builder = ReplyBuilder(config.rules(cores, capacity.quota), config.reply.health)
+        self.builder = ReplyBuilder(rules, config.reply.health)
         self.sampler = Sampler(scanner, self.sampled)
         self.cache: Cache[Snapshot] = Cache(_pace(config), now_s, self.sampler.start)
         self._built_from: Snapshot | None = None
         self._discovery = scanner.discovery
         self._logged: dict[str, str] = {}
-        self._stopping = False
+        self._stopping = ""
         self._cpu_missed = False
 
     def poll(self) -> bool:
@@ -101,16 +99,16 @@ class Pipeline:
         self.builder.override = override
         self.refresh()
 
-    def stop(self) -> None:
+    def stop(self, why: str) -> None:
         """From now on the last reply is sent: that the host is free, unless ``on_stop`` is ``keep``."""
-        self._stopping = True
+        self._stopping = why
         self.refresh()
 
     def refresh(self) -> None:
         """Builds the replies of this moment, and hands them on if they differ from the last ones."""
         if self._stopping and self.config.reply.on_stop == "release":
             # HAProxy keeps the last weight for ever, so the last one is that the host is free.
-            self._hand_on(self.builder.everywhere(Decision(100, "stopping", known=True)))
+            self._hand_on(self.builder.everywhere(Decision(100, self._stopping, known=True), now_s()))
             return
         sample = self.cache.newest()
         no_sample_reason = "no sample yet" if self.cache.age() is None else "no sample of late"
@@ -138,8 +136,8 @@ class Pipeline:
         for reply in replies:
             self._log_state(reply)
 
-    def adopt(self, config: Config, scanner: Scanner | None = None) -> None:
-        """Goes on with another configuration, and with another scanner if there is one."""
+    def adopt(self, config: Config, rules: list[tuple[str, Rule]], scanner: Scanner | None = None) -> None:
+        """Goes on with another configuration or other rules, and with another scanner if there is one."""
         self.config = config
         if scanner is not None:
             self.sampler.close()
@@ -147,7 +145,7 @@ class Pipeline:
             self._discovery = ""
             self.cache = Cache(_pace(config), now_s, self.sampler.start)
         self.cache.pace = _pace(config)
-        builder = ReplyBuilder(config.rules(self._cores, capacity.quota), config.reply.health)
+        builder = ReplyBuilder(rules, config.reply.health)
         builder.inherit(self.builder)
         self.builder = builder
         self._answerer.settle(0.0)

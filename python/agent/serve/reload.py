@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config, ConfigError, warnings
@@ -19,14 +18,11 @@ from agent.operate.status import ReloadOutcome, ReloadTotals
 from agent.operate.threads import NoThreadError, run_in_thread
 from agent.sampling.sampler import Sampler
 from agent.serve import logs
-from agent.serve.exporter import Exporter
+from agent.serve.exporter import Exporter, Prepared
 from agent.serve.listeners import Listeners
 from agent.serve.pipeline import Pipeline
 from agent.serve.server import Address, ListenError, Server
-from agent.serve.startup import FIRST_SAMPLE_S, StartError, in_numbers, open_scanner
-
-if TYPE_CHECKING:
-    from agent.serve.metrics import Endpoint
+from agent.serve.startup import FIRST_SAMPLE_S, Loaded, StartError, load_whole, open_scanner
 
 log = logging.getLogger("busyweight")
 
@@ -36,16 +32,15 @@ class _Plan:
     """All that a new configuration needs, opened and ready. ``scanner`` is None where the one in
     force will do."""
 
-    config: Config
-    gid: int | None
+    loaded: Loaded
     opened: dict[Address, socket.socket]
-    metrics: "Endpoint | None"
+    metrics: Prepared
     scanner: Scanner | None
 
 
 class Reloader:
     """``load`` reads the configuration anew, or raises ConfigError. ``adopted`` is called when the
-    configuration is in force, with it and the number of the group that may command.
+    configuration is in force, with it.
 
     ``outcome`` tells how the last reload went, ``totals`` how many were taken.
     """
@@ -59,7 +54,7 @@ class Reloader:
         answerer: Answerer,
         listeners: Listeners,
         exporter: Exporter,
-        adopted: Callable[[Config, int | None], None],
+        adopted: Callable[[Loaded], None],
     ) -> None:
         self._load = load
         self._pipeline = pipeline
@@ -81,8 +76,14 @@ class Reloader:
             FIRST_SAMPLE_S, log.warning, "the configuration is still being read; the former one is in force meanwhile"
         )
         try:
-            config, gid = await run_in_thread(lambda: in_numbers(self._load()))
-            self._apply(self._plan(config, gid))
+            loaded = await run_in_thread(lambda: load_whole(self._load))
+            metrics = await self._exporter.prepare(loaded.config)
+            try:
+                plan = self._plan(loaded, metrics)
+            except BaseException:
+                self._exporter.discard(metrics)
+                raise
+            self._apply(plan)
         except ConfigError as error:
             faults = error.faults
         except (ListenError, StartError, NoThreadError) as error:
@@ -114,26 +115,24 @@ class Reloader:
             self._successor.close()
             self._successor = None
 
-    def _plan(self, config: Config, gid: int | None) -> _Plan:
+    def _plan(self, loaded: Loaded, metrics: Prepared) -> _Plan:
         """Whatever may fail. What it opened is closed again when it does."""
+        config = loaded.config
         Answerer(list(config.allow))  # fails where the one in force would
         opened = self._listeners.prepare(config)
-        metrics = None
         # One that is to take over already has changed what the kernel looks for.
         same = self._successor is None and _sought(config) == _sought(self._pipeline.config)
         try:
-            metrics = self._exporter.prepare(config)
             # The last that can fail, since it changes what the kernel looks for.
             scanner = None if same else open_scanner(config, self._pipeline.sampler.scanner)
         except Exception:
             for listener in opened.values():
                 listener.close()
-            self._exporter.discard(metrics)
             raise
-        return _Plan(config, gid, opened, metrics, scanner)
+        return _Plan(loaded, opened, metrics, scanner)
 
     def _apply(self, plan: _Plan) -> None:
-        config = plan.config
+        config = plan.loaded.config
         logs.set_up(config.log.level, config.log.format)
         self._listeners.switch(config, plan.opened)
         self._exporter.switch(plan.metrics)
@@ -166,8 +165,9 @@ class Reloader:
         self._pipeline.sampled(snapshot, why)
 
     def _adopt(self, plan: _Plan) -> None:
-        self._pipeline.adopt(plan.config, plan.scanner)
-        self._adopted(plan.config, plan.gid)
+        loaded = plan.loaded
+        self._pipeline.adopt(loaded.config, loaded.counted.rules, plan.scanner)
+        self._adopted(loaded)
 
 
 def _sought(config: Config) -> tuple[object, ...]:

@@ -32,6 +32,7 @@ class Reporter:
         listeners: Listeners,
         overrides: OverrideService,
         reloader: Reloader,
+        metrics: Callable[[], told.MetricsStatus],
     ) -> None:
         self._file = file
         self._control = control
@@ -41,6 +42,7 @@ class Reporter:
         self._listeners = listeners
         self._overrides = overrides
         self._reloader = reloader
+        self._metrics = metrics
         self._began_s = now_s()
 
     def report(self) -> Status:
@@ -68,6 +70,7 @@ class Reporter:
             state_file=overrides.state_file,
             config=told.ConfigStatus(self._file, self._reloader.outcome, self._reloader.totals, config.reply.health),
             control=told.ControlStatus(str(self._control), config.control.group),
+            metrics=self._metrics(),
             polls=self._polls(),
             history=pipeline.history.weights(),
         )

@@ -7,10 +7,12 @@ fast path, and lets no connection's fate out.
 
 import asyncio
 import errno
+import os
 import select
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from agent._scan import Answerer
@@ -30,9 +32,10 @@ class ListenError(OSError):
 
 
 def open_listener(
-    address: Address, backlog: int, *, v6only: bool = False, beside: Iterable[socket.socket] = ()
+    address: Address, backlog: int | None, *, v6only: bool = False, beside: Iterable[socket.socket] = ()
 ) -> socket.socket:
-    """Binds and listens. ``[::]`` serves both families unless ``v6only``.
+    """Binds and listens; without a ``backlog`` it only binds, to see whether that could be.
+    ``[::]`` serves both families unless ``v6only``.
 
     ``beside`` are sockets of our own that this one shall replace: they may have its port until
     they are closed, so that no poll finds it closed. Raises ListenError.
@@ -49,8 +52,9 @@ def open_listener(
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
             for each in [listener, *sharing] if sharing else []:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind((host, port))
-            listener.listen(backlog)
+            listener.bind(_where(host, port))
+            if backlog is not None:
+                listener.listen(backlog)
         except OSError:
             listener.close()
             raise
@@ -63,21 +67,42 @@ def open_listener(
     return listener
 
 
+def _where(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What bind(2) wants: a link-local address goes with the number of its interface. Raises OSError."""
+    host, _, scope = host.partition("%")
+    if not scope:
+        return host, port
+    try:
+        return host, port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
+    except OSError:  # which has no number
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+
+
+def address_of(listener: socket.socket) -> Address:
+    """Where it listens, a link-local address with its interface."""
+    host, port, *more = listener.getsockname()
+    with suppress(OSError):  # an interface that is gone has no name
+        if len(more) == 2 and more[1]:
+            host = f"{host}%{socket.if_indextoname(more[1])}"
+    return host, port
+
+
 def _remedy(error: OSError, port: int) -> str:
     why = (error.strerror or str(error)).lower()
-    if error.errno == errno.EADDRINUSE:
-        return f"{why}; see who has it: ss -ltnp 'sport = :{port}'"
-    if error.errno == errno.EACCES:
-        return f"{why}; ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{why}; no interface of this host has this address"
-    if error.errno == errno.EAFNOSUPPORT:
-        return f"{why}; IPv6 is off on this host: listen on an IPv4 address"
-    return why
+    remedies = {
+        errno.EADDRINUSE: f"see who has it: ss -ltnp 'sport = :{port}'",
+        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd",
+        errno.EADDRNOTAVAIL: "no interface of this host has this address",
+        errno.EAFNOSUPPORT: "IPv6 is off on this host: listen on an IPv4 address",
+        errno.ENODEV: "this host has no interface of that name: see ip link",
+        errno.EINVAL: f"a link-local address needs its interface, as in [fe80::1%eth0]:{port}",
+    }
+    remedy = remedies.get(error.errno or 0)
+    return f"{why}; {remedy}" if remedy else why
 
 
 def open_listeners(
-    addresses: Iterable[Address], backlog: int, *, have: Mapping[Address, socket.socket] = MappingProxyType({})
+    addresses: Iterable[Address], backlog: int | None, *, have: Mapping[Address, socket.socket] = MappingProxyType({})
 ) -> dict[Address, socket.socket]:
     """All of them but those that we have already, or none. Raises ListenError.
 

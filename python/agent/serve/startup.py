@@ -1,13 +1,16 @@
-"""What a configuration needs of the machine before it can be in force: numbers for names, and a scanner.
+"""What a configuration needs of the machine before it can be in force: numbers for names, what counts as
+full, and a scanner.
 
-Used at the start and at every reload. It keeps nothing.
+Used at the start, at every reload, and to see whether another agent could start. It keeps nothing.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from agent._scan import Scanner
 from agent.config.schema import Config, Workers
-from agent.sampling import host
+from agent.sampling import capacity, host
+from agent.weight.policy import Rule
 
 # The start waits for the first sample for so long, and then polls are answered without one; well
 # within the unit's TimeoutStartSec=, or a scan that hangs would have the agent restarted for ever.
@@ -17,6 +20,40 @@ FIRST_SAMPLE_S = 10.0
 
 class StartError(RuntimeError):
     """The agent cannot start, or not so. The text says why, on one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What counts as full on this machine: its cores, where that number comes from, and so each pool's rule."""
+
+    cores: int
+    source: str
+    rules: list[tuple[str, Rule]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration with numbers for names, the group that may command, and what counts as full."""
+
+    config: Config
+    gid: int | None
+    counted: Counted
+
+
+def load_whole(load: Callable[[], Config]) -> Loaded:
+    """Reads a configuration, and asks this machine what it needs for it. May take long: to be called on
+    a thread. Raises ConfigError and StartError."""
+    config, gid = in_numbers(load())
+    try:
+        return Loaded(config, gid, count(config))
+    except OSError as error:
+        raise StartError(f"cannot count what this machine can do: {(error.strerror or str(error)).lower()}") from None
+
+
+def count(config: Config) -> Counted:
+    """What counts as full now. Raises OSError where that cannot be told now."""
+    cores, source = capacity.cores()
+    return Counted(cores, source, config.rules(cores, capacity.quota))
 
 
 def in_numbers(config: Config) -> tuple[Config, int | None]:

@@ -1,4 +1,4 @@
-"""WORLD. What systemd is told, and what it passes.
+"""WORLD. What systemd is told, what it passes, and what it keeps for the next agent.
 
 sd_notify(3) and sd_listen_fds(3) are a datagram and two environment variables; no library is
 needed. Without systemd every call does nothing.
@@ -8,8 +8,8 @@ import asyncio
 import os
 import socket
 import time
+from array import array
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 # What an end takes beside what is waited for on purpose.
 STOP_SLACK_S = 10.0
@@ -17,25 +17,59 @@ STOP_SLACK_S = 10.0
 # sd_listen_fds(3): passed sockets begin here.
 LISTEN_FDS_START = 3
 
+# Of a socket that an agent before this one had systemd keep; the rest of the name tells its address.
+KEPT = "kept-"
+
+
+# What could not be sent is tried again: soon, and then ever less often.
+RETRY_S = 0.05
+RETRY_S_MAX = 10.0
+
 
 class Notifier:
-    """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks."""
+    """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks.
+
+    The manager's queue may be full, or the manager away for a moment; then what was to be said stays
+    due, in its order, until it was. An unsent status or pet gives way to a newer one.
+    """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._status = ""
+        self._due: list[tuple[bytes, socket.socket | None]] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_S
         self._socket = (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             if path
             else None
         )
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, passing: socket.socket | None = None) -> None:
         if self._socket is not None:
-            # The manager's ear may be full or gone; nothing here depends on it.
-            with suppress(OSError):
-                self._socket.sendto("\n".join(lines).encode(), self._address)
+            self._due.append(("\n".join(lines).encode(), passing))
+            self._flush()
+
+    def _flush(self) -> None:
+        assert self._socket is not None  # noqa: S101 - for the type checker; who is due has one
+        if self._retry:
+            self._retry.cancel()
+            self._retry = None
+        while self._due:
+            message, passing = self._due[0]
+            rights = [] if passing is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [passing.fileno()]))]
+            try:
+                self._socket.sendmsg([message], rights, 0, self._address)
+            except OSError:
+                self._retry = asyncio.get_running_loop().call_later(self._retry_s, self._flush)
+                self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
+                return
+            del self._due[0]
+            self._retry_s = RETRY_S
+
+    def _withdraw(self, kind: bytes) -> None:
+        self._due = [each for each in self._due if not each[0].startswith(kind)]
 
     def ready(self) -> None:
         """The service answers, with a sample; also the end of a reload."""
@@ -53,11 +87,33 @@ class Notifier:
         """One line for ``systemctl status``; sent only when it changed."""
         if text != self._status:
             self._status = text
+            self._withdraw(b"STATUS=")
             self._send(f"STATUS={text}")
 
     def pet(self) -> None:
         """Keeps the watchdog quiet."""
+        self._withdraw(b"WATCHDOG=")
         self._send("WATCHDOG=1")
+
+    def no_pet(self) -> None:
+        """The watchdog may bark: one that is still unsent is not true any more."""
+        self._withdraw(b"WATCHDOG=")
+
+    def keep(self, listener: socket.socket, name: str) -> None:
+        """systemd holds this socket until the service is stopped for good, and passes it to the next agent."""
+        self._send("FDSTORE=1", f"FDNAME={KEPT}{name}", passing=listener)
+
+    def keep_no_more(self, name: str) -> None:
+        """The next agent need not have it."""
+        kept = f"FDNAME={KEPT}{name}".encode()
+        self._due = [each for each in self._due if each[1] is None or not each[0].endswith(b"\n" + kept)]
+        self._send("FDSTOREREMOVE=1", f"FDNAME={KEPT}{name}")
+
+    def close(self) -> None:
+        """Nothing is tried again any more."""
+        if self._retry:
+            self._retry.cancel()
+        self._due.clear()
 
 
 class Watchdog:
@@ -77,6 +133,8 @@ class Watchdog:
     def _pet(self, period_s: float) -> None:
         if self._well():
             self._notifier.pet()
+        else:
+            self._notifier.no_pet()
         self._timer = asyncio.get_running_loop().call_later(period_s, self._pet, period_s)
 
     def close(self) -> None:
@@ -97,14 +155,16 @@ def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) 
     return usec / 2_000_000 if usec > 0 else None
 
 
-def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socket]:
-    """The listening stream sockets that systemd passed, set up for the event loop."""
+def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
+    """The listening stream sockets that systemd passed, set up for the event loop: each with the name that
+    it was kept under, or "" for one of a socket unit."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     try:
         count = int(environ.get("LISTEN_FDS", "0"))
     except ValueError:
         return []
+    names = dict(enumerate(environ.get("LISTEN_FDNAMES", "").split(":"), LISTEN_FDS_START))
     sockets = []
     for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + count):
         os.set_inheritable(fd, False)
@@ -114,7 +174,8 @@ def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[socket.socke
             continue
         if passed.type == socket.SOCK_STREAM and passed.family in (socket.AF_INET, socket.AF_INET6):
             passed.setblocking(False)
-            sockets.append(passed)
+            name = names.get(fd, "")
+            sockets.append((name.removeprefix(KEPT) if name.startswith(KEPT) else "", passed))
         else:
             passed.detach()
     return sockets

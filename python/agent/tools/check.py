@@ -37,7 +37,6 @@ def check(config: Config, scanner: Scanner | None = None, cores: int | None = No
     physical cores, the machine's if it is not said.
 
     Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
-    # Counted first: that forks, and a scan leaves threads.
     cores = cores or capacity.cores()[0]
     scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()

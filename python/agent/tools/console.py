@@ -72,6 +72,8 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
         yield "", WAY_OUT
     yield from _evidence(status)
     yield from _polls(status["polls"], status["pools"])
+    if trouble := status.get("metrics", {}).get("trouble"):
+        yield "WARNING", trouble
     yield "config", _config(status["config"], now_s)
     for fault in (status["config"]["reload"] or {}).get("faults", []):
         yield "", fault

@@ -21,6 +21,9 @@ def metrics(patient: Patient) -> Iterator[Finding]:
     address = patient.config.metrics.listen
     if address is None:
         return
+    if trouble := ((patient.status or {}).get("metrics") or {}).get("trouble"):
+        yield Finding("fail", "metrics", trouble, "mend that; the agent tries again every half minute")
+        return
     shown = values.show_address(address)
     try:
         code, body = _scrape(address)

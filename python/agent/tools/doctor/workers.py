@@ -66,7 +66,7 @@ def workers(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "workers",
-            f"{patient.found.snapshot.unreadable} processes with a worker's name must not be read by this user",
+            f"{patient.found.snapshot.unreadable} processes that may be workers must not be read by this user",
             "run doctor as root to see whether they are workers, and see to it that the agent may read them",
         )
 
