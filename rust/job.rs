@@ -47,16 +47,26 @@ impl Context {
         let mut buf = [0; COMM_LEN_MAX];
         let comm = files.comm(pid, &mut buf)?;
         let named = self.bits(|s| s.comm.matches(comm));
+        let (accepting, euid) = self.accepting(pid, named, files)?;
+        Ok(Identity { named, accepted: named & accepting, euid })
+    }
+
+    /// The selectors that accept the process's users and cgroups, of `those` at least, and its effective
+    /// user where that was read.
+    ///
+    /// # Errors
+    /// See [`Miss`].
+    pub(crate) fn accepting(&self, pid: Pid, those: u32, files: &Files) -> Result<(u32, Option<u32>), Miss> {
         let by_users = self.bits(|s| !s.users.is_empty());
         let by_cgroups = self.bits(|s| !s.cgroups.is_empty());
-        let wants_users = named & by_users != 0 || (self.detail && named != 0);
+        let wants_users = those & by_users != 0 || (self.detail && those != 0);
         let uids = if wants_users { readable(files.uids(pid))? } else { None };
-        let cgroups = if named & by_cgroups != 0 { readable(files.cgroups(pid))? } else { None };
+        let cgroups = if those & by_cgroups != 0 { readable(files.cgroups(pid))? } else { None };
         let accepted = self.bits(|s| {
             (s.users.is_empty() || uids.is_some_and(|ids| ids.iter().all(|id| s.users.contains(id))))
                 && (s.cgroups.is_empty() || cgroups.iter().flatten().any(|c| s.in_cgroup(c)))
         });
-        Ok(Identity { named, accepted: named & accepted, euid: uids.map(|[_, effective]| effective) })
+        Ok((accepted, uids.map(|[_, effective]| effective)))
     }
 
     /// The selectors that want to know of the CPU time of their workers.

@@ -12,6 +12,7 @@ pub mod cpu_time;
 pub mod discovery;
 mod effort;
 pub mod error;
+pub mod hidden;
 pub mod job;
 pub mod net;
 pub mod presets;

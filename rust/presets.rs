@@ -77,7 +77,7 @@ impl Selector {
         let (grammar, own): (_, &[&str]) = match spec.preset.as_str() {
             "sidekiq" => (Grammar::Sidekiq, &["sidekiq*", "ruby*", "bundle*"]),
             "faktory" => (Grammar::Faktory, &["faktory*", "ruby*", "bundle*"]),
-            "resque" => (Grammar::Resque, &["resque*", "ruby*", "rake*", "bundle*"]),
+            "resque" => (Grammar::Resque, &["resque*", "ruby*", "rake*", "bundle*", "pyres*", "python*", "php*"]),
             // Python's setproctitle changes the name too, to the first bytes of the title.
             "rq" => (Grammar::Rq, &["rq*", "python*"]),
             "postgres" => (Grammar::Postgres, &["postgres*"]),

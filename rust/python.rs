@@ -19,6 +19,7 @@ use crate::clock;
 use crate::cpu_time::Way;
 use crate::discovery;
 use crate::error::Error;
+use crate::hidden;
 use crate::job::Context;
 use crate::net::Net;
 use crate::presets::{self, Spec};
@@ -361,6 +362,23 @@ fn borrowed<'a>(listener: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(listener) }
 }
 
+/// See `hidden.rs`.
+#[pyfunction]
+fn hidden_by_name(
+    py: Python<'_>,
+    procfs: &str,
+    selectors: Vec<PyRef<'_, Selector>>,
+) -> PyResult<Vec<(u32, String, u32)>> {
+    if selectors.len() > SELECTORS_MAX {
+        return Err(Error::TooManySelectors(selectors.len()).into());
+    }
+    let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
+    let mut procfs = Procfs::open(Path::new(procfs))?;
+    let context = Context { selectors, detail: false, way: Way::Stat };
+    let found = py.detach(|| hidden::hidden_by_name(&mut procfs, &context));
+    Ok(found.into_iter().map(|h| (h.pid, String::from_utf8_lossy(&h.comm).into_owned(), h.mask)).collect())
+}
+
 /// The one clock; see `clock.rs`.
 #[pyfunction]
 fn now_ns() -> u64 {
@@ -372,6 +390,7 @@ fn now_ns() -> u64 {
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(now_ns, m)?)?;
+    m.add_function(wrap_pyfunction!(hidden_by_name, m)?)?;
     m.add_class::<Selector>()?;
     m.add_class::<Scanner>()?;
     m.add_class::<Snapshot>()?;

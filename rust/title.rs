@@ -209,14 +209,15 @@ fn faktory(title: &[u8]) -> Reading {
 
 /// The operator may set a prefix (`RESQUE_PROCLINE_PREFIX`), so the program's name may stand
 /// anywhere; the version's digit tells it from `resque-scheduler`, which does no jobs.
+///
+/// Its relatives write the same states: resqued puts a `[tag]` before them, php-resque and pyres
+/// their queues after the version, ` (q1,q2)` or ` [q1,q2]`.
 fn resque(title: &[u8]) -> Reading {
-    const NAME: &[u8] = b"resque-";
-    let mut at = 0;
-    while let Some(found) = title[at..].windows(NAME.len()).position(|w| w == NAME) {
-        at += found + NAME.len();
-        let version = title[at..].iter().take_while(|b| !b": ".contains(b)).count();
-        if version > 0 && title[at].is_ascii_digit() {
-            if let Some(state) = title[at + version..].strip_prefix(b": ") {
+    for name in [&b"resque-"[..], b"pyres_worker-"] {
+        let mut at = 0;
+        while let Some(found) = title[at..].windows(name.len()).position(|w| w == name) {
+            at += found + name.len();
+            if let Some(state) = resque_state(&title[at..]) {
                 return match words(state).next() {
                     Some(b"Waiting" | b"Paused" | b"Starting") => Reading::IDLE,
                     Some(b"Processing" | b"Forked") => Reading::BUSY,
@@ -226,6 +227,25 @@ fn resque(title: &[u8]) -> Reading {
         }
     }
     Reading::No
+}
+
+/// `VERSION[ (QUEUES)][ [QUEUES]]: [[TAG]]STATE` -> STATE.
+fn resque_state(text: &[u8]) -> Option<&[u8]> {
+    let version_len = text.iter().take_while(|b| !b": ".contains(b)).count();
+    if !text.first()?.is_ascii_digit() {
+        return None;
+    }
+    let mut rest = &text[version_len..];
+    for (open, close) in [(&b" ("[..], b')'), (b" [", b']')] {
+        rest = rest.strip_prefix(open).and_then(|inner| after(inner, close)).unwrap_or(rest);
+    }
+    let state = rest.strip_prefix(b": ")?.trim_ascii_start();
+    Some(state.strip_prefix(b"[").and_then(|tag| after(tag, b']')).unwrap_or(state))
+}
+
+/// What stands behind the first of these bytes.
+fn after(text: &[u8], byte: u8) -> Option<&[u8]> {
+    text.iter().position(|&b| b == byte).map(|at| &text[at + 1..])
 }
 
 fn rq(title: &[u8]) -> Reading {

@@ -13,6 +13,11 @@ def now_ns() -> int:
     """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
     goes back. All points in time here are of this clock."""
 
+def hidden_by_name(procfs: str, selectors: list[Selector]) -> list[tuple[int, str, int]]:
+    """Processes with a title that a selector would count, and with a name that is not among its own: pid, name,
+    and the selectors as bits; at most 100, forked copies left out. Reads all of /proc, and may hang at one process:
+    to be called rarely, on a thread of its own. GIL released. Raises OSError if there is no such root."""
+
 Reading: TypeAlias = tuple[int, int, bool] | Literal["unparsable"] | None
 
 @final
