@@ -51,7 +51,10 @@ def _one_job(state: bytes, idle: set[bytes], busy: set[bytes]) -> tuple[int, int
 
 def resque(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     """What a Resque worker's title says: the word after its name and version."""
-    found = re.search(rb"(?:resque|pyres_worker)-\d[^: ]*(?: \([^)]*\))?(?: \[[^\]]*\])?: +(?:\[[^\]]*\] *)?([^ ]*)", cmdline.split(b"\0")[0])
+    found = re.search(
+        rb"(?:resque|pyres_worker)-\d[^: ]*(?: \([^)]*\))?(?: \[[^\]]*\])?: +(?:\[[^\]]*\] *)?([^ ]*)",
+        cmdline.split(b"\0")[0],
+    )
     return found and _one_job(found[1], {b"Waiting", b"Paused", b"Starting"}, {b"Processing", b"Forked"})
 
 

@@ -20,8 +20,6 @@ from tests.real.parts import free_port, need, until
 from tests.serve.running import begins_with
 from tests.tree import Tree, TreeAgent
 
-from .running import begins_with
-
 HERE = Path(__file__).parents[2]
 DEADLINE_S = 10.0
 EAGER = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n'

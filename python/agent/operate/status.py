@@ -54,7 +54,8 @@ class AgentStatus:
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """One pool's reply, and what it rests on. ``capacity`` is None for the sum of all threads,
-    ``counts`` without a sample."""
+    ``counts`` without a sample.
+    ``hidden``: workers that do not count, since their names are not in ``workers.comm``; looked for rarely."""
 
     pool: str
     reply: str
@@ -65,6 +66,7 @@ class PoolStatus:
     count: str
     capacity: float | None
     counts: dict[str, int] | None
+    hidden: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,15 @@
-"""Workers whom `workers.comm` hides: asked for at the start and rarely afterwards, while somebody polls.
+"""Workers whom `workers.comm` hides: those with a worker's title under a name that the filter does not know.
 
-A worker under a name that the filter does not know (a wrapper's, another Ruby's) would make a busy host look
-idle. The look itself reads all of /proc and may hang, so it has a thread of its own, one at a time, which is the
-caller's to start. Nothing here counts for a weight: it only tells that a count cannot be the whole truth.
+A wrapper's name, or another Ruby's, would make a busy host look idle. A look reads all of /proc and may hang, so
+it is for a thread of its own. Nothing here counts: it only tells that a count cannot be the whole truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import _scan
 from agent.config.schema import Config
 from agent.sampling import host
-
-# The first look is soon after the start, the later ones far apart: one reads every process's name and title.
-FIRST_AFTER_S = 5.0
-PERIOD_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +29,6 @@ def look(config: Config) -> Outsiders:
     selectors = [host.selector(pool.workers) for pool in pools]
     found = _scan.hidden_by_name(config.scan.procfs, selectors)
     return Outsiders(tuple(tuple((pid, comm) for pid, comm, mask in found if mask & 1 << i) for i in range(len(pools))))
-
-
-class Watch:
-    """When to look. ``start`` begins a look on a thread; its end is told by :meth:`ended`."""
-
-    def __init__(self, clock: Callable[[], float], start: Callable[[], None]) -> None:
-        self._clock = clock
-        self._start = start
-        self._due_s = clock() + FIRST_AFTER_S
-        self._looking = False
-        self.newest = Outsiders()
-
-    def poll(self) -> None:
-        """Somebody polls: a look begins if it is time for one, and none is under way or hangs."""
-        if not self._looking and self._clock() >= self._due_s:
-            self._looking = True
-            self._start()
-
-    def ended(self, found: Outsiders | None) -> bool:
-        """A look ended, with what it found, or broke. Whether that is something new."""
-        self._looking = False
-        self._due_s = self._clock() + PERIOD_S
-        new = found is not None and found != self.newest
-        if found is not None:
-            self.newest = found
-        return new
-
-    def again(self) -> None:
-        """What is looked for has changed."""
-        self.newest = Outsiders()
-        self._due_s = self._clock() + FIRST_AFTER_S
 
 
 def described(hidden: Sequence[tuple[int, str]]) -> str:

@@ -20,6 +20,7 @@ from agent.operate.state import StateFile
 from agent.serve import successor
 from agent.serve.exporter import Exporter
 from agent.serve.listeners import Listeners
+from agent.serve.outsiders import OutsiderWatch
 from agent.serve.pipeline import Pipeline, now_s
 from agent.serve.recount import Recount
 from agent.serve.reload import Reloader
@@ -71,6 +72,7 @@ class Daemon:
             replied=self._replied,
         )
         self._recount = Recount(pipeline, loaded)
+        self._outsiders = OutsiderWatch(pipeline)
         self._overrides = OverrideService(StateFile(state), now_s, pipeline.override, config.reply.release_for)
         pipeline.builder.override = self._overrides.reply
         self._heard = HeardFile(state)
@@ -138,12 +140,8 @@ class Daemon:
                 self._reloading.cancel()
             await self._overrides.close()
             await self._heard.close()
-            self._watchdog.close()
-            self._notify.close()
-            self._commands.close()
-            self._reloader.close()
-            self._exporter.close()
-            self._server.close()
+            for part in (self._watchdog, self._notify, self._commands, self._reloader, self._exporter, self._server):
+                part.close()
             pipeline.close()
         log.info("stopped")
 
@@ -183,6 +181,7 @@ class Daemon:
         self._first_scan.set()
         self._server.resume()
         self._recount.look()
+        self._outsiders.look()
 
     def _replied(self, reply: PoolReply) -> None:
         self._heard.note(self._pipeline.builder.heard())
@@ -190,6 +189,7 @@ class Daemon:
 
     def _adopted(self, loaded: Loaded) -> None:
         self._recount.take(loaded)
+        self._outsiders.again()
         self._overrides.configure(loaded.config.reply.release_for)
         self._commands.allow_group(loaded.gid)
 

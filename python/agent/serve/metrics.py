@@ -120,6 +120,8 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
         ("quarantined_processes", "quarantined", "Processes that hung a reader and wait to be tried again."),
     ):
         yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
+    hidden = [((pool["pool"],), float(pool["hidden"])) for pool, _ in counted]
+    yield _gauge("hidden_workers", "Workers that do not count, their names not being in workers.comm.", hidden, "pool")
     ages = [((pool["pool"],), of["oldest_ms"] / 1e3) for pool, of in counted]
     yield _gauge("oldest_reading_age_seconds", "Age of the oldest title that counts, at the last scan.", ages, "pool")
 

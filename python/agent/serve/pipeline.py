@@ -12,6 +12,7 @@ from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config
 from agent.operate.status import History
 from agent.sampling.cache import Cache, Pace
+from agent.sampling.outsiders import Outsiders
 from agent.sampling.sampler import Sampler
 from agent.serve.counters import Replies, Scans
 from agent.weight.policy import Decision, Rule
@@ -60,6 +61,7 @@ class Pipeline:
         self._scanned = scanned
         self._replied = replied
         self.replies: list[PoolReply] = []
+        self.outsiders = Outsiders()
         self.history = History(now_s)
         self.reply_counters = Replies(answerer)
         self.scan_counters = Scans()
@@ -120,6 +122,7 @@ class Pipeline:
                 now_s(),
                 visible=sample is not None and sample.visible,
                 whole=sample is not None and (sample.whole or self.config.scan.pid_namespace == "any"),
+                hidden=[len(self.outsiders.of(i)) for i in range(len(self.builder.rules))],
                 no_sample_reason=no_sample_reason,
             )
         )
@@ -138,6 +141,8 @@ class Pipeline:
 
     def adopt(self, config: Config, rules: list[tuple[str, Rule]], scanner: Scanner | None = None) -> None:
         """Goes on with another configuration or other rules, and with another scanner if there is one."""
+        if config is not self.config:
+            self.outsiders = Outsiders()
         self.config = config
         if scanner is not None:
             self.sampler.close()

@@ -90,6 +90,7 @@ class Reporter:
                 count=rule.count,
                 capacity=rule.capacity,
                 counts=told.counts(found[i]) if i < len(found) else None,
+                hidden=len(pipeline.outsiders.of(i)),
             )
             for i, (reply, (_, rule)) in enumerate(zip(pipeline.replies, pipeline.builder.rules, strict=False))
         ]

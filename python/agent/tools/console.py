@@ -93,6 +93,11 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if pool["counts"]:
             title = f"workers of pool {pool['pool']}" if pool["pool"] else "workers"
             yield title, show_counts(pool["counts"])
+        if pool["hidden"]:
+            yield (
+                "WARNING",
+                f"{pool['hidden']} workers do not count: workers.comm has not their names; see doctor",
+            )
     found = "" if sample is None else f"{sample['discovery']}, knows {sample['processes']} processes"
     if sample is not None and sample["unreadable"]:
         found += f", {sample['unreadable']} unreadable"

@@ -74,18 +74,21 @@ def formula(busy: float, capacity: float) -> int:
     return round(100 * (1 - busy / capacity))
 
 
-def unknown_reason(rule: Rule, counts: Counts, *, visible: bool, whole: bool) -> str | None:
+def unknown_reason(rule: Rule, counts: Counts, *, visible: bool, whole: bool, hidden: int) -> str | None:
     """Why nothing can be said of this pool, or None if something can.
 
     Not to see is never to be idle: no worker at all on a host that can be seen (``whole``) is idle, but
     workers none of which can be read are not. Where some can be read and others cannot, those others may
-    have no job or all of them; if that decides whether the host is full, its state is unknown.
+    have no job or all of them; if that decides whether the host is full, its state is unknown. It is, too,
+    where all workers that there are bear names that are filtered out (``hidden``).
     """
     if not visible:
         return "cannot see processes"
     blind = counts.unparsable + counts.unread
     if not whole and counts.workers + blind == 0:
         return "sees no workers, nor the whole host"
+    if hidden and counts.workers + blind == 0:
+        return f"workers.comm hides all {hidden} workers"
     if counts.readable == 0:
         if counts.unparsable:
             return "cannot read titles"
@@ -127,9 +130,9 @@ def _reason(rule: Rule, counts: Counts) -> str:
     return ", ".join(parts)
 
 
-def decide(rule: Rule, counts: Counts, *, visible: bool, whole: bool = True) -> Decision:
+def decide(rule: Rule, counts: Counts, *, visible: bool, whole: bool = True, hidden: int = 0) -> Decision:
     """The weight that a pool's counts ask for, before any slow rise."""
-    why = unknown_reason(rule, counts, visible=visible, whole=whole)
+    why = unknown_reason(rule, counts, visible=visible, whole=whole, hidden=hidden)
     if why:
         return unknown(rule, why)
     return Decision(max(rule.floor, formula(*usage(rule, counts))), _reason(rule, counts), known=True)

@@ -78,7 +78,7 @@ class ReplyBuilder:
             elif name in heard:
                 self._before[name] = (heard[name], STANDS_STILL)
 
-    def build(
+    def build(  # noqa: PLR0913 - what one scan saw, each thing by its name
         self,
         counts: Sequence[Counts] | None,
         now_s: float,
@@ -86,6 +86,7 @@ class ReplyBuilder:
         visible: bool,
         no_sample_reason: str,
         whole: bool = True,
+        hidden: Sequence[int] = (),
     ) -> list[PoolReply]:
         """What all pools say at ``now_s``. Without counts there is only ``no_sample_reason``: why."""
         self.rising = False
@@ -93,7 +94,8 @@ class ReplyBuilder:
             decisions = [policy.unknown(rule, no_sample_reason) for _, rule in self.rules]
         else:
             decisions = [
-                policy.decide(rule, counts[i], visible=visible, whole=whole) for i, (_, rule) in enumerate(self.rules)
+                policy.decide(rule, counts[i], visible=visible, whole=whole, hidden=hidden[i] if hidden else 0)
+                for i, (_, rule) in enumerate(self.rules)
             ]
         pools = zip(self.rules, decisions, strict=True)
         return [self._build_one(name, rule, decision, now_s) for (name, rule), decision in pools]
