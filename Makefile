@@ -57,12 +57,13 @@ soak: build ## the long tests, about half an hour; installs what they need
 	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
 
 # zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
-dist: $(BIN)/.dist ## a wheel, its source and a Debian package, in dist/
+dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*
 	PATH="$(CURDIR)/$(BIN):$(PATH)" BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist \
 		--zig --compatibility manylinux2014 --out dist
 	tools/deb.sh dist/*.whl dist
+	tools/rpm.sh dist/*.whl dist
 
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist

@@ -3,8 +3,8 @@
 #
 #   tools/deb.sh WHEEL DIRECTORY [REVISION]   writes DIRECTORY/busyweight_VERSION-REVISION_ARCHITECTURE.deb
 #
-# VERSION is the wheel's; REVISION, 1 unless told, is the packaging's own. The manual page comes from the command
-# line's parser and the configuration file from the agent's own table of keys, both as the wheel has them.
+# VERSION is the wheel's; REVISION, 1 unless told, is the packaging's own. The manual page and what shells complete come
+# from the command line's parser, and the configuration file from the agent's own table of keys, both as the wheel has them.
 # It must never compile anything, nor leave anything but the package outside target/.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -42,6 +42,7 @@ COLUMNS=80 .venv/bin/argparse-manpage --module agent.cli --function parser --for
     --prog busyweight --project-name busyweight --version "$version" --manual-title "User Commands" \
     --description "tell HAProxy how much of this host is free" --include tools/manpage.inc \
     --output "$tree/busyweight.1"
+for shell in bash zsh; do .venv/bin/python -m tools.completion $shell >"$tree/completion.$shell"; done
 
 unset PYTHONPATH # Debian's tools are in Python, too
 cd "$tree"

@@ -32,6 +32,8 @@ test  tmux              a terminal whose screen can be read
 soak  valgrind          looks how memory is used
 dist  debhelper         makes the Debian package
 dist  dh-python         its dependencies, and byte code where it is installed
+dist  rpm               makes the RPM
+test-dist rpmlint       what Fedora thinks of that
 test-dist lintian       what Debian thinks of the package
 test-dist systemd-container  boots the Debian that it is installed in
 test-dist debootstrap   makes that Debian

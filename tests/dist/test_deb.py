@@ -79,6 +79,30 @@ def test_socket_unit_is_there_and_left_to_the_operator(installed: Machine) -> No
     assert installed.run("systemctl", "is-active", SOCKET, check=False).stdout == "inactive\n"
 
 
+COMPLETES = """
+. /usr/share/bash-completion/completions/busyweight
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_shtab_busyweight
+echo "${COMPREPLY[*]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [(["dra"], {"drain"}), (["haproxy", ""], {"lint", "snippet"}), (["drain", "--re"], {"--reason"})],
+)
+def test_the_shell_completes_what_the_command_line_knows(
+    installed: Machine, words: list[str], completed: set[str]
+) -> None:
+    said = installed.run("bash", "-c", COMPLETES, "bash", "busyweight", *words).stdout
+    assert completed <= set(said.split())
+
+
+def test_debians_own_tests_of_the_package_pass(installed: Machine) -> None:
+    installed.copy(REPOSITORY / "debian/tests/answers", "/run/answers")
+    assert installed.run("/run/answers").stdout.splitlines()[-1] == "well"
+
+
 def test_command_asks_the_running_agent(installed: Machine) -> None:
     assert installed.run("busyweight", "status").stdout
     assert installed.run("busyweight", "config").stderr == ""
