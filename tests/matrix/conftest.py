@@ -40,7 +40,7 @@ def tree(request: pytest.FixtureRequest) -> Tree:
 def installed(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel, with all extras, in a virtual environment of the tree's Python."""
     place = tmp_path_factory.mktemp(tree.release) / "venv"
-    tree.run(["python3", "-m", "venv", place])
+    tree.run(["python3", "-m", "venv", place], deadline_s=300)
     tree.run(
         [place / "bin/pip", "install", "--quiet", "--only-binary=:all:", f"busyweight[all] @ file://{wheel()}"],
         deadline_s=300,
