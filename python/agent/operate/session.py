@@ -92,7 +92,13 @@ class Session:
 
     def _listen(self) -> None:
         self._patience(IDLE_S, self._idle)
-        self._loop.add_reader(self._socket, self._readable)
+        self._watch(self._loop.add_reader, self._readable)
+
+    def _watch(self, add: Callable[..., None], then: Callable[[], None]) -> None:
+        try:
+            add(self._socket, then)
+        except OSError:  # the kernel has no room for one more watch
+            self.close()
 
     def _idle(self) -> None:
         if self._read:
@@ -158,7 +164,7 @@ class Session:
             return
         self._unsent = self._unsent[sent:]
         if self._unsent:
-            self._loop.add_writer(self._socket, self._writable)
+            self._watch(self._loop.add_writer, self._writable)
             return
         self._loop.remove_writer(self._socket)
         if self._last:

@@ -229,7 +229,16 @@ class Server:
         return self._waiting_since_turn is None or self._waiting_since_turn != left_waiting_at
 
     def _watch(self, listener: socket.socket) -> None:
-        self._loop.add_reader(listener.fileno(), self._readable, listener)
+        try:
+            self._loop.add_reader(listener.fileno(), self._readable, listener)
+        except OSError:  # the kernel has no room for one more watch: later, or nobody would ever be answered here
+            self._backing_off[listener] = self._loop.call_later(STUCK_PAUSE_S, self._back_off_ended, listener)
+
+    def _await_line(self, fd: int) -> None:
+        try:
+            self._loop.add_reader(fd, self._line, fd)
+        except OSError:
+            self._expire(fd)
 
     def _readable(self, listener: socket.socket) -> None:
         if not self._answerer.settled():
@@ -247,7 +256,7 @@ class Server:
         end, owing = self._answerer.burst(listener.fileno(), most)
         for fd in owing:
             self._awaiting_line[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
-            self._loop.add_reader(fd, self._line, fd)
+            self._await_line(fd)
         while len(self._awaiting_line) > self.awaiting_line_max:
             # Who has owed for longest makes room: a balancer sends its line with the connection.
             self._expire(next(iter(self._awaiting_line)), crowded=True)
@@ -280,7 +289,7 @@ class Server:
         if self._answerer.readable(fd):
             self._awaiting_line.pop(fd).cancel()
         else:
-            self._loop.add_reader(fd, self._line, fd)
+            self._await_line(fd)
 
     def _expire(self, fd: int, *, crowded: bool = False) -> None:
         self._loop.remove_reader(fd)
