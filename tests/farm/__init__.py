@@ -148,6 +148,16 @@ class Farm:
         """Ends `hold_mmap_lock`."""
         self._ask("release", pid, 0)
 
+    def burn(self, pids: Iterable[int], percent: int = 100) -> None:
+        """From now on each takes that share of a core, in periods of 10 ms; it can be asked for anything meanwhile."""
+        for pid in pids:
+            self._ask("burn", pid, percent)
+
+    def rest(self, pids: Iterable[int]) -> None:
+        """Ends `burn`."""
+        for pid in pids:
+            self._ask("burn", pid, 0)
+
     def churn(self, per_second: int, seconds: int, *, comm: str = "sh", fork_only: bool = False) -> int:
         """For so many seconds, so many processes a second fork, execute `comm` and exit; returns at once.
 

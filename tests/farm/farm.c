@@ -7,7 +7,7 @@
  *     title COUNT, then COUNT lines PID TITLE
  *     rename PID COMM    exec PID COMM ARGV    fork PID COUNT COMM -> pids
  *     kill PID...        zombie PID...         reap PID...          stop PID...    resume PID...
- *     hold PID MIB       release PID           churned PID -> count
+ *     hold PID MIB       release PID           burn PID PERCENT     churned PID -> count
  *     churn PER_SECOND SECONDS FORK_ONLY COMM -> pid
  *
  * It must never signal a process that it did not start: children are signalled only while they are unreaped, and
@@ -287,6 +287,11 @@ static bool release(void)
     return ask_number(RELEASE);
 }
 
+static bool burn(void)
+{
+    return ask_number(BURN);
+}
+
 static bool churn(void)
 {
     uint32_t per_second = number(), seconds = number(), fork_only = number();
@@ -327,8 +332,8 @@ static bool obey(char **line, size_t *size)
         bool (*call)(void);
     } commands[] = {{"spawn", spawn},   {"rename", rename_comm}, {"exec", exec_into}, {"fork", fork_copies},
                     {"kill", kill_all}, {"zombie", zombify},     {"reap", reap},      {"stop", stop},
-                    {"resume", resume}, {"hold", hold},          {"release", release}, {"churn", churn},
-                    {"churned", churned}};
+                    {"resume", resume}, {"hold", hold},          {"release", release}, {"burn", burn},
+                    {"churn", churn},   {"churned", churned}};
     const char *verb = strtok(*line, " \n");
     if (!verb)
         return fail("empty line", EINVAL);

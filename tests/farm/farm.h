@@ -15,13 +15,13 @@
 #define DATA_BYTES 16384
 #define MAX_THREADS 64
 
-enum command { TITLE = 1, RENAME, EXEC, FORK, HOLD, RELEASE, CHURN };
+enum command { TITLE = 1, RENAME, EXEC, FORK, HOLD, RELEASE, CHURN, BURN };
 
 struct slot {
     _Atomic uint32_t asked;
     _Atomic uint32_t done;
     uint32_t command;
-    uint32_t argument; /* FORK: the copy's slot; HOLD: MiB; CHURN: processes per second */
+    uint32_t argument; /* FORK: the copy's slot; HOLD: MiB; CHURN: processes per second; BURN: percent of a core */
     uint32_t seconds;  /* CHURN */
     uint32_t length;   /* bytes of data */
     int32_t result;    /* a pid, a count, or -errno */

@@ -26,10 +26,12 @@
 
 #define CHURN_AT_ONCE 64
 #define COPY_LOOKS_UP_MS 1000
+#define BURN_PERIOD_MS 10
 
 static struct slot *me;
 static char *data;
 static bool is_copy;
+static uint32_t burns_percent;
 
 static char *title_area;
 static size_t argv_bytes, area_bytes;
@@ -111,6 +113,7 @@ static int32_t fork_copy(void)
         prctl(PR_SET_NAME, data);
     take_slot(slot);
     is_copy = true;
+    burns_percent = 0;
     answer(0);
     live();
 }
@@ -214,16 +217,37 @@ static void obey(void)
         return hold_mmap_lock();
     case CHURN:
         return answer(churn());
+    case BURN:
+        burns_percent = me->argument;
+        return answer(0);
     default:
         return answer(0);
     }
+}
+
+static int64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Takes its share of a core for one period; how long it may wait for a question then, in milliseconds. */
+static int burn(uint32_t seen)
+{
+    int busy_ms = (int)burns_percent * BURN_PERIOD_MS / 100;
+    int64_t end_us = now_us() + busy_ms * 1000;
+    while (now_us() < end_us && atomic_load(&me->asked) == seen)
+        continue;
+    return BURN_PERIOD_MS - busy_ms;
 }
 
 static _Noreturn void live(void)
 {
     uint32_t seen = atomic_load(&me->done);
     for (;;) {
-        futex_wait(&me->asked, seen, is_copy ? COPY_LOOKS_UP_MS : -1);
+        int patience_ms = burns_percent ? burn(seen) : is_copy ? COPY_LOOKS_UP_MS : -1;
+        futex_wait(&me->asked, seen, patience_ms);
         if (atomic_load(&me->asked) != seen) {
             obey();
             seen = atomic_load(&me->done);

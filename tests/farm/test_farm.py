@@ -110,6 +110,38 @@ def test_a_held_mmap_lock_is_released_by_the_next_command(farm: Farm) -> None:
         assert time.monotonic() < deadline
 
 
+def cpu_s(pid: int) -> float:
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def test_a_process_burns_until_it_rests_and_can_be_asked_meanwhile(farm: Farm) -> None:
+    [pid] = farm.spawn(title=sidekiq_title(0))
+    farm.burn([pid])
+    deadline = time.monotonic() + 10
+    while cpu_s(pid) < 0.2:
+        assert time.monotonic() < deadline
+    farm.retitle({pid: sidekiq_title(1)})
+    assert proc(pid, "cmdline").rstrip(b"\0") == sidekiq_title(1)
+    taken = cpu_s(pid)
+    while cpu_s(pid) < taken + 0.1:
+        assert time.monotonic() < deadline
+    farm.rest([pid])
+    while state(pid) != b"S":
+        assert time.monotonic() < deadline
+
+
+def test_a_process_burns_the_share_that_it_is_told(farm: Farm) -> None:
+    half, quarter = farm.spawn(2)
+    for pid in (half, quarter):
+        os.setpriority(os.PRIO_PROCESS, pid, -20)
+    farm.burn([half], 50)
+    farm.burn([quarter], 20)
+    deadline = time.monotonic() + 20
+    while cpu_s(half) < 0.5:
+        assert time.monotonic() < deadline
+    assert 0.1 < cpu_s(quarter) / cpu_s(half) < 0.9
+
+
 @pytest.mark.parametrize("fork_only", [False, True])
 def test_a_churn_starts_processes_under_the_wanted_name_and_ends(farm: Farm, fork_only: bool) -> None:
     assert 0 < farm.churned(farm.churn(50, 1, comm="ruby", fork_only=fork_only)) <= 50
