@@ -51,7 +51,8 @@ def busyweight(discovery: str, cgroup: str) -> Scan:
         raise UnavailableError("no cgroup v2 hierarchy to make a group in")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as a service's unit does
-    selector = _scan.Selector("sidekiq", cgroups=[cgroup] if discovery == "cgroup" else [])
+    # CPU times are asked for, too, as by default (workers.now).
+    selector = _scan.Selector("sidekiq", cgroups=[cgroup] if discovery == "cgroup" else [], now=True)
     scanner = _scan.Scanner("/proc", discovery, [selector], kept_max=KEPT_MAX)
     if scanner.refused:
         raise UnavailableError("; ".join(scanner.refused))

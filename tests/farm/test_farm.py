@@ -133,7 +133,7 @@ def test_a_process_burns_until_it_rests_and_can_be_asked_meanwhile(farm: Farm) -
 def test_a_process_burns_the_share_that_it_is_told(farm: Farm) -> None:
     half, quarter = farm.spawn(2)
     for pid in (half, quarter):
-        os.setpriority(os.PRIO_PROCESS, pid, -20)
+        os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
     farm.burn([half], 50)
     farm.burn([quarter], 20)
     deadline = time.monotonic() + 20

@@ -43,7 +43,7 @@ FORGOTTEN_S = 0.4 + 2 * WINDOW_S
 
 # Of those that burn at one time; each takes so many hundredths of a core.
 BURNERS_MAX = 2
-BURN_PERCENT = 60
+BURN_PERCENT = 40
 
 # So many replies are wanted where there is one true count.
 IN_A_REST = 10
@@ -182,7 +182,7 @@ class Workers:
     def burn(self, pids: list[int]) -> None:
         for pid in pids:
             # They take what they are to take, whatever else the machine does.
-            os.setpriority(os.PRIO_PROCESS, pid, -20)
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
             self.effort[pid].burns_s = now()
         self.journal.note(*self.shown(self.busy))
         self.farm.burn(pids, BURN_PERCENT)
@@ -226,9 +226,8 @@ class Workers:
         self.burn(chosen)
 
     def stay(self, heard: list[Heard]) -> Rest:
-        time.sleep(max(NOTICED_S, FORGOTTEN_S))
+        until(lambda: len(set(self.shown(self.busy))) == 1, "nobody is too young for a rest", DEADLINE_S)
         least, most = self.shown(self.busy)
-        assert least == most, "somebody is too young for a rest"
         self.journal.note(least, most)
         time.sleep(ALLOWED_AGE_S)
         began_s = now()
