@@ -8,6 +8,7 @@ until it has rested for a while.
 """
 
 import bisect
+import contextlib
 import os
 import random
 import re
@@ -43,7 +44,7 @@ FORGOTTEN_S = 0.4 + 2 * WINDOW_S
 
 # Of those that burn at one time; each takes so many hundredths of a core.
 BURNERS_MAX = 2
-BURN_PERCENT = 40
+BURN_PERCENT = 30
 
 # So many replies are wanted where there is one true count.
 IN_A_REST = 10
@@ -181,8 +182,6 @@ class Workers:
 
     def burn(self, pids: list[int]) -> None:
         for pid in pids:
-            # They take what they are to take, whatever else the machine does.
-            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
             self.effort[pid].burns_s = now()
         self.journal.note(*self.shown(self.busy))
         self.farm.burn(pids, BURN_PERCENT)
@@ -271,6 +270,16 @@ def poll_until(stop: threading.Event, ask: Callable[[], bytes], heard: list[Hear
 
 
 @pytest.fixture
+def hurried() -> Iterator[None]:
+    """This test and all that it starts goes before the machine's other work, where that may be: who burns takes what
+    it is to take, and replies are as old as they would be on a machine that is not overloaded."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@pytest.fixture
 def below() -> Iterator[Path]:
     with cgroup("busyweight-truth") as top:
         yield top
@@ -278,7 +287,7 @@ def below() -> Iterator[Path]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("discovery", ["sweep", "cgroup", "ebpf"])
-def test_every_reply_is_explained_by_the_truth(discovery: str, below: Path, tmp_path: Path) -> None:
+def test_every_reply_is_explained_by_the_truth(hurried: None, discovery: str, below: Path, tmp_path: Path) -> None:
     journal = Journal()
     heard: list[Heard] = []
     rests: list[Rest] = []
