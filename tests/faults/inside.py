@@ -6,6 +6,7 @@ It must never be run outside: it sets which pid comes next.
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 from agent._scan import Scanner, Selector
@@ -42,6 +43,36 @@ def reuse_pids(comm: str, rounds: int) -> None:
     print("reused", reused, "of", rounds)
 
 
+def reuse_a_working_pid(comm: str) -> None:
+    """What a worker took that got a dead one's pid between two looks is no work of the dead one's."""
+    assert os.getpid() == 1, "not in a pid namespace of its own"
+    scanner = Scanner("/proc", "sweep", [Selector("sidekiq", comm=[comm], now=True)], kept_max=10)
+    with Farm() as farm:
+        [pid] = farm.spawn(comm=comm, title=sidekiq_title(0))
+        scanner.scan()
+        _works_half_the_time(farm, pid)
+        itself = scanner.scan().pools[0].untitled
+        farm.kill([pid])
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        [again] = farm.spawn(comm=comm, title=sidekiq_title(0))
+        assert again == pid
+        # More than the dead one ever took: no time goes back.
+        _works_half_the_time(farm, pid, least_s=2.0)
+        another = scanner.scan().pools[0].untitled
+    print(f"untitled {itself} of itself, {another} of another")
+
+
+def _works_half_the_time(farm: Farm, pid: int, least_s: float = 0.2) -> None:
+    """Until half of the time since now, and so many seconds at least, were taken."""
+    clock = ~pid << 3 | 2
+    began_s, before_s = time.monotonic(), time.clock_gettime(clock)
+    os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
+    farm.burn([pid])
+    while (taken_s := time.clock_gettime(clock) - before_s) < least_s or 2 * taken_s < time.monotonic() - began_s:
+        time.sleep(0.01)
+    farm.rest([pid])
+
+
 def _bystander(farm: Farm, n: int) -> None:
     """Somebody else comes and goes, and the last pid given out is another one than it was."""
     Path("/proc/sys/kernel/ns_last_pid").write_text(str(1000 + n % 20_000))
@@ -60,6 +91,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["reuse_pids", comm, rounds]:
             reuse_pids(comm, int(rounds))
+        case ["reuse_a_working_pid", comm]:
+            reuse_a_working_pid(comm)
         case ["poll_from_few_ports", port, polls]:
             poll_from_few_ports(int(port), int(polls))
         case _:
