@@ -44,6 +44,15 @@ def alone() -> None:
         sys.exit(f"the bench counts every Sidekiq of the machine, and others run here: end them first: {others}")
 
 
+def ahead() -> bool:
+    """Goes before the machine's other work with all that it starts, where that may be: a job that burns has a core."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
+
+
 def versions(*, small: bool) -> list[Version]:
     """The real parts that can be had, each once."""
     if not small:
@@ -125,7 +134,9 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1, help="of the moments at which jobs begin")
     arguments = options.parse_args()
     alone()
-    described = machine() | {"agent_inter_ms": 1000 * AGENT_INTER_S, "fresh_for_ms": 1000 * FRESH_FOR_S}
+    described = (
+        machine() | {"realtime": ahead()} | {"agent_inter_ms": 1000 * AGENT_INTER_S, "fresh_for_ms": 1000 * FRESH_FOR_S}
+    )
     dice = random.Random(arguments.seed)
     jobs = FEW_JOBS if arguments.small else JOBS
     try:
