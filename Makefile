@@ -45,7 +45,7 @@ lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: bench-scan, bench-polls, bench-fleet
+bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: bench-scan, bench-polls, bench-now, bench-fleet
 	for bench in $(BENCHES:bench-%=%); do $(BIN)/python -m benches.$$bench --small || exit 1; done
 
 $(BENCHES): bench-%: test-parts build $(BIN)/.bench
