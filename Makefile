@@ -52,9 +52,9 @@ $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*
 
 # CI=true makes a missing real part a failure, as in .ci/run.
-soak: build ## the long tests, about half an hour; installs what they need
+soak: build ## the long tests, about three quarters of an hour; installs what they need
 	@tools/setup.sh soak
-	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 40m $(BIN)/pytest --timeout=1800 tests/faults
+	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 55m $(BIN)/pytest --timeout=1800 tests/faults
 
 # zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
 dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
