@@ -22,10 +22,11 @@ from benches.now.judge import FREE, Job, Seen
 
 HERE = Path(__file__).parent
 AGENT_INTER_S, FRESH_FOR_S = 0.5, 0.25
+HEARTBEAT_S = 5.0  # from 7.0 on every second time
 THREADS = 5
 LOOK_EVERY_S = 0.004
 SETTLED_S = 2.0  # so long nobody must be counted before jobs begin, and after each
-PATIENCE_S = 40.0  # more than two heartbeats
+PATIENCE_S = 60.0  # more than two heartbeats
 
 AGENT = f"""
 [scan]
@@ -177,13 +178,14 @@ class Rig:
             yield takes
 
     def turn(self, worker: Worker, kind: Kind, jobs: int, dice: random.Random) -> tuple[list[Job], list[Seen]]:
-        """So many jobs one after the other, each beginning whenever HAProxy's next check may be."""
+        """So many jobs one after the other, each beginning whenever HAProxy's next check, and without live titles
+        Sidekiq's next heartbeat, may be."""
         before = len(worker.jobs())
         with Watch(self.haproxy) as watch:
             watch.until_free(time.monotonic())
             del watch.seen[:-1]
             for number in range(1, jobs + 1):
-                time.sleep(dice.random() * AGENT_INTER_S)
+                time.sleep(dice.random() * (AGENT_INTER_S if kind.live else HEARTBEAT_S))
                 worker.give(kind)
                 worker.until(lambda: len(worker.jobs()) >= before + number, "done with its job", PATIENCE_S)  # noqa: B023
                 watch.until_free(worker.jobs()[-1].ended_s)
