@@ -50,7 +50,7 @@ def plot_now(sidekiqs: Results, within_ms: float, path: Path = RESULTS / "now.sv
         fontweight="bold", pad=24,
     )  # fmt: skip
     for number, (version, colour) in enumerate(zip(sidekiqs, _COLOURS, strict=False)):
-        at = 0.18 * number
+        at = 0.24 * number
         axes.text(at, 1.03, f"● Sidekiq {version}", color=colour, transform=axes.transAxes, fontsize=10)
-    figure.subplots_adjust(left=0.275, right=0.975, top=0.86, bottom=0.09)
+    figure.subplots_adjust(left=0.315, right=0.975, top=0.86, bottom=0.09)
     return save(figure, path)

@@ -36,11 +36,11 @@ FRESH_FOR_S = 0.2
 ALLOWED_AGE_S = FRESH_FOR_S + 0.3
 
 # A worker's CPU time is judged over what lies between two scans: at least 0.1 s (rust/effort.rs), and about so much at
-# most. One that begins is noticed by the second of these windows, if not by the first.
+# most. One that begins may be noticed by the next window alone, and one that ends may have begun its last with work;
+# that it has no job any more is believed when it has rested for so long.
 WINDOW_S = 0.25
-NOTICED_S = 2 * WINDOW_S
-# One that rested in all of them for 0.4 s has no job any more; the first of them it may have begun with work.
-FORGOTTEN_S = 0.4 + 2 * WINDOW_S
+NOTICED_S = WINDOW_S
+FORGOTTEN_S = WINDOW_S + 0.4
 
 # Of those that burn at one time; each takes so many hundredths of a core.
 BURNERS_MAX = 2
