@@ -231,6 +231,7 @@ def measure_many(home: Path) -> list[Target]:
     suite.many()
     results = json.loads((RESULTS / "fleet.json").read_text())
     results["scale"] = spreads(suite.scale)
+    results["model"] = model()
     return save(results, "fleet")
 
 
