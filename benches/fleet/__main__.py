@@ -1,8 +1,8 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --restarts | --rules | --many | --pages]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --only NAME | --rules | --many | --pages]`.
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed (`--seeds N`): the
 first takes about forty minutes, each other about twenty-five. `--small` takes five minutes and writes fleet-small.json
-alone. `--restarts`, `--rules` and `--many` measure a part of it into the results there are; `--pages` draws plots and
+alone. `--only`, `--rules` and `--many` measure a part of it into the results there are; `--pages` draws plots and
 tables anew from them. It must leave nothing running.
 """
 
@@ -18,15 +18,18 @@ from typing import Any
 import pytest
 
 from benches.fleet import page, plot
+from benches.fleet.lanes import lanes
 from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, fleet
 from benches.fleet.run import GIVE_UP_S, GOOD_S, LATE_S
-from benches.fleet.scenarios import HOST_MAX, MAIN, REQUEST_CPU_S
-from benches.fleet.suite import COMPRESSION, Results, Suite, tell
+from benches.fleet.scenarios import HOST_MAX, MAIN, REQUEST_CPU_S, all_scenarios, now_scenarios, restarts
+from benches.fleet.suite import COMPRESSION, LANES, PLAIN, Results, Suite, tell
 from benches.harness import RESULTS, CompileError, Spread, Target, machine, write_result
 
 SEEDS = 3
 # Where docs/fleet.md says why busyweight is worse than static, and what to do about it.
 EXPLAINED = {"night spike: night", "agent dead at 100%: night"}
+# Scenario, window, and the share of their time that jobs may lose in it.
+LOSSES = (("onset", "onset", 0.010), ("gusts of 4 s", "gusts", 0.018), ("gusts of 8 s", "gusts", 0.010))
 FOLLOW_S = HEARTBEAT_S + AGENT_INTER_S + FRESH_FOR_S + 0.1
 
 
@@ -39,24 +42,30 @@ def spreads(tree: Any) -> Any:
     return tree
 
 
+def model() -> Results:
+    """What the runs go by."""
+    return {
+        "cores": CORES,
+        "web_hosts": 3,
+        "job_hosts": 4,
+        "request_cpu_s": REQUEST_CPU_S,
+        "requests_per_s_that_one_host_can_do": HOST_MAX,
+        "heartbeat_s": HEARTBEAT_S,
+        "agent_inter_s": AGENT_INTER_S,
+        "fresh_for_s": FRESH_FOR_S,
+        "clients_give_up_after_s": GIVE_UP_S,
+        "good_within_s": GOOD_S,
+        "compression": COMPRESSION,
+        "compression_with_jobs": PLAIN,
+    }
+
+
 def summary(suite: Suite, about: Results) -> Results:
     """All results in the order of the file; `capacity` has plain medians, in requests per second."""
     capacity = spreads(dict(suite.capacity))
     return {
         "machine": about,
-        "model": {
-            "cores": CORES,
-            "web_hosts": 3,
-            "job_hosts": 4,
-            "request_cpu_s": REQUEST_CPU_S,
-            "requests_per_s_that_one_host_can_do": HOST_MAX,
-            "heartbeat_s": HEARTBEAT_S,
-            "agent_inter_s": AGENT_INTER_S,
-            "fresh_for_s": FRESH_FOR_S,
-            "clients_give_up_after_s": GIVE_UP_S,
-            "good_within_s": GOOD_S,
-            "compression": COMPRESSION,
-        },
+        "model": model(),
         "calibration": {
             **suite.calibration,
             "runs": suite.runs,
@@ -130,6 +139,13 @@ def targets(results: Results) -> list[Target]:
             at_most=0,
         ),
     ]
+    for name, window, most in LOSSES:
+        lost = median(results, name, "busyweight", window, "job_slowdown")
+        judged.append(Target(f"{name}: jobs lose", lost, at_most=most))
+    for scenario in now_scenarios():
+        (window,) = scenario.windows
+        ours, best = (median(results, scenario.name, who, window, "p95_s") for who in ("busyweight", "oracle"))
+        judged.append(Target(f"{scenario.name}: p95 to oracle", ratio(ours, best), at_most=1.1))
     for name, scale in results["scale"].items():
         judged.append(
             Target(f"{name}: seconds until the last weight has followed", scale["follow_s"]["high"], at_most=FOLLOW_S)
@@ -166,7 +182,6 @@ def measure(home: Path, *, small: bool, seeds: int) -> list[Target]:
             suite.small(hosts)
         for seed in range(1, seeds + 1) if not small else ():
             suite.one_seed(hosts, seed)
-            suite.restarts(seed)
             if seed == 1:
                 for arrangement in MAIN:
                     suite.climb(hosts, arrangement, seed)
@@ -178,13 +193,23 @@ def measure(home: Path, *, small: bool, seeds: int) -> list[Target]:
     return judged
 
 
-def measure_restarts(home: Path, seeds: int) -> list[Target]:
-    """Only the rolling restart, into the results there are."""
+def measure_some(home: Path, names: list[str], seeds: int) -> list[Target]:
+    """Only scenarios with these names, into the results there are."""
     suite = Suite(home)
-    for seed in range(1, seeds + 1):
-        suite.restarts(seed)
+    chosen = [s for s in (*all_scenarios(), *now_scenarios(), *restarts()) if s.name in names]
+    with lanes(home, min(LANES, sum(len(s.arrangements) for s in chosen)), PLAIN) as many:
+        for seed in range(1, seeds + 1):
+            suite.play(many, chosen, seed)
     results = json.loads((RESULTS / "fleet.json").read_text())
     results["scenarios"] |= spreads(suite.measured)
+    results["timelines"] |= suite.timelines
+    results["model"] = model()
+    known = results["calibration"]
+    known["runs"] += suite.runs
+    known["runs_sent_late"] += suite.late_runs
+    known["latest_sent_p99_s"] = max(known["latest_sent_p99_s"], suite.calibration["latest_sent_p99_s"])
+    for name, share in suite.calibration["most_cores_used"].items():
+        known["most_cores_used"][name] = max(known["most_cores_used"][name], share)
     return save(results, "fleet")
 
 
@@ -192,9 +217,9 @@ def measure_rules(home: Path, seeds: int) -> list[Target]:
     """Only the candidates for better rules that the results do not have yet, into them."""
     suite = Suite(home)
     results = json.loads((RESULTS / "fleet.json").read_text())
-    with fleet(home / "seven", 3, 4, COMPRESSION) as hosts:
+    with lanes(home, LANES, PLAIN) as many:
         for seed in range(1, seeds + 1):
-            suite.rules(hosts, seed, results["candidates"].get("night", {}))
+            suite.rules(many, seed, results["candidates"].get("night", {}))
     for scenario, arrangements in spreads(suite.candidates).items():
         results["candidates"].setdefault(scenario, {}).update(arrangements)
     return save(results, "fleet")
@@ -206,6 +231,7 @@ def measure_many(home: Path) -> list[Target]:
     suite.many()
     results = json.loads((RESULTS / "fleet.json").read_text())
     results["scale"] = spreads(suite.scale)
+    results["model"] = model()
     return save(results, "fleet")
 
 
@@ -213,7 +239,13 @@ def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
-    parser.add_argument("--restarts", action="store_true", help="only the rolling restart, into the results there are")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[s.name for s in (*all_scenarios(), *now_scenarios(), *restarts())],
+        metavar="NAME",
+        help="only that scenario, into the results there are; may be repeated",
+    )
     parser.add_argument("--rules", action="store_true", help="only rules that the results do not have yet, into them")
     parser.add_argument("--many", action="store_true", help="only the many hosts, into the results there are")
     parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
@@ -226,8 +258,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
         try:
-            if options.restarts:
-                judged = measure_restarts(Path(directory), options.seeds)
+            if options.only:
+                judged = measure_some(Path(directory), options.only, options.seeds)
             elif options.rules:
                 judged = measure_rules(Path(directory), options.seeds)
             elif options.many:

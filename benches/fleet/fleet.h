@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { MAX_HOSTS = 1024, MAX_WORKERS = 256 };
 
@@ -16,6 +17,11 @@ struct task {
     double done_at;  /* in the host's service per task, seconds of CPU */
     int32_t worker;  /* of a job; -1: a request */
     int32_t request; /* its number */
+};
+
+/* How long jobs are, in CPU seconds: exponential with that mean, but for those beyond the bounds. */
+struct length {
+    double mean, least, most;
 };
 
 struct host {
@@ -35,14 +41,17 @@ struct host {
     int on_the_way;   /* requests sent here that have not arrived (told by the oracle alone) */
 
     bool worker_busy[MAX_WORKERS];
-    int title_fd[MAX_WORKERS];
-    int next_beat; /* workers beat in turns, evenly spread over the heartbeat */
+    int title_fd[MAX_WORKERS], stat_fd[MAX_WORKERS];
+    off_t stat_at[MAX_WORKERS];   /* where the CPU time stands in it */
+    double cpu[MAX_WORKERS];      /* CPU that the worker's ended jobs got */
+    double began_at[MAX_WORKERS]; /* of a busy worker: the host's service per task when its job began */
+    double show_at;               /* when the busy workers' CPU times are shown next */
+    int next_beat;                /* workers beat in turns, evenly spread over the heartbeat */
     double beat_at;
 
-    double job_rate, job_mean; /* jobs per second, CPU seconds each */
-    double job_at;
-    long queued; /* jobs that no worker has taken */
-    double queued_mean;
+    double job_rate, job_at; /* jobs per second; when the next one comes */
+    long queued;             /* jobs that no worker has taken */
+    struct length queued_length;
     uint64_t random;
 
     double polled, polled_job_work, polled_web_time; /* at the last poll that counted */
@@ -59,6 +68,7 @@ extern int host_count;
 extern struct request *requests;
 extern int request_count, request_open_from;
 extern double heartbeat, give_up_after;
+extern double show_every, ticks_per_s; /* of CPU times: how often, and ticks of 10 ms per CPU second of the model */
 
 double uniform(uint64_t *state);
 double exponential(uint64_t *state, double mean);
@@ -69,8 +79,8 @@ void host_advance(struct host *h, double t);
 void host_add(struct host *h, double demand, int32_t worker, int32_t request);
 double host_next(const struct host *h);
 void host_until(struct host *h, double t, void (*answer)(int32_t request, double t));
-void host_backlog(struct host *h, long jobs, double mean);
-void host_jobs(struct host *h, double rate, double mean);
+void host_backlog(struct host *h, long jobs, struct length length);
+void host_jobs(struct host *h, double rate, struct length length);
 void host_clear(struct host *h);
 void host_drop(struct host *h, int32_t request);
 double host_cost(const struct host *h, double demand);

@@ -1,6 +1,7 @@
 /* A host by processor sharing: `cores` are shared alike by the requests in service and the busy jobs; nobody gets
  * more than one core, and when there are more tasks than cores, all slow down alike. Its workers write their titles
- * at their heartbeat and at no other time, as Sidekiq does. It must never touch a socket. */
+ * at their heartbeat and at no other time, as Sidekiq does; the CPU that their jobs got stands in their `stat` files,
+ * as the kernel's account would. It must never touch a socket. */
 #include "fleet.h"
 
 #include <err.h>
@@ -32,17 +33,56 @@ static void write_title(struct host *h, int worker)
         err(1, "title");
 }
 
+/* In place and of one width, so that a reader sees the old number or the new one. The kernel's ticks are whole, too. */
+static void show_cpu(struct host *h, int worker)
+{
+    char ticks[16];
+    double cpu = h->cpu[worker] + (h->worker_busy[worker] ? h->served - h->began_at[worker] : 0);
+    int length = snprintf(ticks, sizeof ticks, "%12.0f", floor(cpu * ticks_per_s + 1e-6));
+    if (pwrite(h->stat_fd[worker], ticks, (size_t)length, h->stat_at[worker]) < 0)
+        err(1, "stat");
+}
+
+static void show_all(struct host *h)
+{
+    for (int i = 0; i < h->workers; i++)
+        if (h->worker_busy[i])
+            show_cpu(h, i);
+}
+
+static int open_of(const char *tree, int worker, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%d/%s", tree, 100 + worker, name);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        err(1, "%s", path);
+    return fd;
+}
+
+/* Where utime stands in a `stat` as tests/tree.py writes it: 12 wide, right after the 13th field. */
+static off_t utime_at(int fd)
+{
+    char text[512] = "";
+    if (pread(fd, text, sizeof text - 1, 0) < 0)
+        err(1, "stat");
+    const char *at = strchr(text, ')');
+    for (int field = 2; at && field < 13; field++)
+        at = strchr(at + 1, ' ');
+    if (!at || !(at = strchr(at + 1, ' ')))
+        errx(1, "no stat: %s", text);
+    return at + 1 - text;
+}
+
 void host_start(struct host *h, const char *tree)
 {
-    h->job_at = INFINITY;
-    h->beat_at = INFINITY;
+    h->job_at = h->beat_at = h->show_at = INFINITY;
     for (int i = 0; i < h->workers; i++) {
-        char path[512];
-        snprintf(path, sizeof path, "%s/%d/cmdline", tree, 100 + i);
-        h->title_fd[i] = open(path, O_RDWR | O_CLOEXEC);
-        if (h->title_fd[i] < 0)
-            err(1, "%s", path);
+        h->title_fd[i] = open_of(tree, i, "cmdline");
         write_title(h, i);
+        h->stat_fd[i] = open_of(tree, i, "stat");
+        h->stat_at[i] = utime_at(h->stat_fd[i]);
+        show_cpu(h, i);
     }
     if (h->workers)
         h->beat_at = uniform(&h->random) * heartbeat / h->workers;
@@ -100,7 +140,16 @@ static double departure(const struct host *h)
     return h->count ? h->now + fmax(0, h->tasks[0].done_at - h->served) / rate(h) : INFINITY;
 }
 
-double host_next(const struct host *h) { return fmin(departure(h), fmin(h->job_at, h->beat_at)); }
+double host_next(const struct host *h)
+{
+    return fmin(fmin(departure(h), h->show_at), fmin(h->job_at, h->beat_at));
+}
+
+static double drawn(struct host *h, const struct length *length)
+{
+    double low = exp(-length->most / length->mean), high = exp(-length->least / length->mean);
+    return -length->mean * log(low + (high - low) * uniform(&h->random));
+}
 
 static void take_jobs(struct host *h)
 {
@@ -109,8 +158,11 @@ static void take_jobs(struct host *h)
             continue;
         h->queued--;
         h->worker_busy[i] = true;
-        host_add(h, exponential(&h->random, h->queued_mean), i, -1);
+        h->began_at[i] = h->served;
+        host_add(h, drawn(h, &h->queued_length), i, -1);
     }
+    if (h->jobs && h->show_at == INFINITY)
+        h->show_at = h->now + show_every;
 }
 
 /* Everything that happens on the host up to `t`, each thing at its own time, however late we were called. */
@@ -129,6 +181,10 @@ void host_until(struct host *h, double t, void (*answer)(int32_t request, double
             write_title(h, h->next_beat);
             h->next_beat = (h->next_beat + 1) % h->workers;
             h->beat_at += heartbeat / h->workers;
+        } else if (next == h->show_at) {
+            show_all(h);
+            /* When we were called late, what lies behind is not shown over and over. */
+            h->show_at = h->jobs ? fmax(next + show_every, t) : INFINITY;
         } else {
             struct task done = h->tasks[0];
             h->tasks[0] = h->tasks[--h->count];
@@ -137,6 +193,8 @@ void host_until(struct host *h, double t, void (*answer)(int32_t request, double
             if (done.worker >= 0) {
                 h->jobs--;
                 h->worker_busy[done.worker] = false;
+                h->cpu[done.worker] += done.done_at - h->began_at[done.worker];
+                show_cpu(h, done.worker);
                 take_jobs(h);
             } else {
                 answer(done.request, next);
@@ -146,17 +204,17 @@ void host_until(struct host *h, double t, void (*answer)(int32_t request, double
     host_advance(h, t);
 }
 
-void host_backlog(struct host *h, long jobs, double mean)
+void host_backlog(struct host *h, long jobs, struct length length)
 {
     h->queued = jobs;
-    h->queued_mean = mean;
+    h->queued_length = length;
     take_jobs(h);
 }
 
-void host_jobs(struct host *h, double jobs_per_s, double mean)
+void host_jobs(struct host *h, double jobs_per_s, struct length length)
 {
     h->job_rate = jobs_per_s;
-    h->queued_mean = mean;
+    h->queued_length = length;
     h->job_at = jobs_per_s > 0 ? h->now + exponential(&h->random, 1 / jobs_per_s) : INFINITY;
 }
 
@@ -169,7 +227,13 @@ void host_clear(struct host *h)
             h->tasks[kept++] = h->tasks[i];
     h->count = kept;
     make_heap(h);
-    memset(h->worker_busy, 0, sizeof h->worker_busy);
+    for (int i = 0; i < h->workers; i++) {
+        if (!h->worker_busy[i])
+            continue;
+        show_cpu(h, i);
+        h->cpu[i] += h->served - h->began_at[i];
+        h->worker_busy[i] = false;
+    }
     h->jobs = 0;
     h->queued = 0;
     h->job_at = INFINITY;

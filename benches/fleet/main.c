@@ -17,7 +17,7 @@
 struct step {
     double at;
     char what[16];
-    double a, b, c;
+    double a, b, c, d, e;
 };
 
 struct sample { /* one per host and half a second */
@@ -28,7 +28,7 @@ struct host *hosts;
 int host_count;
 struct request *requests;
 int request_count, request_open_from;
-double heartbeat = 10, give_up_after = 10;
+double heartbeat = 10, give_up_after = 10, show_every = 0.02, ticks_per_s = 100;
 
 static struct step *steps;
 static int step_count;
@@ -67,7 +67,8 @@ static void read_script(void)
     while (fgets(line, sizeof line, stdin) && strcmp(line, "go\n") != 0) {
         struct host *h = &hosts[host_count];
         struct step step = {0};
-        if (sscanf(line, "at %lf %15s %lf %lf %lf", &step.at, step.what, &step.a, &step.b, &step.c) >= 2) {
+        if (sscanf(line, "at %lf %15s %lf %lf %lf %lf %lf", &step.at, step.what, &step.a, &step.b, &step.c, &step.d,
+                   &step.e) >= 2) {
             steps = grown(steps, step_count, sizeof *steps);
             steps[step_count++] = step;
         } else if (sscanf(line, "host %63s %d %d %15s %d %d %255s", h->address, &h->web_port, &h->agent_port, h->rule,
@@ -77,11 +78,15 @@ static void read_script(void)
             h->random = seed * 1000003 + (uint64_t)host_count++;
             host_start(h, tree);
         } else if (sscanf(line, "proxy %63s %d", proxy, &proxy_port) == 2 || sscanf(line, "out %255s", prefix) == 1 ||
-                   sscanf(line, "compression %lf", &compression) == 1 || sscanf(line, "end %lf", &end_at) == 1 ||
+                   sscanf(line, "end %lf", &end_at) == 1 ||
                    sscanf(line, "heartbeat %lf", &heartbeat) == 1 || sscanf(line, "seed %lu", &seed) == 1 ||
                    sscanf(line, "give_up_after %lf", &give_up_after) == 1 ||
                    sscanf(line, "cpu %lf %lf", &cpu_low, &cpu_high) == 2) {
             continue;
+        } else if (sscanf(line, "compression %lf", &compression) == 1) {
+            /* The agent measures in real time, so a core of the model has to look like a real one. */
+            show_every = 0.02 * compression;
+            ticks_per_s = 100 / compression;
         } else if (sscanf(line, "%63s", word) == 1 && !strcmp(word, "oracle")) {
             oracle = true;
         } else {
@@ -98,11 +103,12 @@ static void take_step(const struct step *step, double *rate, double *next)
         *next = step->a > 0 ? step->at + exponential(&arrivals, 1 / step->a) : INFINITY;
         return;
     }
+    struct length length = {step->c, step->d, step->e > 0 ? step->e : INFINITY};
     host_until(h, fmax(h->now, step->at), wire_answer);
     if (!strcmp(step->what, "backlog"))
-        host_backlog(h, (long)step->b, step->c);
+        host_backlog(h, (long)step->b, length);
     else if (!strcmp(step->what, "jobs"))
-        host_jobs(h, step->b, step->c);
+        host_jobs(h, step->b, length);
     else if (!strcmp(step->what, "clear"))
         host_clear(h);
     else

@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benches.fleet.scenarios import all_scenarios, restarts
+from benches.fleet.scenarios import NOW, all_scenarios, now_scenarios, restarts
 
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 _TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Results = dict[str, Any]
+
+# What busyweight is among the rules of the short jobs.
+NOW_WORDS = {"busyweight": "busyweight: working now, 0.5s"}
 
 
 def write(results: Results) -> Path:
@@ -40,6 +43,11 @@ def _seconds(spread: Results) -> str:
 
 def _percent(spread: Results) -> str:
     return f"{100 * spread['median']:.1f} %"
+
+
+def _percent_of_seeds(spread: Results) -> str:
+    low, high = f"{100 * spread['low']:.1f}", f"{100 * spread['high']:.1f}"
+    return _percent(spread) + (f" ({low}-{high})" if low != high else "")
 
 
 def capacity(results: Results) -> str:
@@ -75,8 +83,21 @@ def scenarios(results: Results) -> str:
     parts = [
         f"**{titles[name]}** (`{name}`)\n\n{_windows(arrangements)}"
         for name, arrangements in results["scenarios"].items()
+        if name in titles
     ]
     return "\n\n".join(parts)
+
+
+def now(results: Results) -> str:
+    """Jobs that come and go between two heartbeats: what they lose, and p95 of requests beside them."""
+    head, rows = ["rule, agent-inter"], [[NOW_WORDS.get(rule.name, rule.name)] for rule in NOW]
+    for scenario in now_scenarios():
+        (window,) = scenario.windows
+        head += [f"{scenario.name}: jobs lose", "p95 s"]
+        for rule, row in zip(NOW, rows, strict=True):
+            found = results["scenarios"][scenario.name][rule.name][window]
+            row += [_percent_of_seeds(found["job_slowdown"]), f"{found['p95_s']['median']:.2f}"]
+    return _rows(head, rows)
 
 
 def dead(results: Results) -> str:
@@ -88,11 +109,20 @@ def dead(results: Results) -> str:
     return _rows(["", "p95 s", "jobs of that host lose"], rows)
 
 
+def judged_rules(results: Results) -> list[tuple[str, Results]]:
+    """Each rule's name and where it was measured, the four to compare with first. Where candidates were measured at
+    another time than the scenarios, these four were measured with them."""
+    tried = results["candidates"]
+    measured = [
+        (name, tried if name in tried["night"] else results["scenarios"])
+        for name in ("static", "busyweight", "busyweight leastconn", "oracle")
+    ]
+    return measured + [(name, tried) for name in tried["night"] if name not in dict(measured)]
+
+
 def candidates(results: Results) -> str:
-    known = [(name, results["scenarios"]) for name in ("static", "busyweight", "busyweight leastconn", "oracle")]
-    known += [(name, results["candidates"]) for name in results["candidates"]["night"]]
     rows = []
-    for name, place in known:
+    for name, place in judged_rules(results):
         onset, calm = place["night"][name]["onset"], place["night"][name]["night"]
         spike = place["night spike"][name]["night"]
         rows.append(
@@ -129,6 +159,15 @@ def scale(results: Results) -> str:
     return _rows(head, rows)
 
 
+def _seeds(results: Results) -> tuple[int, int, int]:
+    gusts, night = (results["scenarios"][name]["busyweight"] for name in ("gusts of 4 s", "night"))
+    return (
+        results["capacity_spread"]["busyweight"]["n"],
+        gusts["gusts"]["p95_s"]["n"],
+        night["night"]["p95_s"]["n"],
+    )
+
+
 def calibration(results: Results) -> str:
     found, model = results["calibration"], results["model"]
     used = found["most_cores_used"]
@@ -143,8 +182,8 @@ def calibration(results: Results) -> str:
         ],
         ["requests sent late, p99 of the worst run", f"{1000 * found['latest_sent_p99_s']:.1f} ms"],
         ["runs; of them too late, in spite of repeats", f"{found['runs']}; {found['runs_sent_late']}"],
-        ["compression", f"{model['compression']:g}"],
-        ["seeds", str(results["capacity_spread"]["busyweight"]["n"])],
+        ["compression, job hosts idle / with jobs", f"{model['compression']:g} / {model['compression_with_jobs']:g}"],
+        ["seeds, of capacity / gusts / other scenarios", " / ".join(map(str, _seeds(results)))],
     ]
     return _rows(["", "model time, shares of one core"], rows)
 
@@ -164,5 +203,5 @@ def worse(results: Results) -> str:
 
 
 _TABLES = {
-    table.__name__: table for table in (capacity, scenarios, dead, candidates, scale, calibration, targets, worse)
+    table.__name__: table for table in (capacity, scenarios, now, dead, candidates, scale, calibration, targets, worse)
 }

@@ -8,30 +8,36 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.real.parts import Agent, HAProxy
 from tests.tree import Tree
 
+from agent.config.schema import Scan
+
 CORES = 24
 HEARTBEAT_S = 10.0
-AGENT_INTER_S = 2.0
-FRESH_FOR_S = 0.5
+AGENT_INTER_S = 0.5
+FRESH_FOR_S, MIN_GAP_S = Scan().fresh_for, Scan().min_gap
 RELEASE_FOR_S = 5.0
 PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001
 WORKERS = 24
 
-# One other setting of the real agent: table, key and value; a rate is per model second, a duration in them.
-SETTINGS: dict[str, tuple[str, str, str | float]] = {
-    "real": ("weight", "floor", "0%"),
-    "floor10": ("weight", "floor", "10%"),
-    "floor25": ("weight", "floor", "25%"),
-    "rise5": ("weight", "rise", 5.0),
-    "fresh01": ("scan", "fresh_for", 0.1),
-    "fresh2": ("scan", "fresh_for", 2.0),
+# Other settings of the real agent: table, key and value; a rate is per model second, a duration in them.
+SETTINGS: dict[str, tuple[tuple[str, str, str | float], ...]] = {
+    "real": (),
+    "titles": (("workers", "now", "titles"),),
+    "cores": (("weight", "count", "cpu"),),
+    "floor10": (("weight", "floor", "10%"),),
+    "floor25": (("weight", "floor", "25%"),),
+    "rise5": (("weight", "rise", 5.0),),
+    "stale": (("scan", "fresh_for", 0.5), ("scan", "min_gap", 0.25)),
+    "fresh01": (("scan", "fresh_for", 0.1),),
+    "fresh2": (("scan", "fresh_for", 2.0),),
 }
 
 
@@ -91,6 +97,8 @@ def cpu_s(pid: int) -> float:
 class HostAgent(Agent):
     """`busyweight serve` of one host, seeing that host's tree and nothing else."""
 
+    READY_DEADLINE_S = 60.0  # fifty of them may be starting at once
+
     def __init__(self, home: Path, host: int, network: int, compression: float) -> None:
         self.address = address(host, network)
         self.compression = compression
@@ -103,21 +111,21 @@ class HostAgent(Agent):
         def lasts(seconds: float) -> str:
             return f"{seconds * 1000 / self.compression:.3f}ms"
 
-        table, key, value = SETTINGS[self.settings]
         tables: dict[str, dict[str, str | float]] = {
             "scan": {
                 "fresh_for": lasts(FRESH_FOR_S),
-                "min_gap": lasts(0.25),
+                "min_gap": lasts(MIN_GAP_S),
                 "wait_at_most": lasts(0.05),
                 "give_up_after": lasts(30),
                 "max_duty": f"{min(100, 5 * self.compression):g}%",
             },
             "reply": {"release_for": lasts(RELEASE_FOR_S)},
             "weight": {"capacity": CORES},
+            "workers": {},
         }
-        if isinstance(value, float):
-            value = lasts(value) if table == "scan" else f"{value * self.compression:g}%/s"
-        tables[table][key] = value
+        for table, key, value in SETTINGS[self.settings]:
+            rate = f"{value * self.compression:g}%/s" if isinstance(value, float) else value
+            tables[table][key] = lasts(value) if table == "scan" and isinstance(value, float) else rate
         lines = [f'listen = ["{self.address}:{self.port}"]']
         for name, keys in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
@@ -179,6 +187,7 @@ class Fleet:
     agents: list[HostAgent]
     network: int
     polled_only: int = 0
+    ending: threading.Event = field(default_factory=threading.Event)  # a run under way is given up
 
     @property
     def proxy(self) -> str:
@@ -254,7 +263,9 @@ def fleet(
                 agent.wait_ready()
         for agent in agents:
             agent.wait_ready()
-        yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only)
-        for agent in agents:
-            if agent.running:
-                agent.send(signal.SIGUSR1)  # nobody is left to hear a hundred last words, one after the other
+        try:
+            yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only)
+        finally:
+            for agent in agents:
+                if agent.running:
+                    agent.send(signal.SIGUSR1)  # nobody is left to hear a hundred last words, one after the other

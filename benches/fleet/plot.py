@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from benches.fleet.page import NOW_WORDS, judged_rules
+from benches.fleet.scenarios import NOW, now_scenarios
 from benches.harness import RESULTS
 from benches.svg import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PAGE, plt, save
 
@@ -24,7 +26,7 @@ _WORDS = {
 
 def all_plots(results: Results) -> tuple[Path, ...]:
     """Draws all of them; gives their paths."""
-    return capacity(results), latency(results), night(results), spike(results)
+    return capacity(results), latency(results), night(results), spike(results), now(results)
 
 
 def _axes(rows: int = 1, height: float = 4.2) -> tuple[Any, list[Any]]:
@@ -112,12 +114,36 @@ def night(results: Results) -> Path:
     return save(figure, RESULTS / "fleet-night.svg")
 
 
+def now(results: Results) -> Path:
+    """Bars: what jobs lose that come and go between two heartbeats, under each rule."""
+    scenarios = [scenario for scenario in now_scenarios() if scenario.name == "onset" or "gusts" in scenario.name]
+    figure, grid = plt.subplots(1, len(scenarios), figsize=(8.6, 3.6), facecolor=PAGE, sharey=True)
+    rules = [arrangement.name for arrangement in NOW][::-1]
+    for axes, scenario in zip(grid, scenarios, strict=True):
+        (window,) = scenario.windows
+        axes.set_facecolor(PAGE)
+        axes.tick_params(which="both", colors=INK, length=0)
+        axes.set_xticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        found = [results["scenarios"][scenario.name][rule][window]["job_slowdown"]["median"] for rule in rules]
+        for row, (rule, lost) in enumerate(zip(rules, found, strict=True)):
+            axes.barh(row, 100 * lost, color=_COLOURS.get(rule, FAINT), height=0.62)
+            axes.text(100 * (lost + 0.02 * max(found)), row, f"{100 * lost:.1f} %", color=INK, va="center", fontsize=9)
+        axes.set_yticks(range(len(rules)), [NOW_WORDS.get(rule, rule) for rule in rules])
+        axes.set_xlim(0, 130 * max(found))
+        axes.set_title(scenario.name, color=INK, loc="left", fontsize=10)
+    figure.suptitle("What jobs lose to requests", color=INK, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.subplots_adjust(left=0.29, right=0.99, top=0.82, bottom=0.03, wspace=0.08)
+    return save(figure, RESULTS / "fleet-now.svg")
+
+
 def spike(results: Results) -> Path:
     """Points: what a rule costs the jobs in a quiet night, and what it gives the web in a spike."""
     figure, (axes,) = _axes(height=4.8)
     rules = {
-        **{name: (results["scenarios"], _COLOURS[name]) for name in _COLOURS},
-        **dict.fromkeys(results["candidates"]["night"], (results["candidates"], INK)),
+        "dedicated": (results["scenarios"], _COLOURS["dedicated"]),
+        **{name: (place, _COLOURS.get(name, INK)) for name, place in judged_rules(results)},
     }
     groups: list[list[tuple[float, float, str, str]]] = []
     for name, (place, colour) in rules.items():

@@ -86,6 +86,11 @@ class Run:
         return float(changes / rows.shape[1] / ((end - begin) / 60))
 
 
+def program() -> Path:
+    """The model, compiled where it is not yet."""
+    return compile_c("fleet", SOURCES, headers=[SOURCES[0].with_name("fleet.h")], libraries=["m"])
+
+
 def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, out: Path) -> str:
     """What main.c reads."""
     lines = [
@@ -121,8 +126,7 @@ def run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, l
 
 def _run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, look_every_s: float) -> Run:
     out = fleet.home / "run"
-    program = compile_c("fleet", SOURCES, headers=[SOURCES[0].with_name("fleet.h")], libraries=["m"])
-    model = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    model = subprocess.Popen([program()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     hurry(model.pid, realtime=True)
     try:
         with fleet.haproxy(arrangement) as haproxy:
@@ -152,6 +156,10 @@ def _run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, 
     return Run(requests, samples, weights, checks, used, float(np.percentile(requests["lag"], 99)))
 
 
+class EndedError(Exception):
+    """The bench is being ended, and so are its runs."""
+
+
 class _Watch:
     """Looks at the weights while a run lasts, and lets the accidents happen."""
 
@@ -165,6 +173,8 @@ class _Watch:
         rows = []
         checks: dict[str, int] = {}
         while model.poll() is None:
+            if self.fleet.ending.is_set():
+                raise EndedError
             looked = time.monotonic()
             at = (looked - self.start) * self.fleet.compression
             while self.due and self.due[0][0] <= at:

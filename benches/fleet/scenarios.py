@@ -27,6 +27,19 @@ MAIN = (DEDICATED, STATIC, BUSYWEIGHT, ORACLE)
 ALL = (*MAIN, STATIC_LEASTCONN, BUSYWEIGHT_LEASTCONN)
 AGENTS = (STATIC, BUSYWEIGHT, ORACLE)
 
+# What an agent may go by, and how often it is asked, where jobs are short.
+NOW = (
+    STATIC,
+    Arrangement("titles, agent-inter 2s", agent="titles", inter_s=2.0),
+    Arrangement("titles, 0.5s", agent="titles", inter_s=0.5),
+    Arrangement("working now, 2s", agent="real", inter_s=2.0),
+    BUSYWEIGHT,
+    Arrangement("working now, 0.25s", agent="real", inter_s=0.25),
+    Arrangement('count = "cpu"', agent="cores"),
+    Arrangement("titles without heartbeat", agent="instant"),
+    ORACLE,
+)
+
 # Candidates for better rules, judged on the scenarios in which the formula could be wrong.
 CANDIDATES = (
     Arrangement("floor 10%", agent="floor10"),
@@ -52,7 +65,8 @@ Accident = tuple[float, str, int]  # at, "kill", "restart" or "stop and start", 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One course of events. Windows are what is measured: name -> from, to. `steps` are lines of main.c's script."""
+    """One course of events. Windows are what is measured: name -> from, to. `steps` are lines of main.c's script.
+    `job_hosts` are those whose jobs are looked at."""
 
     name: str
     title: str
@@ -61,6 +75,7 @@ class Scenario:
     windows: dict[str, tuple[float, float]]
     arrangements: tuple[Arrangement, ...] = MAIN
     accidents: tuple[Accident, ...] = field(default=())
+    job_hosts: range = JOB_HOSTS
 
 
 def load(at: float, rate: float) -> str:
@@ -76,6 +91,20 @@ def full(at: float, hosts: range, mean_s: float = 30) -> Iterator[str]:
 def some(at: float, hosts: range, share: float, mean_s: float = 20) -> Iterator[str]:
     """Jobs come now and then, and take that share of the cores."""
     return (f"at {at:g} jobs {host} {share * CORES / mean_s:g} {mean_s:g}" for host in hosts)
+
+
+def gusts(begin: float, every: float, count: int, hosts: range, mean_s: float) -> Iterator[str]:
+    """Every now and then, one job for every worker, on all hosts at once."""
+    for gust in range(count):
+        yield from (f"at {begin + gust * every:g} backlog {host} {WORKERS} {mean_s:g}" for host in hosts)
+
+
+def short(at: float, hosts: range, share: float) -> Iterator[str]:
+    """Jobs of 1 to 30 s take that share of the cores; most of them are short."""
+    mean, least, most = 8.0, 1.0, 30.0
+    low, high = math.exp(-least / mean), math.exp(-most / mean)
+    drawn_mean = mean + (least * low - most * high) / (low - high)  # an exponential's between two bounds
+    return (f"at {at:g} jobs {host} {share * CORES / drawn_mean:g} {mean:g} {least:g} {most:g}" for host in hosts)
 
 
 def clear(at: float, hosts: range) -> Iterator[str]:
@@ -131,7 +160,56 @@ def _jobs_on_web() -> Scenario:
         in_order([load(0, 0.8 * THREE_MAX), *rates]),
         {"jobs": (50, 120)},
         ALL,
+        job_hosts=WEB_HOSTS,
     )
+
+
+def _onset() -> Scenario:
+    """The night's first seconds once more, for everybody who could be sooner there."""
+    return Scenario(
+        "onset",
+        "Onset of the night batch: the first 15 s",
+        30,
+        in_order([load(0, THREE_MAX / 2), *full(15, JOB_HOSTS)]),
+        {"onset": (15, 30)},
+        NOW,
+    )
+
+
+def _gusts(mean_s: float, every: float, count: int) -> Scenario:
+    return Scenario(
+        f"gusts of {mean_s:g} s",
+        f"Gusts: each {every:.0f} s, 24 jobs of {mean_s:g} s on every job host, half of what three hosts can take",
+        10 + every * count,
+        in_order([load(0, THREE_MAX / 2), *gusts(10, every, count, JOB_HOSTS, mean_s)]),
+        {"gusts": (10, 10 + every * count)},
+        NOW,
+    )
+
+
+def _short(name: str, title: str, hosts: range, web: float) -> Scenario:
+    return Scenario(
+        name,
+        title,
+        130,
+        in_order([load(0, web), *short(0, hosts, 0.5)]),
+        {"jobs": (30, 130)},
+        NOW,
+        job_hosts=hosts,
+    )
+
+
+def now_scenarios() -> list[Scenario]:
+    """Of jobs that come and go between two heartbeats."""
+    jobs, web = "Short jobs, 1 to 30 s, on half of the cores", "what three hosts can take"
+    return [
+        _onset(),
+        # No multiples of agent-inter, so that gusts come at all moments between two polls.
+        _gusts(4, 13.07, 8),
+        _gusts(8, 23.11, 5),
+        _short("short jobs", f"{jobs} of the job hosts; {web}", JOB_HOSTS, THREE_MAX),
+        _short("short jobs everywhere", f"{jobs} of all hosts; 0.8 times {web}", range(7), 0.8 * THREE_MAX),
+    ]
 
 
 def _dead_at_0() -> Scenario:
@@ -166,6 +244,7 @@ def _all_full() -> Scenario:
         in_order([load(0, THREE_MAX / 2), *full(10, WEB_HOSTS), *full(10, JOB_HOSTS)]),
         {"full": (40, 110)},
         (*MAIN, Arrangement("busyweight without second backend", agent="real", all_busy=False)),
+        job_hosts=range(7),
     )
 
 
@@ -198,6 +277,9 @@ def all_scenarios() -> list[Scenario]:
         _all_full(),
     ]
 
+
+# A taste of everything.
+SMALL = ("night", "gusts of 4 s")
 
 # In which candidates are judged: the sides of the coin.
 JUDGED = ("night", "night spike")

@@ -4,12 +4,14 @@ It must not judge: benches/fleet/__main__.py holds results against what was prom
 """
 
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benches.fleet.lanes import Lanes, lanes
 from benches.fleet.parts import CORES, Arrangement, Fleet, fleet
 from benches.fleet.run import GOOD_S, LATE_S, Run, run
 from benches.fleet.scenarios import (
@@ -21,6 +23,7 @@ from benches.fleet.scenarios import (
     JUDGED,
     MAIN,
     SEVEN_MAX,
+    SMALL,
     STATIC,
     THREE_MAX,
     WEB_HOSTS,
@@ -28,11 +31,13 @@ from benches.fleet.scenarios import (
     all_scenarios,
     constant,
     load,
+    now_scenarios,
     restarts,
 )
 
-COMPRESSION = 12.5
-RESTARTS_COMPRESSION = 2.5
+COMPRESSION = 12.5  # where job hosts are idle
+PLAIN = 1.0  # where there are jobs: the agent measures their CPU in real time
+LANES = 12
 CAPACITY_S, CAPACITY_STEPS = 80.0, 5
 LADDER = (0.2, 0.5, 0.7, 0.85, 0.95, 1.0, 1.04)  # shares of what the cores can do
 
@@ -60,7 +65,9 @@ class Suite:
         self.runs = 0
 
     def _run(self, hosts: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int) -> Run:
-        done = run(hosts, arrangement, scenario, seed)
+        return self._accounted(run(hosts, arrangement, scenario, seed))
+
+    def _accounted(self, done: Run) -> Run:
         self.runs += 1
         self.late_runs += done.late_s > LATE_S
         for name, share in done.cpu.items():
@@ -110,13 +117,24 @@ class Suite:
         for share in LADDER:
             self.look_at_load(hosts, arrangement, share * most, seed, 60)
 
-    def play(self, hosts: Fleet, scenario: Scenario, arrangement: Arrangement, seed: int, into: Results) -> None:
-        """One scenario, all its windows."""
-        done = self._run(hosts, arrangement, scenario, seed)
-        job_hosts = range(7) if scenario.name in ("jobs on web", "all full") else JOB_HOSTS
+    def play(self, many: Lanes, scenarios: list[Scenario], seed: int) -> None:
+        """Scenarios under all their arrangements, side by side."""
+        wanted = [(scenario, arrangement) for scenario in scenarios for arrangement in scenario.arrangements]
+        self._play(many, wanted, seed, self.measured)
+
+    def _play(self, many: Lanes, wanted: list[tuple[Scenario, Arrangement]], seed: int, into: Results) -> None:
+        def one(hosts: Fleet, what: tuple[Scenario, Arrangement]) -> Run:
+            scenario, arrangement = what
+            return run(hosts, arrangement, scenario, seed)
+
+        for (scenario, arrangement), done in zip(wanted, many.each(one, wanted), strict=True):
+            self._note(self._accounted(done), scenario, arrangement, seed, into)
+
+    def _note(self, done: Run, scenario: Scenario, arrangement: Arrangement, seed: int, into: Results) -> None:
+        """All windows of one run."""
         place = into.setdefault(scenario.name, {}).setdefault(arrangement.name, {})
         for window, (begin, end) in scenario.windows.items():
-            for metric, value in done.window(begin, end, job_hosts).items():
+            for metric, value in done.window(begin, end, scenario.job_hosts).items():
                 place.setdefault(window, {}).setdefault(metric, []).append(value)
             if scenario.name.startswith("agent dead"):
                 place[window].setdefault("slowdown_of_its_host", []).append(done.slowdown(begin, end, range(3, 4)))
@@ -130,31 +148,22 @@ class Suite:
         """Everything once."""
         for arrangement in ALL:
             self.find_capacity(hosts, arrangement, seed)
-        for scenario in all_scenarios():
-            for arrangement in scenario.arrangements:
-                self.play(hosts, scenario, arrangement, seed, self.measured)
-        self.rules(hosts, seed)
+        with lanes(self.home, LANES, PLAIN) as many:
+            self.play(many, [*all_scenarios(), *now_scenarios(), *restarts()], seed)
+            self.rules(many, seed)
 
-    def rules(self, hosts: Fleet, seed: int, known: Container[str] = ()) -> None:
+    def rules(self, many: Lanes, seed: int, known: Collection[str] = ()) -> None:
         """The candidates for better rules, but for those that are known already."""
-        for scenario in (s for s in all_scenarios() if s.name in JUDGED):
-            for arrangement in (c for c in CANDIDATES if c.name not in known):
-                self.play(hosts, scenario, arrangement, seed, self.candidates)
-
-    def restarts(self, seed: int) -> None:
-        """With little compression: an agent's start takes the time that it takes."""
-        with fleet(self.home / f"restarts{seed}", 3, 4, RESTARTS_COMPRESSION, network=79) as hosts:
-            for scenario in restarts():
-                for arrangement in scenario.arrangements:
-                    self.play(hosts, scenario, arrangement, seed, self.measured)
+        wanted = [(s, c) for s in all_scenarios() if s.name in JUDGED for c in CANDIDATES if c.name not in known]
+        self._play(many, wanted, seed, self.candidates)
 
     def small(self, hosts: Fleet) -> None:
         """A taste of it, in some five minutes."""
         for arrangement in MAIN:
             self.find_capacity(hosts, arrangement, 1, 60, 3)
-        for scenario in (s for s in all_scenarios() if s.name in ("mad 6", *JUDGED)):
-            for arrangement in MAIN:
-                self.play(hosts, scenario, arrangement, 1, self.measured)
+        with lanes(self.home, LANES, PLAIN) as many:
+            night = [replace(s, arrangements=MAIN) for s in all_scenarios() if s.name in SMALL]
+            self.play(many, [*night, *(s for s in now_scenarios() if s.name in SMALL)], 1)
 
     def many(self) -> None:
         """A hundred hosts with real agents, and nine hundred more that are polled only."""

@@ -92,8 +92,9 @@ class Site:
     """An agent and who polls it: from when on, and how often. It is asked for its status, and for the time, which
     only doctor's waiting moves on; doctor came at 0, and polled once."""
 
-    def __init__(self, pollers: dict[str, tuple[float, float]]) -> None:
+    def __init__(self, pollers: dict[str, tuple[float, float]], scans: dict[str, Any] | None = None) -> None:
         self.pollers = pollers
+        self.scans = scans or {}
         self.now_s = 0.0
 
     def monotonic(self) -> float:
@@ -114,15 +115,23 @@ class Site:
             later = int((self.now_s - first_s) // every_s)
             last_s = self.now_s - first_s - later * every_s
             pollers.append({"address": address, "polls": 1 + later, "last_s": last_s, "allowed": True})
-        return {"polls": {"listening": [f"{OWN}:5001"], "pollers": pollers}}
+        return {"polls": {"listening": [f"{OWN}:5001"], "pollers": pollers}} | self.scans
 
 
-def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "") -> list[Finding]:
+def scans(way: str, newest_ms: float, mean_ms: float) -> dict[str, Any]:
+    """What an agent tells of its scans."""
+    return {
+        "sample": {"discovery": way, "cost_ms": newest_ms},
+        "scanner": {"ended": {"done": 100, "cost_s": mean_ms / 10}},
+    }
+
+
+def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "", lines: int | None = None) -> list[Finding]:
     monkeypatch.setattr("agent.tools.client.ask", site.ask)
     monkeypatch.setattr(polls, "time", site)
     none = Path("none")
     patient = Patient(schema.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
-    return list(polls.agent_inter(patient, None))
+    return list(polls.agent_inter(patient, lines))
 
 
 @pytest.mark.parametrize("address", [OWN, THEIRS])
@@ -184,3 +193,38 @@ def test_who_has_not_polled_of_late_is_not_waited_for_and_who_never_did_is_no_fi
     assert (found.state, found.what, site.now_s) == ("warn", "nobody is seen to poll, so it cannot be told", 0.0)
     assert "release_for (5s)" in found.remedy
     assert judged(Site({}), monkeypatch) == []
+
+
+@pytest.mark.parametrize(("fresh_for", "state"), [("250ms", "ok"), ("500ms", "warn"), ("2s", "warn")])
+def test_a_sample_that_is_fresh_until_the_next_poll_is_too_old_for_it(
+    monkeypatch: pytest.MonkeyPatch, fresh_for: str, state: str
+) -> None:
+    site = Site({THEIRS: (-0.4, 0.5)})
+    [found] = judged(site, monkeypatch, f'[scan]\nfresh_for = "{fresh_for}"\n', lines=1)
+    assert found.state == state
+    assert (found.remedy == "") is (state == "ok")
+    if state == "warn":
+        assert f"make scan.fresh_for ({fresh_for}) half of agent-inter" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("way", "newest_ms", "mean_ms", "state"),
+    [
+        ("ebpf", 0.8, 0.9, "ok"),
+        ("sweep", 13, 14, "ok"),
+        ("sweep", 40, 41, "warn"),
+        ("sweep", 80, 13, "ok"),
+        ("ebpf", 40, 41, "warn"),
+    ],
+)
+def test_scans_that_cost_too_much_for_the_pace_of_polls_are_told_with_what_costs_less(
+    monkeypatch: pytest.MonkeyPatch, way: str, newest_ms: float, mean_ms: float, state: str
+) -> None:
+    site = Site({THEIRS: (-0.4, 0.5)}, scans(way, newest_ms, mean_ms))
+    *_, found = judged(site, monkeypatch, lines=1)
+    assert (found.check, found.state) == ("scan cost", state)
+    assert f"by {way} takes {min(newest_ms, mean_ms):.2g} ms" in found.what
+    if state == "warn":
+        assert "scan.max_duty (5%) permits one each 0.8 s" in found.what
+        assert ("eBPF" in found.remedy) is (way == "sweep")
+        assert "raise scan.max_duty" in found.remedy

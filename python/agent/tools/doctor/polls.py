@@ -132,7 +132,9 @@ def agent_inter(patient: Patient, lines: int | None) -> Iterator[Finding]:
         yield Finding("fail", "agent-inter", f"the agent went away while it was watched: {error}")
         return
     if seen:
-        yield from _judge(patient, _pace(seen, lines))
+        pace = _pace(seen, lines)
+        yield from _judge(patient, pace)
+        yield from _afford(patient, pace)
     elif any(poller["allowed"] for poller in patient.status["polls"]["pollers"]):
         release_for = values.show_duration(patient.config.reply.release_for)
         remedy = (
@@ -174,13 +176,36 @@ def _judge(patient: Patient, pace: Pace) -> Iterator[Finding]:
         faults = True
         remedy = f"make scan.wait_at_most ({show(scan.wait_at_most)}) shorter, or agent-inter longer"
         yield Finding("warn", "agent-inter", f"{what}; an answer may come too late", remedy)
-    if pace.known and scan.fresh_for > 2 * pace.inter_s:
+    if pace.known and scan.fresh_for >= pace.inter_s:
         faults = True
-        remedy = f"make agent-inter longer, or scan.fresh_for ({show(scan.fresh_for)}) shorter"
-        yield Finding("warn", "agent-inter", f"{what}; most polls get the same answer as the one before", remedy)
+        remedy = f"make scan.fresh_for ({show(scan.fresh_for)}) half of agent-inter, or agent-inter longer"
+        yield Finding(
+            "warn", "agent-inter", f"{what}; polls are answered by the scan that one before them began", remedy
+        )
     fits = f"give_up_after {show(scan.give_up_after)} and release_for {show(reply.release_for)}"
     if not faults and pace.measured:
         yield Finding("ok", "agent-inter", f"{what}; fresh_for {show(scan.fresh_for)}, {fits} go with it")
     elif not faults:
         remedy = "give_up_after must be longer than agent-inter, release_for longer than two of it: see haproxy.cfg"
         yield Finding("warn", "agent-inter", f"{what}; whether {fits} go with it cannot be told", remedy)
+
+
+def _afford(patient: Patient, pace: Pace) -> Iterator[Finding]:
+    """Whether max_duty permits a scan for each poll that wants one."""
+    told = patient.status or {}
+    sample, ended = told.get("sample"), told.get("scanner", {}).get("ended")
+    if not sample or not ended or not ended["done"] or not pace.measured:
+        return
+    scan, way = patient.config.scan, sample["discovery"]
+    # The first scan and those that re-check cost more, and the newest may be one of them.
+    cost_s = min(sample["cost_ms"] / 1000, ended["cost_s"] / ended["done"])
+    apart_s, wanted_s = 100 * cost_s / scan.max_duty, max(pace.gap_s, scan.fresh_for / 2, scan.min_gap)
+    what = f"a scan by {way} takes {1000 * cost_s:.2g} ms of CPU, {100 * cost_s / wanted_s:.2g}% of a core at this pace"
+    if apart_s <= wanted_s:
+        yield Finding("ok", "scan cost", what)
+        return
+    what += f"; scan.max_duty ({scan.max_duty:g}%) permits one each {apart_s:.2g} s, so answers are as old"
+    remedy = "raise scan.max_duty, or make agent-inter longer"
+    if way == "sweep":
+        remedy = f"permit eBPF (systemd/ebpf.conf), or name workers.cgroups: it reads workers alone then; or {remedy}"
+    yield Finding("warn", "scan cost", what, remedy)

@@ -1,0 +1,60 @@
+"""Many runs side by side, each with a fleet of its own: a run that is not compressed costs little and takes long.
+
+It must end all that it started, also when it is itself ended in the midst of runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+from benches.fleet.parts import Fleet, fleet
+from benches.fleet.run import program
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Lanes:
+    """Fleets alike, for as many runs at one time."""
+
+    def __init__(self, fleets: list[Fleet]) -> None:
+        self._fleets = fleets
+        self._free: SimpleQueue[Fleet] = SimpleQueue()
+        for each in fleets:
+            self._free.put(each)
+
+    def each(self, work: Callable[[Fleet, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What `work` makes of the items, in their order."""
+
+        def one(item: Item) -> Result:
+            free = self._free.get()
+            try:
+                return work(free, item)
+            finally:
+                self._free.put(free)
+
+        pool = ThreadPoolExecutor(len(self._fleets))
+        try:
+            yield from pool.map(one, items)
+        except BaseException:
+            for each in self._fleets:
+                each.ending.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def lanes(home: Path, count: int, compression: float) -> Iterator[Lanes]:
+    """So many fleets of seven, on networks of their own; they end with the context."""
+    program()  # once, and not by everybody
+    with ExitStack() as stack:
+        yield Lanes(
+            [
+                stack.enter_context(fleet(home / f"lane{lane}", 3, 4, compression, network=100 + lane))
+                for lane in range(count)
+            ]
+        )
