@@ -35,10 +35,10 @@ FRESH_FOR_S = 0.2
 # A sample is at most fresh_for old when it is used; to that come the scan's own time, and the machine's bad moments.
 ALLOWED_AGE_S = FRESH_FOR_S + 0.3
 
-# A worker's CPU time is judged over what lies between two scans: at least 0.1 s (rust/effort.rs), and about so much at
+# A worker's CPU time is judged over what lies between two scans: at least 0.2 s (rust/effort.rs), and about so much at
 # most. One that begins may be noticed by the next window alone, and one that ends may have begun its last with work;
 # that it has no job any more is believed when it has rested for so long.
-WINDOW_S = 0.25
+WINDOW_S = 0.35
 NOTICED_S = WINDOW_S
 FORGOTTEN_S = WINDOW_S + 0.4
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from agent._scan import Reading
 
 
-# CPU time is judged over at least 100 ms (rust/effort.rs), and over less than three times as much a job's
-# start is hardly missed.
+# CPU time is judged over at least 200 ms (rust/effort.rs).
 WINDOW_S = 0.25
 
 
