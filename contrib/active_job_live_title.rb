@@ -68,10 +68,17 @@ module Busyweight
       end
 
       def safely(&block)
-        @lock.synchronize(&block) unless @off
+        @lock.synchronize { switch_off_at_failure(&block) unless @off }
       rescue StandardError, ScriptError => e
-        @off = true
         complain("no live titles: #{e.class}: #{e.message}")
+      end
+
+      # Under the lock, so that no other thread fails the same way and says so again.
+      def switch_off_at_failure
+        yield
+      rescue StandardError, ScriptError
+        @off = true
+        raise
       end
 
       # The first job of a process; what was counted before its fork is not its own.

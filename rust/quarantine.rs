@@ -80,12 +80,6 @@ impl Quarantine {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32
     }
 
-    /// As [`Self::count`], without those that are known.
-    #[must_use]
-    pub fn count_unless(&self, bit: u32, known: impl Fn(Pid) -> bool) -> u32 {
-        self.held.iter().filter(|&(&pid, h)| h.mask & bit != 0 && !known(pid)).count() as u32
-    }
-
     /// Forgets processes that are no more. One that holds a reader is there.
     pub fn forget_unless(&mut self, exists: impl Fn(Pid) -> bool) {
         self.held.retain(|&pid, held| held.stuck || exists(pid));

@@ -55,7 +55,7 @@ pub struct Counts {
     pub unparsable: u32,
     /// Processes that hung a reader, and wait to be tried again.
     pub quarantined: u32,
-    /// Processes that may be workers, and of which nothing was ever read: not permitted, or they hung.
+    /// Processes that may be workers, and that must not be read.
     pub unread: u32,
     /// The age of the oldest reading counted, in milliseconds.
     pub oldest_ms: u64,

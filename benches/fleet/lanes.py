@@ -10,8 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from benches.fleet.parts import Fleet, fleet
-from benches.fleet.run import program
+from benches.fleet.parts import Fleet, fleet, program
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -18,6 +18,7 @@ from tests.real.parts import Agent, HAProxy
 from tests.tree import Tree
 
 from agent.config.schema import Scan
+from benches.harness import compile_c
 
 CORES = 24
 HEARTBEAT_S = 10.0
@@ -39,6 +40,9 @@ SETTINGS: dict[str, tuple[tuple[str, str, str | float], ...]] = {
     "fresh01": (("scan", "fresh_for", 0.1),),
     "fresh2": (("scan", "fresh_for", 2.0),),
 }
+
+
+SOURCES = [Path(__file__).with_name(name) for name in ("main.c", "host.c", "wire.c")]
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,11 @@ class Fleet:
             more = range(self.hosts, self.hosts + self.polled_only)
             lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in more]
         return "".join(f"{line}\n" for line in lines)
+
+
+def program() -> Path:
+    """The model, compiled where it is not yet."""
+    return compile_c("fleet", SOURCES, headers=[SOURCES[0].with_name("fleet.h")], libraries=["m"])
 
 
 @contextmanager

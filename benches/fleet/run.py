@@ -28,11 +28,10 @@ from benches.fleet.parts import (
     Fleet,
     cpu_s,
     hurry,
+    program,
 )
 from benches.fleet.scenarios import REQUEST_CPU_S, Scenario
-from benches.harness import compile_c
 
-SOURCES = [Path(__file__).with_name(name) for name in ("main.c", "host.c", "wire.c")]
 GOOD_S = 1.0  # a response within this is a good one
 GIVE_UP_S = 10.0
 LATE_S = 0.05  # requests sent later than this, at the 99th percentile, and the run tells nothing
@@ -84,11 +83,6 @@ class Run:
         rows = self.weights[(self.weights[:, 0] >= begin) & (self.weights[:, 0] < end), 1:]
         changes = (np.diff(rows, axis=0) != 0).sum()
         return float(changes / rows.shape[1] / ((end - begin) / 60))
-
-
-def program() -> Path:
-    """The model, compiled where it is not yet."""
-    return compile_c("fleet", SOURCES, headers=[SOURCES[0].with_name("fleet.h")], libraries=["m"])
 
 
 def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, out: Path) -> str:

@@ -72,7 +72,7 @@ class Counts:
     copies: int  # forked copies of a worker, which are not counted as workers
     unparsable: int  # titles of the program without a count to believe
     quarantined: int  # processes that hung a reader and wait to be tried again
-    unread: int  # may be workers, and nothing was ever read of them: not permitted, or they hung
+    unread: int  # may be workers, and must not be read
     oldest_ms: int  # age of the oldest reading counted, at the end of the scan
 
 @final

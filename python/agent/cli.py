@@ -277,10 +277,12 @@ def _fail(text: object, code: int = WRONG) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    # The loop comes before all that imports asyncio.
+    from agent.serve import loop  # before all that imports asyncio
+
+    # isort: split
     from agent.config import paths
     from agent.operate.threads import run_in_thread
-    from agent.serve import farewell, logs, loop
+    from agent.serve import farewell, logs
     from agent.serve.daemon import Daemon
     from agent.serve.signals import Signals, StoppedError
     from agent.serve.startup import StartError, load_whole

@@ -25,13 +25,12 @@ impl Tracker {
         infos.collect()
     }
 
-    /// Processes that may be workers of a selector, and of which nothing was ever read.
+    /// Processes that may be workers of a selector, and that must not be read. Those that hung a reader are not
+    /// among them: anybody can make one, and would make the host's state unknown with it.
     fn unread(&self, bit: u32) -> u32 {
         let denied = |entry: &&Entry| matches!(entry.state, State::Denied(mask) if mask & bit != 0);
         // Hardly a host has any, and then all entries need not be asked.
-        let denied = if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() };
-        let known = |pid: Pid| self.workers.contains(&pid);
-        denied as u32 + self.quarantine.count_unless(bit, known)
+        if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() as u32 }
     }
 
     pub(super) fn count(&mut self, selector: usize, now_ns: u64) -> Counts {

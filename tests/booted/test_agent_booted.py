@@ -42,7 +42,7 @@ release_for = "2s"
 
 def start_worker(machine: Machine, unit: str) -> None:
     """A Sidekiq with a job."""
-    worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
+    worker = 'exec -a "sidekiq 7.3.0 shop [2 of 2 busy]" /opt/ruby infinity'
     machine.run("systemd-run", f"--unit={unit}", "bash", "-c", worker)
 
 

@@ -198,7 +198,8 @@ def test_address_filter_of_the_service_does_not_concern_a_passed_socket(agent: M
         with Polls(agent) as polls:
             agent.run("systemctl", "restart", SERVICE)
         agent.run("systemctl", "stop", SOCKET, SERVICE)
-        assert {answer.partition("%")[0] for answer in polls.heard} == {"up 100"}
+        # Of a machine's own pid namespace, in which there is no worker.
+        assert {answer.partition(" #")[0] for answer in polls.heard} == {"up"}
 
 
 def test_address_filter_of_the_service_concerns_a_socket_of_its_own(agent: Machine) -> None:
@@ -208,6 +209,8 @@ def test_address_filter_of_the_service_concerns_a_socket_of_its_own(agent: Machi
         agent.run("systemctl", "restart", SERVICE)
         assert attempt(agent, POLLS) == "timed out\n"
     with agent.drop_in(SERVICE, f"{NO_ADDRESS}IPAddressAllow=localhost\n"):
-        agent.run("systemctl", "restart", SERVICE)
+        # Over a restart systemd keeps the listening sockets, and with them the filter under which they were made.
+        agent.run("systemctl", "stop", SERVICE)
+        agent.run("systemctl", "start", SERVICE)
         assert attempt(agent, POLLS) == "done\n"
     agent.run("systemctl", "stop", SERVICE)

@@ -49,7 +49,7 @@ def installed(tree: Path) -> Iterator[Machine]:
     with Machine(tree) as machine:
         install(machine, deb())
         machine.run("cp", "/bin/sleep", "/opt/ruby")
-        worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
+        worker = 'exec -a "sidekiq 7.3.0 shop [2 of 2 busy]" /opt/ruby infinity'
         machine.run("systemd-run", "--unit=worker", "bash", "-c", worker)
         yield machine
         assert "Traceback" not in machine.journal(SERVICE)

@@ -35,7 +35,7 @@ def host(tree: Tree) -> Iterator[Machine]:
         install(machine, deb())
         machine.run("cp", "/bin/sleep", "/opt/ruby")
         for number in range(WORKERS):
-            worker = 'exec -a "sidekiq 7.3.0 shop [2 of 10 busy]" /opt/ruby infinity'
+            worker = 'exec -a "sidekiq 7.3.0 shop [2 of 2 busy]" /opt/ruby infinity'
             machine.run("systemd-run", f"--unit=worker{number}", "bash", "-c", worker)
         yield machine
         assert "Traceback" not in machine.journal(SERVICE)

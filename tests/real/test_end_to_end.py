@@ -7,6 +7,7 @@ uses this machine, have some. So all of it runs in a pid namespace, where those 
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,22 @@ REPOSITORY = HERE.parents[1]
 
 
 @pytest.mark.timeout(900)
-def test_all_parts_together_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_all_parts_together_in_processes_of_their_own() -> None:
     rights = [] if os.geteuid() == 0 else ["--map-root-user"]
     alone = [need("unshare", "util-linux"), *rights, "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*alone, "true"], check=False).returncode != 0:
         alone = []  # no namespaces for this user: then it asks for a machine without other Sidekiqs
-    tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'inside'}"]
-    done = subprocess.run(
-        [*alone, sys.executable, *tests, HERE / "end_to_end.py"],
-        cwd=REPOSITORY,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    tests = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    # Of a short name: HAProxy's socket is below it, and its path has at most 97 bytes.
+    with tempfile.TemporaryDirectory(prefix="e2e-") as short:
+        done = subprocess.run(
+            [*alone, sys.executable, *tests, f"--basetemp={short}/t", HERE / "end_to_end.py"],
+            cwd=REPOSITORY,
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     if " passed" not in done.stdout:
         pytest.skip(done.stdout)

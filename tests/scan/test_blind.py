@@ -64,16 +64,6 @@ def test_workers_that_must_not_be_read_are_counted_where_they_may_belong(tree: T
     assert snapshot.pools[0].workers == 2
 
 
-def test_a_process_that_hangs_and_was_never_read_is_unread(tree: Tree) -> None:
-    tree.add_hanging(100)
-    scans = scanner(tree)
-    counts = counted(scans)
-    assert (counts.unread, counts.quarantined) == (1, 1)
-    tree.heal(100, sidekiq_title(1))
-    until(lambda: counted(scans).busy_processes == 1, "it is read", DEADLINE_S)
-    assert counted(scans).unread == 0
-
-
 @pytest.fixture
 def leaderless() -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "-c", LEADERLESS, "myworker leaderless [3/5]"], stdout=subprocess.PIPE)

@@ -116,7 +116,7 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
         ("stopping_workers", "stopping", "Workers that take no more jobs."),
         ("forked_copies", "copies", "Forked copies of workers, which do not count as workers."),
         ("unparsable_titles", "unparsable", "Titles that name the program and show no count to believe."),
-        ("unread_processes", "unread", "Processes that may be workers, and that could never be read."),
+        ("unread_processes", "unread", "Processes that may be workers, and that must not be read."),
         ("quarantined_processes", "quarantined", "Processes that hung a reader and wait to be tried again."),
     ):
         yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
