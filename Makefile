@@ -20,10 +20,10 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak dist test-dist test-matrix lock clean
+.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak dist test-dist test-first-hour test-matrix lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
 	@exec $(BIN)/python -m tools.run $(LISTEN)
@@ -68,6 +68,10 @@ dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist tests/dist
+
+test-first-hour: build ## the README's commands on bare Debians, and the tests where much lies about; as root, an hour
+	@tools/setup.sh test-dist
+	$(BIN)/pytest -m first_hour tests/dist
 
 # In a pid namespace of its own no Sidekiq but the tests' own is seen, and whatever they start ends with them. The
 # shell is its init, which reaps.

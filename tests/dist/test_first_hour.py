@@ -9,7 +9,7 @@ from tests.booted.host import missing_for_boot
 
 from .debian import INSIDE, REPOSITORY, in_debian
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.first_hour, pytest.mark.timeout(3600)]
 
 # What the README asks for.
 PACKAGES = ("git", "make", "python3", "python3-venv")

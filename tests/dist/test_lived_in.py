@@ -8,7 +8,7 @@ from tests.booted.host import missing_for_boot
 
 from .debian import REPOSITORY
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.first_hour, pytest.mark.timeout(1800)]
 
 # Those that could mind: they boot machines, start programs by their paths, read systemd's files, write for other users,
 # count real workers, or ask for an agent where one usually is.
