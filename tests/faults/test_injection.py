@@ -38,9 +38,11 @@ capacity = 10
 release_for = "200ms"
 """
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="the shim knows this processor's registers alone"
-)
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="the shim knows this processor's registers alone"),
+    # What it takes at random differs from run to run, so a failure is a find and no regression.
+    pytest.mark.skipif(not SOAK, reason="make soak"),
+]
 
 # What the kernel says of each call now and then; every other call fails by the last line's.
 ERRORS = {
