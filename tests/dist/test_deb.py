@@ -74,9 +74,14 @@ def full(installed: Machine) -> Machine:
 def test_apt_install_ends_with_the_service_enabled_running_and_answering(installed: Machine) -> None:
     assert installed.run("systemctl", "is-enabled", SERVICE).stdout == "enabled\n"
     assert installed.run("systemctl", "is-active", SERVICE).stdout == "active\n"
-    with Polls(installed, python=PYTHON) as polls:
-        pass
-    assert all(re.fullmatch(r"up \d+% #\d+/\d+ busy", answer) for answer in polls.heard), polls.heard
+
+    def counts() -> bool:
+        with Polls(installed, python=PYTHON) as polls:
+            pass
+        return all(re.fullmatch(r"up \d+% #\d+/\d+ busy", answer) for answer in polls.heard)
+
+    # Until the worker is seen: in a pid namespace of its own, no worker is not idle.
+    wait_until(counts, "the worker is counted")
 
 
 def test_socket_unit_is_there_and_left_to_the_operator(installed: Machine) -> None:

@@ -58,9 +58,14 @@ def main_pid(machine: Machine) -> int:
 def test_installed_service_is_enabled_and_answers(host: Machine) -> None:
     assert host.run("systemctl", "is-enabled", SERVICE).stdout == "enabled\n"
     assert host.run("systemctl", "is-active", SERVICE).stdout == "active\n"
-    with Polls(host, python=PYTHON) as polls:
-        pass
-    assert all(re.fullmatch(r"up \d+% #\d+/\d+ busy", answer) for answer in polls.heard), polls.heard
+
+    def counts() -> bool:
+        with Polls(host, python=PYTHON) as polls:
+            pass
+        return all(re.fullmatch(r"up \d+% #\d+/\d+ busy", answer) for answer in polls.heard)
+
+    # Until the workers are seen: in a pid namespace of its own, no worker is not idle.
+    wait_until(counts, "workers are counted")
     assert host.run("systemctl", "--failed", "--no-legend").stdout == ""
 
 
