@@ -1,7 +1,7 @@
 //! What is known adds up: counts for a snapshot, and a list for people. Nothing is read here.
 
 use super::{Entry, State, Tracker, WorkerInfo};
-use crate::snapshot::{self, Counts, Member, Pid};
+use crate::snapshot::{self, Counts, Member};
 use crate::title::Reading;
 
 impl Tracker {
