@@ -213,17 +213,15 @@ fn faktory(title: &[u8]) -> Reading {
 /// Its relatives write the same states: resqued puts a `[tag]` before them, php-resque and pyres
 /// their queues after the version, ` (q1,q2)` or ` [q1,q2]`.
 fn resque(title: &[u8]) -> Reading {
-    for name in [&b"resque-"[..], b"pyres_worker-"] {
-        let mut at = 0;
-        while let Some(found) = title[at..].windows(name.len()).position(|w| w == name) {
-            at += found + name.len();
-            if let Some(state) = resque_state(&title[at..]) {
-                return match words(state).next() {
-                    Some(b"Waiting" | b"Paused" | b"Starting") => Reading::IDLE,
-                    Some(b"Processing" | b"Forked") => Reading::BUSY,
-                    _ => Reading::Unparsable,
-                };
-            }
+    const NAMES: [&[u8]; 2] = [b"resque-", b"pyres_worker-"];
+    for at in 0..title.len() {
+        let named = NAMES.iter().find_map(|name| title[at..].strip_prefix(*name));
+        if let Some(state) = named.and_then(resque_state) {
+            return match words(state).next() {
+                Some(b"Waiting" | b"Paused" | b"Starting") => Reading::IDLE,
+                Some(b"Processing" | b"Forked") => Reading::BUSY,
+                _ => Reading::Unparsable,
+            };
         }
     }
     Reading::No
@@ -239,7 +237,8 @@ fn resque_state(text: &[u8]) -> Option<&[u8]> {
     for (open, close) in [(&b" ("[..], b')'), (b" [", b']')] {
         rest = rest.strip_prefix(open).and_then(|inner| after(inner, close)).unwrap_or(rest);
     }
-    let state = rest.strip_prefix(b": ")?.trim_ascii_start();
+    let state = rest.strip_prefix(b": ")?;
+    let state = &state[state.iter().take_while(|&&b| b == b' ').count()..];
     Some(state.strip_prefix(b"[").and_then(|tag| after(tag, b']')).unwrap_or(state))
 }
 

@@ -110,7 +110,9 @@ impl Twins {
             last_bracket: regex(r"^.*\[(\d{1,6}) of (\d{1,6}) busy\](.*)$"),
             sidekiq_stops: regex(r"^ +stopping( |$)"),
             faktory_stops: regex(r" (stopping|quiet)( |$)"),
-            resque: regex(r"resque-\d[^: ]*: +([^ ]*)"),
+            resque: regex(
+                r"(?:resque|pyres_worker)-\d[^: ]*(?: \([^)]*\))?(?: \[[^\]]*\])?: +(?:\[[^\]]*\] *)?([^ ]*)",
+            ),
             rq: regex(
                 r"^rq(?::worker:.*?|: .*?|): +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
             ),
