@@ -23,6 +23,9 @@ SOURCES = (
     "tools",
 )
 NOBODY = 65534
+# A newcomer's make is nobody's child: under another one, as in `make test`, it would say so on lines of its own.
+OWN = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+
 NOWHERE = "http://127.0.0.1:9/simple"
 AGAIN = "type the same again"
 
@@ -64,7 +67,7 @@ def build(
     done = subprocess.run(
         ["make", *words, "build"],
         cwd=clone,
-        env={**os.environ, **(environ or {})},
+        env={**OWN, **(environ or {})},
         user=user,
         extra_groups=None if user is None else [],
         stdout=subprocess.PIPE,
@@ -132,7 +135,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_again_goes_on(clone: Pat
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-euc", script],
         cwd=clone,
-        env=os.environ | {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "0"},
+        env=OWN | {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "0"},
         capture_output=True,
         text=True,
         check=True,
