@@ -186,9 +186,13 @@ def test_a_title_that_is_written_moves_on_when_its_worker_last_ran(host: Host) -
     assert ran is not None, "this kernel does not tell when a process last ran"
     until(lambda: _now() > ran + 0.1, "a moment on", DEADLINE_S)
     assert workers._last_ran(Path(f"/proc/{host.pids[0]}")) == ran
-    host.farm.retitle({host.pids[0]: sidekiq_title(1)})
-    later = workers._last_ran(Path(f"/proc/{host.pids[0]}"))
-    assert later is not None and later > ran
+
+    def moved_on() -> bool:
+        # Each processor has a clock of its own, less the time that was stolen from it: one may lag behind another.
+        host.farm.retitle({host.pids[0]: sidekiq_title(1)})
+        return (workers._last_ran(Path(f"/proc/{host.pids[0]}")) or 0.0) > ran
+
+    until(moved_on, "it moves on", DEADLINE_S)
 
 
 def _now() -> float:
