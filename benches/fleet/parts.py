@@ -22,7 +22,7 @@ from benches.harness import compile_c
 
 CORES = 24
 HEARTBEAT_S = 10.0
-AGENT_INTER_S = 0.5
+AGENT_INTER_S = 0.25
 FRESH_FOR_S, MIN_GAP_S = Scan().fresh_for, Scan().min_gap
 RELEASE_FOR_S = 5.0
 PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001

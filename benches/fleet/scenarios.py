@@ -32,10 +32,10 @@ AGENTS = (STATIC, BUSYWEIGHT, ORACLE)
 NOW = (
     STATIC,
     Arrangement("titles, agent-inter 2s", agent="titles", bears=BEARS, inter_s=2.0),
-    Arrangement("titles, 0.5s", agent="titles", bears=BEARS, inter_s=0.5),
+    Arrangement("titles, 0.25s", agent="titles", bears=BEARS),
     Arrangement("working now, 2s", agent="real", bears=BEARS, inter_s=2.0),
+    Arrangement("working now, 0.5s", agent="real", bears=BEARS, inter_s=0.5),
     BUSYWEIGHT,
-    Arrangement("working now, 0.25s", agent="real", bears=BEARS, inter_s=0.25),
     Arrangement('count = "cpu"', agent="cores", bears=BEARS),
     Arrangement("titles without heartbeat", agent="instant", bears=BEARS),
     ORACLE,
