@@ -1,6 +1,8 @@
-"""The rules of the house: which file may know what, how long it may be, and that nothing lies about unused."""
+"""The rules of the house: which file may know what, how long it may be, that nothing lies about unused, and that
+ARCHITECTURE.md's table of files has them all."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -24,6 +26,9 @@ ROOMS = {
     "serve": ("weight", "config", "sampling", "operate"),
     "tools": ("weight", "config", "sampling", "operate"),
 }
+
+# ARCHITECTURE.md's table has each of their files in one row.
+MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
 
 # What a file that can be tested with plain values may import.
 PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
@@ -158,3 +163,36 @@ def test_the_agent_carries_nothing_of_the_tools_for_people() -> None:
     assert "agent.serve.daemon" in loaded
     tools = ("rich", "agent.tools")
     assert {name for name in loaded if name.startswith(tools)} == set()
+
+
+def rows() -> dict[str, set[str]]:
+    """ARCHITECTURE.md's table: each question, and the files and directories that its row names."""
+    lines = (HERE / "ARCHITECTURE.md").read_text().partition("| question | files |\n|---|---|\n")[2].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)]
+    return {question: set(re.findall(r"`([\w./-]+/[\w.-]*)`", files)) for question, files in cells}
+
+
+def is_source(path: Path) -> bool:
+    """Not what a build left there, nor the beginning of a package that only says what that is."""
+    if not path.is_file() or "__pycache__" in path.parts or path.suffix == ".so" or path.name == "py.typed":
+        return False
+    return path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1
+
+
+def test_the_table_of_files_names_what_exists() -> None:
+    assert [
+        (question, name) for question, names in rows().items() for name in names if not (HERE / name).exists()
+    ] == []
+
+
+@pytest.mark.parametrize("top", MAPPED)
+def test_the_table_of_files_has_every_source_in_one_row(top: str) -> None:
+    missing = []
+    for path in filter(is_source, (HERE / top).rglob("*")):
+        # The row that names the file; else the one that names the nearest directory that it is in.
+        places = [short(path), *(f"{short(parent)}/" for parent in path.parents if parent.is_relative_to(HERE / top))]
+        found = [[question for question, names in rows().items() if place in names] for place in places]
+        nearest = next(filter(None, found), [])
+        if len(nearest) != 1:
+            missing.append((short(path), nearest))
+    assert missing == []
