@@ -110,7 +110,8 @@ class Worker:
 @final
 class Scanner:
     """Finds workers and reads their titles. All methods release the GIL and, but for
-    ``scan``, return at once; threads exist from the first scan on."""
+    ``scan``, return at once; threads exist from the first scan on. Making one keeps the GIL,
+    and takes a moment where programs are loaded into the kernel."""
 
     def __new__(
         cls,
