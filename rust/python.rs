@@ -22,9 +22,9 @@ use crate::error::Error;
 use crate::hidden;
 use crate::job::Context;
 use crate::net::Net;
-use crate::presets::{self, Spec};
 use crate::procfs::Procfs;
 use crate::scanner;
+use crate::selector::{self, Spec};
 use crate::snapshot;
 use crate::title::Reading;
 use crate::tracker::Tracker;
@@ -42,7 +42,7 @@ impl From<Error> for PyErr {
 }
 
 #[pyclass(frozen, module = "agent._scan")]
-struct Selector(presets::Selector);
+struct Selector(selector::Selector);
 
 #[pymethods]
 impl Selector {
@@ -65,7 +65,7 @@ impl Selector {
         others: Vec<String>,
     ) -> PyResult<Self> {
         let spec = Spec { preset, comm, users, cgroups, pattern, busy_states, now, cores, others };
-        Ok(Self(presets::Selector::new(&spec)?))
+        Ok(Self(selector::Selector::new(&spec)?))
     }
 
     #[getter]

@@ -33,7 +33,7 @@ MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
 # What a file that can be tested with plain values may import.
 PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
-PURE_RUST = {"effort", "net", "title", "presets", "snapshot", "quarantine", "tracker/rechecks"}
+PURE_RUST = {"effort", "net", "title", "selector", "snapshot", "quarantine", "tracker/rechecks"}
 
 
 def short(path: Path) -> str:
