@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::answer::{self, End, Replies};
 use crate::clock;
@@ -71,6 +72,11 @@ impl Selector {
     #[getter]
     fn comm(&self) -> Vec<String> {
         self.0.comm.texts().to_vec()
+    }
+
+    #[getter]
+    fn has_a_heartbeat(&self) -> bool {
+        self.0.grammar.has_a_heartbeat()
     }
 
     /// What this selector reads in a title: `(busy, total, stopping)`, `"unparsable"`, or None.
@@ -389,6 +395,7 @@ fn now_ns() -> u64 {
 #[pymodule]
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("PRESETS", PyTuple::new(m.py(), selector::names().collect::<Vec<_>>())?)?;
     m.add_function(wrap_pyfunction!(now_ns, m)?)?;
     m.add_function(wrap_pyfunction!(hidden_by_name, m)?)?;
     m.add_class::<Selector>()?;

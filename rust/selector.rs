@@ -1,21 +1,53 @@
-//! PURE. The known programs: how each writes its title, and the names its processes bear.
+//! PURE. Which processes count for a pool, by name, user and cgroup, and how their titles are read.
 //!
-//! A preset exists only for a program that shows in its title whether it is busy. Those that
-//! do not are refused by the configuration, with the name of their own status interface.
+//! It knows no program: those are in `presets.rs`.
 
 use std::fmt::Write;
 
 use regex::bytes::{Regex, RegexSet};
 
 use crate::error::Error;
-use crate::title::{Custom, Grammar};
+use crate::presets::{self, PRESETS, Preset};
+use crate::title::{Custom, Reading, first_string};
 
 /// The longest name the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
 pub const COMM_LEN_MAX: usize = 15;
 
-/// Whatever performs `ActiveJob`s bears the name of a Ruby, or of the script, where its shebang names Ruby itself.
-const JOBS: &[&str] =
-    &["ruby*", "bundle*", "rails*", "rake*", "puma*", "jobs", "good_job*", "solid_queue*", "delayed_job*"];
+/// What the configuration calls a pattern of the operator's own.
+pub const CUSTOM: &str = "custom";
+
+/// What can be chosen, in the order in which it is shown.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|preset| preset.name).chain([CUSTOM])
+}
+
+/// How titles are read.
+#[derive(Debug, Clone)]
+pub enum Grammar {
+    /// As a known program writes them.
+    Known(&'static Preset),
+    /// By a pattern of the operator's own.
+    Custom(Box<Custom>),
+}
+
+impl Grammar {
+    /// Whether the program writes its title now and then, and not at each job.
+    #[must_use]
+    pub fn has_a_heartbeat(&self) -> bool {
+        matches!(self, Self::Known(preset) if preset.has_a_heartbeat)
+    }
+
+    /// Reads what `cmdline` returned. Only the bytes up to the first NUL are a title: what
+    /// follows is padding, or the rest of an argument vector that was never retitled.
+    #[must_use]
+    pub fn read(&self, cmdline: &[u8]) -> Reading {
+        let title = first_string(cmdline);
+        match self {
+            Self::Known(preset) => (preset.read)(title),
+            Self::Custom(custom) => custom.read(title),
+        }
+    }
+}
 
 /// One set of workers to count: a pool.
 #[derive(Debug, Clone)]
@@ -46,7 +78,7 @@ pub struct CpuUse {
 /// What a selector is made of, as the configuration says it.
 #[derive(Debug, Clone, Default)]
 pub struct Spec {
-    /// `sidekiq`, `faktory`, `resque`, `rq`, `postgres`, `busyweight` or `custom`.
+    /// One of [`names`].
     pub preset: String,
     /// Globs; empty: the preset's own.
     pub comm: Vec<String>,
@@ -72,21 +104,12 @@ impl Selector {
     /// # Errors
     /// An unknown preset, a pattern or a glob that cannot be used.
     pub fn new(spec: &Spec) -> Result<Self, Error> {
-        // Sidekiq's and Faktory's names depend on how they were started: by their own
-        // shebang, by env, through bundler, or as children of a swarm, which keep its name.
-        let (grammar, own): (_, &[&str]) = match spec.preset.as_str() {
-            "sidekiq" => (Grammar::Sidekiq, &["sidekiq*", "ruby*", "bundle*"]),
-            "faktory" => (Grammar::Faktory, &["faktory*", "ruby*", "bundle*"]),
-            "resque" => (Grammar::Resque, &["resque*", "ruby*", "rake*", "bundle*", "pyres*", "python*", "php*"]),
-            // Python's setproctitle changes the name too, to the first bytes of the title.
-            "rq" => (Grammar::Rq, &["rq*", "python*"]),
-            "postgres" => (Grammar::Postgres, &["postgres*"]),
-            "busyweight" => (Grammar::Busyweight, JOBS),
-            "custom" => {
-                let custom = Custom::new(&spec.pattern, &spec.busy_states).map_err(Error::Pattern)?;
-                (Grammar::Custom(Box::new(custom)), &["*"])
-            }
-            other => return Err(Error::UnknownPreset(other.into())),
+        let (grammar, own) = if spec.preset == CUSTOM {
+            let custom = Custom::new(&spec.pattern, &spec.busy_states).map_err(Error::Pattern)?;
+            (Grammar::Custom(Box::new(custom)), &["*"][..])
+        } else {
+            let preset = presets::find(&spec.preset).ok_or_else(|| Error::UnknownPreset(spec.preset.clone()))?;
+            (Grammar::Known(preset), preset.comm)
         };
         let comm = if spec.comm.is_empty() {
             Globs::new(&own.iter().map(ToString::to_string).collect::<Vec<_>>())?

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tools import commands
 
+from agent._scan import PRESETS
 from agent.cli import parser
 from agent.config import schema
 
@@ -35,6 +36,10 @@ def test_the_readmes_configuration_is_the_default_one() -> None:
             assert keys.items() <= default[table].items(), table
         else:
             assert default[table] == keys
+
+
+def test_the_readme_has_all_presets() -> None:
+    assert f"# {' | '.join(PRESETS)}\n" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

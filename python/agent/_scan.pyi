@@ -9,6 +9,9 @@ from typing import Literal, TypeAlias, final
 
 __version__: str
 
+PRESETS: tuple[str, ...]
+"""What ``workers.preset`` may be: the known programs (rust/presets.rs), and custom."""
+
 def now_ns() -> int:
     """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
     goes back. All points in time here are of this clock."""
@@ -37,19 +40,22 @@ class Selector:
         cores: bool = ...,
         others: list[str] = ...,
     ) -> Selector:
-        """``preset``: sidekiq, faktory, resque, rq, postgres, busyweight or custom. ``comm``: globs over
-        process names, empty for the preset's own. ``users``: user ids, of which a process must
-        have its real and its effective one, empty for everyone. ``cgroups``: paths, empty for
-        anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax of Rust's regex
-        crate. ``now``: a worker that takes CPU time has a job, whatever its title said at its last
-        heartbeat; heeded only where the program has one (sidekiq, faktory). ``cores``: the cores that
-        workers take are wanted. ``others``: cgroups whose cores are wanted, as paths or units' names.
+        """``preset``: one of PRESETS. ``comm``: globs over process names, empty for the preset's own.
+        ``users``: user ids, of which a process must have its real and its effective one, empty for everyone.
+        ``cgroups``: paths, empty for anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax
+        of Rust's regex crate. ``now``: a worker that takes CPU time has a job, whatever its title said at its
+        last heartbeat; heeded only where the program has one. ``cores``: the cores that workers take are
+        wanted. ``others``: cgroups whose cores are wanted, as paths or units' names.
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
     @property
     def comm(self) -> list[str]:
         """The globs in force: those given, or the preset's own."""
+
+    @property
+    def has_a_heartbeat(self) -> bool:
+        """Whether the program writes its title now and then, and not at each job."""
 
     def read(self, cmdline: bytes) -> Reading:
         """What this selector reads in the bytes of a ``cmdline``: (busy, total, stopping),

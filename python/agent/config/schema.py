@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent._scan import PRESETS
 from agent.config import values
 from agent.config.values import Kind, Wrong
 from agent.weight.policy import Rule
 
 MAX_POOLS = 31  # one scan tells 32 selectors apart, and the default pool is one
-
-PRESETS = ("sidekiq", "faktory", "resque", "rq", "postgres", "busyweight", "custom")
 
 # Programs that people will try, and that do not show in their titles whether they are busy. Those that perform
 # ActiveJobs can be made to.

@@ -13,8 +13,7 @@ from agent.tools.check import show_title
 from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
 
 # Sidekiq rewrites its title every 10 s (every 5 s before 7.0), Faktory's Ruby worker every 15 s.
-# The others write theirs only when something changes.
-HEARTBEATS = ("sidekiq", "faktory")
+# Programs without a heartbeat write theirs only when something changes.
 SILENT_S = 30.0
 
 # Three of the longest heartbeats: a title that says idle for so long of a worker that works is stuck.
@@ -143,7 +142,7 @@ def titles(patient: Patient) -> Iterator[Finding]:
     """
     if patient.found is None or not patient.seen_by_us:
         return
-    beating = [i for i, pool in enumerate(patient.config.all_pools) if pool.workers.preset in HEARTBEATS]
+    beating = [i for i, pool in enumerate(patient.config.all_pools) if host.selector(pool.workers).has_a_heartbeat]
     ours = [w for w in patient.found.workers if not w.copy and any(isinstance(w.readings[i], tuple) for i in beating)]
     now_s = _last_ran(Path("/proc/self"))
     procfs = Path(patient.config.scan.procfs)
