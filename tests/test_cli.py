@@ -243,7 +243,7 @@ def test_an_error_that_is_not_the_outputs_is_not_called_so(monkeypatch: pytest.M
     def refuses(_: object) -> int:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
 
-    monkeypatch.setattr(cli, "_config", refuses)
+    monkeypatch.setattr("agent.actions._config", refuses)
     with pytest.raises(ConnectionRefusedError):
         cli.main(["config"])
 

@@ -212,7 +212,10 @@ def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
     agent: TreeAgent, notified: Notified, emptied: bool
 ) -> None:
     """Somebody is writing it anew."""
-    begins_with(agent, f"import pathlib; cli.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})")
+    begins_with(
+        agent,
+        f"import pathlib; from agent import actions; actions.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})",
+    )
     at = (argv := agent.argv()).index("--config")
     del argv[at : at + 2]
     with agent:
