@@ -170,7 +170,7 @@ def test_config_prints_what_is_read_back_to_the_same_and_warnings_beside_it(here
 
 
 def test_without_a_file_the_defaults_are_effective(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "DEFAULT_FILE", Path("/none/busyweight.toml"))
+    monkeypatch.setattr("agent.config.file.DEFAULT_FILE", Path("/none/busyweight.toml"))
     done = here("config")
     assert (done.code, tomllib.loads(done.out.decode())["listen"]) == (0, ["127.0.0.1:5001"])
 
@@ -243,7 +243,7 @@ def test_an_error_that_is_not_the_outputs_is_not_called_so(monkeypatch: pytest.M
     def refuses(_: object) -> int:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
 
-    monkeypatch.setattr("agent.actions._config", refuses)
+    monkeypatch.setattr("agent.actions.config", refuses)
     with pytest.raises(ConnectionRefusedError):
         cli.main(["config"])
 

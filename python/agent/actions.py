@@ -7,72 +7,34 @@ what it needs when it runs, so that the agent carries nothing it does not use.
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 from agent.config import schema, values
-
-DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
+from agent.config.file import Source
 
 WELL, WRONG, USAGE = 0, 1, 2
 
 
-def load(options: argparse.Namespace, *, elsewhere: bool = False) -> schema.Config:
-    """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
-    users and groups need not be here. Raises ConfigError."""
-    return _parse(options, _text(options), elsewhere=elsewhere)
+def _source(options: argparse.Namespace) -> Source:
+    """Where the configuration comes from, by the options."""
+    listen = getattr(options, "listen", None) or ()
+    return Source(options.config, getattr(options, "procfs", None), tuple(listen))
 
 
-def reloader(options: argparse.Namespace) -> Callable[[], schema.Config]:
-    """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
-    written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :func:`load`."""
-    path = options.config or DEFAULT_FILE
-    seen = False
-
-    def read() -> schema.Config:
-        nonlocal seen
-        text = _text(options)
-        if seen and not text:
-            what = "it is empty" if path.exists() else "no such file"
-            raise schema.ConfigError(
-                [f"{path}: {what}, and there were settings before; for all defaults, write a comment"]
-            )
-        seen = bool(text)
-        return _parse(options, text)
-
-    return read
-
-
-def _text(options: argparse.Namespace) -> str:
-    """The configuration file's text; none where the default file is not there."""
-    path = options.config or DEFAULT_FILE
-    try:
-        return str(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if options.config:
-            raise schema.ConfigError([f"{path}: no such file"]) from None
-        return ""
-    except UnicodeDecodeError as error:
-        raise schema.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    except OSError as error:
-        raise schema.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
-
-
-def _parse(options: argparse.Namespace, text: str, *, elsewhere: bool = False) -> schema.Config:
-    from dataclasses import replace
-
+def _load(options: argparse.Namespace) -> schema.Config:
+    """The configuration for this machine. Raises ConfigError."""
     from agent.sampling import host
 
-    checks = schema.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
-    loaded = schema.parse(text, str(options.config or DEFAULT_FILE), checks)
-    if getattr(options, "procfs", None):
-        loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
-    if getattr(options, "listen", None):
-        loaded = replace(loaded, listen=tuple(options.listen))
-    return loaded
+    return _source(options).load(host.CHECKS)
 
 
-def _complain(text: object) -> None:
+def _load_for_others(options: argparse.Namespace) -> schema.Config:
+    """The configuration of another machine, whose users and groups need not be here. Raises ConfigError."""
+    from agent.sampling import host
+
+    return _source(options).load(schema.Checks(workers=host.CHECKS.workers))
+
+
+def complain(text: object) -> None:
     """To stderr. Where that cannot be written, the exit code says it alone."""
     try:
         print(text, file=sys.stderr)
@@ -81,26 +43,30 @@ def _complain(text: object) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _fail(text: object, code: int = WRONG) -> int:
-    _complain(f"busyweight: {text}")
+def fail(text: object, code: int = WRONG) -> int:
+    """Says why, and returns the exit code."""
+    complain(f"busyweight: {text}")
     return code
 
 
-def _serve(options: argparse.Namespace) -> int:
+def serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     from agent.serve import loop  # before all that imports asyncio
 
     # isort: split
     from agent.config import paths
     from agent.operate.threads import run_in_thread
+    from agent.sampling import host
     from agent.serve import farewell, logs
     from agent.serve.daemon import Daemon
     from agent.serve.signals import Signals, StoppedError
     from agent.serve.startup import StartError, load_whole
 
-    async def serve() -> None:
+    source = _source(options)
+
+    async def run() -> None:
         signals = Signals()
-        read = reloader(options)
+        read = source.reloader(host.CHECKS)
         # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
         loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
         logs.set_up(loaded.config.log.level, loaded.config.log.format)
@@ -108,7 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
             loaded,
             read,
             signals,
-            file=options.config or DEFAULT_FILE,
+            file=source.file,
             state=paths.state_directory(options.state),
             control=paths.control_socket(options.control),
         )
@@ -116,7 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
         await daemon.run()
 
     try:
-        loop.run(serve())
+        loop.run(run())
     except StoppedError:
         return WELL
     except (StartError, schema.ConfigError) as error:
@@ -125,7 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
         if isinstance(error, schema.ConfigError):
             code, faults = USAGE, error.faults
         for fault in faults:
-            _complain(fault)
+            complain(fault)
         loop.run(farewell.say())
         return code
     finally:
@@ -133,36 +99,37 @@ def _serve(options: argparse.Namespace) -> int:
     return WELL
 
 
-def _check(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> int:
     """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent.tools import check
+    from agent.tools.check import as_json, table
+    from agent.tools.check import check as scan_once
 
-    loaded = load(options)
+    loaded = _load(options)
     try:
-        found = check.check(loaded)
+        found = scan_once(loaded)
     except (OSError, RuntimeError) as error:
-        return _fail(error)
+        return fail(error)
     sys.stdout.flush()
-    sys.stdout.buffer.write(check.as_json(found) if options.json else found.said[0].line)
+    sys.stdout.buffer.write(as_json(found) if options.json else found.said[0].line)
     if options.workers and not options.json:
-        sys.stdout.buffer.write(check.table(found).encode())
+        sys.stdout.buffer.write(table(found).encode())
     sys.stdout.buffer.flush()
     decision = found.said[0].decision
     if not decision.known:
-        return _fail(f"unknown: {decision.reason}")
+        return fail(f"unknown: {decision.reason}")
     return WELL
 
 
-def _config(options: argparse.Namespace) -> int:
+def config(options: argparse.Namespace) -> int:
     """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
-    loaded = load(options)
+    loaded = _load(options)
     print(schema.to_toml(loaded), end="")
     for warning in schema.warnings(loaded):
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
 
 
-def _status(options: argparse.Namespace) -> int:
+def status(options: argparse.Namespace) -> int:
     """Shows what the running agent says now, since when, and what it rests on."""
     import time
 
@@ -172,12 +139,12 @@ def _status(options: argparse.Namespace) -> int:
     try:
         told = console.status(paths.control_socket(options.control))
     except client.ClientError as error:
-        return _fail(error)
+        return fail(error)
     print(console.as_json(told) if options.json else console.show(told, time.time()).rstrip("\n"))
     return WELL
 
 
-def _order(options: argparse.Namespace) -> int:
+def order(options: argparse.Namespace) -> int:
     from agent.config import paths
     from agent.tools import client, console
 
@@ -190,14 +157,14 @@ def _order(options: argparse.Namespace) -> int:
             reason=options.reason,
         )
     except client.ClientError as error:
-        return _fail(error)
+        return fail(error)
     print(done)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
 
 
-def _top(options: argparse.Namespace) -> int:
+def top(options: argparse.Namespace) -> int:
     """Shows live what the running agent says: the weight now and over the last ten minutes, the
     workers and how busy each is, the pollers and how often they ask, and orders in force.
     q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
@@ -205,43 +172,43 @@ def _top(options: argparse.Namespace) -> int:
     from agent.tools import client
 
     try:
-        from agent.tools import top
+        from agent.tools import top as live
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        return _fail("top needs the rich library: pip install 'busyweight[top]', or apt install python3-rich")
+        return fail("top needs the rich library: pip install 'busyweight[top]', or apt install python3-rich")
     try:
-        top.run(paths.control_socket(options.control), once=options.once)
-    except top.NoTerminalError as error:
-        return _fail(error, USAGE)
+        live.run(paths.control_socket(options.control), once=options.once)
+    except live.NoTerminalError as error:
+        return fail(error, USAGE)
     except client.ClientError as error:
-        return _fail(error)
+        return fail(error)
     return WELL
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace) -> int:
     """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
     check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
     as any user, as far as that goes; it changes nothing. While somebody polls the agent it
     watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
     from agent.config import paths
-    from agent.tools import doctor
+    from agent.tools.doctor import examine, print_json, print_lines
 
-    found = doctor.examine(
-        load(options), options.config or DEFAULT_FILE, paths.control_socket(options.control), options.haproxy_socket
+    found = examine(
+        _load(options), _source(options).file, paths.control_socket(options.control), options.haproxy_socket
     )
-    well = doctor.print_json(found) if options.json else doctor.print_lines(found)
+    well = print_json(found) if options.json else print_lines(found)
     return WELL if well else WRONG
 
 
-def _snippet(options: argparse.Namespace) -> int:
+def snippet(options: argparse.Namespace) -> int:
     """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
     (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
     and beside it the backend that serves when the pool is full of jobs or of requests."""
     from agent.sampling import capacity
     from agent.tools import haproxy
 
-    loaded = load(options, elsewhere=True)
+    loaded = _load_for_others(options)
     try:
         text = haproxy.snippet(
             loaded.listen[0][1],
@@ -252,23 +219,23 @@ def _snippet(options: argparse.Namespace) -> int:
             cores=capacity.cores()[0],
         )
     except haproxy.SnippetError as error:
-        return _fail(error, USAGE)
+        return fail(error, USAGE)
     print(text, end="")
     return WELL
 
 
-def _lint(options: argparse.Namespace) -> int:
+def lint(options: argparse.Namespace) -> int:
     """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
     All files are one configuration together. Judged are the agent-checks on the ports of the agent's
     configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
     from agent.tools import haproxy
 
-    loaded = load(options, elsewhere=True)
+    loaded = _load_for_others(options)
     named = options.haproxy_version
     try:
         version = haproxy.parse_version(named) if named is not None else haproxy.installed_version()
     except ValueError:
-        return _fail(f"--haproxy-version {named!r}: write it as 3.2 or 3.4.1", USAGE)
+        return fail(f"--haproxy-version {named!r}: write it as 3.2 or 3.4.1", USAGE)
     try:
         found = haproxy.lint(
             options.files,
@@ -279,7 +246,7 @@ def _lint(options: argparse.Namespace) -> int:
             version=version,
         )
     except haproxy.LintError as error:
-        return _fail(error, USAGE)
+        return fail(error, USAGE)
     for finding in found:
         print(finding)
     return WRONG if any(finding.severity == "finding" for finding in found) else WELL

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent import _scan, actions
 from agent.config import schema, values
+from agent.config.file import DEFAULT_FILE
 
 # How a write to a file, a pipe or a terminal fails: write(2).
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except schema.ConfigError as error:
         for fault in error.faults:
-            actions._complain(fault)
+            actions.complain(fault)
         return actions.USAGE
     except OSError as error:
         if error.errno not in UNWRITTEN or error.filename is not None:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return actions.WRONG  # nobody reads any more, so nobody wants to know
-        return actions._fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
+        return actions.fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
     except KeyboardInterrupt:
         return actions.WRONG
 
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"busyweight {_scan.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=actions._serve.__doc__)
+    serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=actions.serve.__doc__)
     _config_option(serve)
     serve.add_argument(
         "--listen",
@@ -75,18 +76,18 @@ def parser() -> argparse.ArgumentParser:
         help="where overrides are kept (default: $STATE_DIRECTORY, else /var/lib/busyweight)",
     )
     _control_option(serve)
-    serve.set_defaults(run=actions._serve)
+    serve.set_defaults(run=actions.serve)
 
-    check = commands.add_parser("check", help="scan once and print the reply", description=actions._check.__doc__)
+    check = commands.add_parser("check", help="scan once and print the reply", description=actions.check.__doc__)
     _config_option(check)
     _procfs_option(check)
     check.add_argument("--json", action="store_true", help="print all that was found, as JSON")
     check.add_argument("--workers", action="store_true", help="list what was counted: pid, user, title, reading")
-    check.set_defaults(run=actions._check)
+    check.set_defaults(run=actions.check)
 
-    show = commands.add_parser("config", help="show the effective configuration", description=actions._config.__doc__)
+    show = commands.add_parser("config", help="show the effective configuration", description=actions.config.__doc__)
     _config_option(show)
-    show.set_defaults(run=actions._config)
+    show.set_defaults(run=actions.config)
     _add_operators(commands)
     _add_tools(commands)
     return top
@@ -95,11 +96,11 @@ def parser() -> argparse.ArgumentParser:
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What is asked of the running agent."""
     status = commands.add_parser(
-        "status", help="show what the running agent says, and why", description=actions._status.__doc__
+        "status", help="show what the running agent says, and why", description=actions.status.__doc__
     )
     status.add_argument("--json", action="store_true", help="print all of it, as JSON")
     _control_option(status)
-    status.set_defaults(run=actions._status)
+    status.set_defaults(run=actions.status)
 
     for kind, does in (
         ("drain", "take this host out of the pool: no new clients, the present ones stay"),
@@ -120,18 +121,18 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             "--reason", metavar="TEXT", type=_option(values.reason), help="why; shown in status, log and HAProxy"
         )
         _control_option(command)
-        command.set_defaults(run=actions._order, kind=kind)
+        command.set_defaults(run=actions.order, kind=kind)
 
 
 def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What looks at the whole: this host, the running agent, and HAProxy's side."""
-    top = commands.add_parser("top", help="watch the running agent live", description=actions._top.__doc__)
+    top = commands.add_parser("top", help="watch the running agent live", description=actions.top.__doc__)
     _control_option(top)
     top.add_argument("--once", action="store_true", help="print one frame after a second's watching, and end")
-    top.set_defaults(run=actions._top)
+    top.set_defaults(run=actions.top)
 
     doctor = commands.add_parser(
-        "doctor", help="say what works, what does not, and what to do", description=actions._doctor.__doc__
+        "doctor", help="say what works, what does not, and what to do", description=actions.doctor.__doc__
     )
     _config_option(doctor)
     _control_option(doctor)
@@ -142,12 +143,12 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="HAProxy's statistics socket: compare its weights with what the agent says",
     )
     doctor.add_argument("--json", action="store_true", help="print every check as JSON")
-    doctor.set_defaults(run=actions._doctor)
+    doctor.set_defaults(run=actions.doctor)
 
     haproxy = commands.add_parser("haproxy", help="help with haproxy.cfg", description="Helps with haproxy.cfg.")
     helps = haproxy.add_subparsers(metavar="COMMAND", required=True)
     snippet = helps.add_parser(
-        "snippet", help="print a ready haproxy.cfg fragment for this agent", description=actions._snippet.__doc__
+        "snippet", help="print a ready haproxy.cfg fragment for this agent", description=actions.snippet.__doc__
     )
     _config_option(snippet)
     snippet.add_argument(
@@ -156,10 +157,10 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="*",
         help="a server behind HAProxy, as web1=192.0.2.11:80 (default: examples)",
     )
-    snippet.set_defaults(run=actions._snippet)
+    snippet.set_defaults(run=actions.snippet)
 
     lint = helps.add_parser(
-        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=actions._lint.__doc__
+        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=actions.lint.__doc__
     )
     _config_option(lint)
     lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
@@ -171,13 +172,11 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     lint.add_argument(
         "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
     )
-    lint.set_defaults(run=actions._lint)
+    lint.set_defaults(run=actions.lint)
 
 
 def _config_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config", metavar="FILE", type=Path, help=f"configuration file (default: {actions.DEFAULT_FILE})"
-    )
+    command.add_argument("--config", metavar="FILE", type=Path, help=f"configuration file (default: {DEFAULT_FILE})")
 
 
 def _control_option(command: argparse.ArgumentParser) -> None:

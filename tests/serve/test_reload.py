@@ -214,7 +214,7 @@ def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
     """Somebody is writing it anew."""
     begins_with(
         agent,
-        f"import pathlib; from agent import actions; actions.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})",
+        f"import pathlib; from agent.config import file; file.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})",
     )
     at = (argv := agent.argv()).index("--config")
     del argv[at : at + 2]
