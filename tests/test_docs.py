@@ -10,7 +10,7 @@ from tools import commands
 
 from agent._scan import PRESETS
 from agent.cli import parser
-from agent.config import schema
+from agent.config import schema, toml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -30,7 +30,7 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 def test_the_readmes_configuration_is_the_default_one() -> None:
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     shown = tomllib.loads(block)
-    default = tomllib.loads(schema.to_toml(schema.Config()))
+    default = tomllib.loads(toml.to_toml(schema.Config()))
     for table, keys in shown.items():
         if isinstance(keys, dict):
             assert keys.items() <= default[table].items(), table

@@ -31,7 +31,15 @@ ROOMS = {
 MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
 
 # What a file that can be tested with plain values may import.
-PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
+PURE_PYTHON = {
+    "config/schema",
+    "config/toml",
+    "config/values",
+    "operate/override",
+    "weight/policy",
+    "weight/pools",
+    "weight/reply",
+}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
 PURE_RUST = {"effort", "net", "title", "presets", "selector", "snapshot", "quarantine", "tracker/rechecks"}
 

@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 
-from agent.config import schema, values
+from agent.config import toml, values
 from agent.config.file import Source
+from agent.config.schema import Config
 
 WELL, WRONG, USAGE = 0, 1, 2
 
@@ -20,18 +21,18 @@ def _source(options: argparse.Namespace) -> Source:
     return Source(options.config, getattr(options, "procfs", None), tuple(listen))
 
 
-def _load(options: argparse.Namespace) -> schema.Config:
+def _load(options: argparse.Namespace) -> Config:
     """The configuration for this machine. Raises ConfigError."""
     from agent.sampling import host
 
     return _source(options).load(host.CHECKS)
 
 
-def _load_for_others(options: argparse.Namespace) -> schema.Config:
+def _load_for_others(options: argparse.Namespace) -> Config:
     """The configuration of another machine, whose users and groups need not be here. Raises ConfigError."""
     from agent.sampling import host
 
-    return _source(options).load(schema.Checks(workers=host.CHECKS.workers))
+    return _source(options).load(toml.Checks(workers=host.CHECKS.workers))
 
 
 def complain(text: object) -> None:
@@ -85,10 +86,10 @@ def serve(options: argparse.Namespace) -> int:
         loop.run(run())
     except StoppedError:
         return WELL
-    except (StartError, schema.ConfigError) as error:
+    except (StartError, toml.ConfigError) as error:
         logs.end()
         code, faults = WRONG, [f"busyweight: {error}"]
-        if isinstance(error, schema.ConfigError):
+        if isinstance(error, toml.ConfigError):
             code, faults = USAGE, error.faults
         for fault in faults:
             complain(fault)
@@ -123,8 +124,8 @@ def check(options: argparse.Namespace) -> int:
 def config(options: argparse.Namespace) -> int:
     """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
     loaded = _load(options)
-    print(schema.to_toml(loaded), end="")
-    for warning in schema.warnings(loaded):
+    print(toml.to_toml(loaded), end="")
+    for warning in toml.warnings(loaded):
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
 
@@ -214,7 +215,7 @@ def snippet(options: argparse.Namespace) -> int:
             loaded.listen[0][1],
             [haproxy.parse_server(server) for server in options.servers],
             [pool.name for pool in loaded.pools],
-            floor_percent=schema.lowest_weight(loaded),
+            floor_percent=loaded.lowest_weight,
             bears=haproxy.capacities(loaded.all_pools),
             cores=capacity.cores()[0],
         )
@@ -241,7 +242,7 @@ def lint(options: argparse.Namespace) -> int:
             options.files,
             {port for _, port in loaded.listen},
             all_checks=options.all,
-            floor_above_zero=schema.lowest_weight(loaded) > 0,
+            floor_above_zero=loaded.lowest_weight > 0,
             bare_replies=loaded.reply.health == "none",
             version=version,
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import _scan, actions
-from agent.config import schema, values
+from agent.config import toml, values
 from agent.config.file import DEFAULT_FILE
 
 # How a write to a file, a pipe or a terminal fails: write(2).
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
     try:
         return _run(argv)
-    except schema.ConfigError as error:
+    except toml.ConfigError as error:
         for fault in error.faults:
             actions.complain(fault)
         return actions.USAGE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import schema
+from agent.config import toml
 from agent.tools.doctor import polls
 from agent.tools.doctor.finding import Finding, Patient
 from tests.tree import TreeAgent
@@ -130,7 +130,7 @@ def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "", line
     monkeypatch.setattr("agent.tools.client.ask", site.ask)
     monkeypatch.setattr(polls, "time", site)
     none = Path("none")
-    patient = Patient(schema.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
+    patient = Patient(toml.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
     return list(polls.agent_inter(patient, lines))
 
 

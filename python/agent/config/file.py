@@ -1,14 +1,15 @@
 """WORLD. The configuration file: found, read, and read again; what the command line says comes on top.
 
-It knows no key but those that the command line has, too. What the text means is for `schema` to say.
+It knows no key but those that the command line has, too. What the text means is for `toml` to say.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.config import schema
-from agent.config.schema import Checks, Config, ConfigError
+from agent.config import toml
+from agent.config.schema import Config
+from agent.config.toml import Checks, ConfigError
 
 DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
@@ -63,7 +64,7 @@ class Source:
             raise ConfigError([f"{self.file}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
 
     def _parse(self, text: str, checks: Checks) -> Config:
-        config = schema.parse(text, str(self.file), checks)
+        config = toml.parse(text, str(self.file), checks)
         if self.procfs:
             config = replace(config, scan=replace(config.scan, procfs=self.procfs))
         return replace(config, listen=self.listen) if self.listen else config
