@@ -32,6 +32,7 @@ MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
 
 # What a file that can be tested with plain values may import.
 PURE_PYTHON = {
+    "config/advice",
     "config/schema",
     "config/toml",
     "config/values",

@@ -123,9 +123,11 @@ def check(options: argparse.Namespace) -> int:
 
 def config(options: argparse.Namespace) -> int:
     """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
+    from agent.config.advice import warnings
+
     loaded = _load(options)
     print(toml.to_toml(loaded), end="")
-    for warning in toml.warnings(loaded):
+    for warning in warnings(loaded):
         print(f"warning: {warning}", file=sys.stderr)
     return WELL
 

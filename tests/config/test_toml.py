@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import schema, toml
+from agent.config.advice import warnings
 from agent.config.schema import Config, Pool, Scan, Weight, Workers
 from agent.config.toml import Checks, ConfigError
 from agent.sampling import host
@@ -318,9 +319,9 @@ WARNED = {
 
 @pytest.mark.parametrize("text", WARNED)
 def test_settings_that_make_answers_unknown_or_late_are_warned_of(text: str) -> None:
-    assert any(WARNED[text] in warning for warning in toml.warnings(parse(text)))
+    assert any(WARNED[text] in warning for warning in warnings(parse(text)))
 
 
 def test_the_defaults_and_the_strictest_settings_are_not_warned_of() -> None:
     for text in ("", "[scan]\nfresh_for = '0ms'\nmin_gap = '0ms'\nmax_duty = '100%'"):
-        assert list(toml.warnings(parse(text))) == []
+        assert list(warnings(parse(text))) == []

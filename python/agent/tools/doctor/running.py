@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import _scan
 from agent.config import values
-from agent.config.toml import warnings
+from agent.config.advice import warnings
 from agent.operate.override import WAY_OUT
 from agent.tools import client, console
 from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
