@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 import pytest
 
 from agent.tools import client
-from agent.tools.doctor import polls, running, sight, unit
+from agent.tools.doctor import agent as agent_checks
+from agent.tools.doctor import polls, systemd_unit, visibility
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.test_cli import Run, here
@@ -341,14 +342,14 @@ def test_a_port_without_a_status_to_compare_with_is_a_warning(
 
 
 def test_another_line_than_the_status_is_a_fail(agent: TreeAgent, doctor: Doctor, monkeypatch: Any) -> None:
-    monkeypatch.setattr(running, "_poll", lambda _: "up 3% #other\n")
+    monkeypatch.setattr(agent_checks, "_poll", lambda _: "up 3% #other\n")
     with agent:
         found = doctor()
     assert "fail" in found.states("port") and "another agent has the port" in found.said("port")
 
 
 def test_a_port_that_does_not_answer_is_a_fail(agent: TreeAgent, doctor: Doctor, monkeypatch: Any) -> None:
-    monkeypatch.setattr(running, "POLL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(agent_checks, "POLL_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         agent.config_file.write_text(
             f'listen = ["127.0.0.1:{silent.getsockname()[1]}"]\n[scan]\nprocfs = "{agent.tree}"\n'
@@ -380,7 +381,7 @@ HOST = "22 1 0:20 / /proc rw,relatime shared:1 - proc proc rw\n"
     ],
 )
 def test_the_mount_on_top_tells_whether_processes_are_hidden(mountinfo: str, path: str, hides: str) -> None:
-    mount = sight.mount_of(path, mountinfo)
+    mount = visibility.mount_of(path, mountinfo)
     assert (mount.hides if mount else "") == hides
 
 
@@ -416,12 +417,12 @@ UNIT = {
     ids=str,
 )
 def test_a_unit_is_judged_by_its_properties(changed: dict[str, str], states: list[str], words: str) -> None:
-    found = list(unit.judge(UNIT | changed, 7))
+    found = list(systemd_unit.judge(UNIT | changed, 7))
     assert [finding.state for finding in found] == states
     assert words in str(found[-1])
 
 
 def test_where_systemd_does_not_run_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(unit, "BOOTED", tmp_path / "none")
-    [finding] = unit.unit(None)  # type: ignore[arg-type]
+    monkeypatch.setattr(systemd_unit, "BOOTED", tmp_path / "none")
+    [finding] = systemd_unit.unit(None)  # type: ignore[arg-type]
     assert (finding.state, finding.check) == ("ok", "systemd")

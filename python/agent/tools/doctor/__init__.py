@@ -12,9 +12,9 @@ from agent import _scan
 from agent.config.schema import Config, Workers
 from agent.sampling import capacity, host
 from agent.tools import check, client
-from agent.tools.doctor import metrics, polls, running, sight, unit, workers
-from agent.tools.doctor.balancer import Balancer
+from agent.tools.doctor import agent, metrics, polls, systemd_unit, visibility, workers
 from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor.haproxy_stats import Balancer
 
 Check = Callable[[Patient], Iterator[Finding]]
 
@@ -23,21 +23,21 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
     """All findings, one by one as they are made."""
     patient = _admit(config, file, control, haproxy_socket)
     before: tuple[Check, ...] = (
-        running.configuration,
-        sight.processes,
+        agent.configuration,
+        visibility.processes,
         workers.workers,
         workers.comm_filter,
         workers.titles,
         workers.stuck_titles,
-        sight.capacity,
-        running.discovery,
-        running.agent,
-        running.readers,
+        visibility.capacity,
+        agent.discovery,
+        agent.agent,
+        agent.readers,
         # Before the port is polled, which makes this host a poller.
         polls.allow,
-        running.port,
+        agent.port,
         metrics.metrics,
-        unit.unit,
+        systemd_unit.unit,
     )
     for examined in before:
         try:

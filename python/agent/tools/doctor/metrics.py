@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from agent.config import values
 from agent.tools import client
+from agent.tools.doctor.agent import START, reached
 from agent.tools.doctor.finding import Finding, Patient
-from agent.tools.doctor.running import START, reached
 
 TIMEOUT_S = 5.0
 LEN_MAX = 16 * 1024 * 1024

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from agent.config import values
 from agent.tools import client
+from agent.tools.doctor.agent import reached
 from agent.tools.doctor.finding import Finding, Patient, listed
-from agent.tools.doctor.running import reached
 
 # Long enough for three polls at HAProxy's default agent-inter, 2 s.
 WATCH_S = 7.0
