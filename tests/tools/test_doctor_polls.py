@@ -8,7 +8,8 @@ import pytest
 
 from agent.config import toml
 from agent.tools.doctor import polls
-from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
 from tests.tree import TreeAgent
 
 from .test_doctor import DEADLINE_S, Doctor, agent, doctor, here, tree, write
@@ -17,7 +18,7 @@ __all__ = ["agent", "doctor", "here", "tree"]
 
 
 @pytest.fixture
-def patient(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def watched_long(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch is as long as it takes to see polls."""
     monkeypatch.setattr(polls, "WATCH_S", DEADLINE_S)
     monkeypatch.setattr(polls, "SELDOM_S", DEADLINE_S)
@@ -65,7 +66,7 @@ class Balancer:
         ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before it was asked"),
     ],
 )
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("watched_long")
 def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
     agent: TreeAgent, doctor: Doctor, settings: str, state: str, expected: str
 ) -> None:
@@ -130,8 +131,8 @@ def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "", line
     monkeypatch.setattr("agent.tools.client.ask", site.ask)
     monkeypatch.setattr(polls, "time", site)
     none = Path("none")
-    patient = Patient(toml.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
-    return list(polls.agent_inter(patient, lines))
+    context = CheckContext(toml.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
+    return list(polls.agent_inter(context, lines))
 
 
 @pytest.mark.parametrize("address", [OWN, THEIRS])

@@ -8,7 +8,8 @@ from itertools import pairwise
 from agent.config import values
 from agent.tools import client
 from agent.tools.doctor.agent import reached
-from agent.tools.doctor.finding import Finding, Patient, listed
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding, listed
 
 # Long enough for three polls at HAProxy's default agent-inter, 2 s.
 WATCH_S = 7.0
@@ -23,23 +24,23 @@ OF_LATE_S = 60.0
 LOOPBACK = ("127.", "[::1]")
 
 
-def allow(patient: Patient) -> Iterator[Finding]:
+def allow(context: CheckContext) -> Iterator[Finding]:
     """The networks that may poll, against those who did."""
-    if patient.status is None:
+    if context.status is None:
         return
-    pollers = patient.status["polls"]["pollers"]
+    pollers = context.status["polls"]["pollers"]
     refused = [poller["address"] for poller in pollers if not poller["allowed"]]
     welcome = [poller["address"] for poller in pollers if poller["allowed"]]
     if refused:
-        what = f"turned away: {listed(refused)}; allowed are {listed(patient.config.allow)}"
+        what = f"turned away: {listed(refused)}; allowed are {listed(context.config.allow)}"
         yield Finding("warn", "allow", what, "if these are your balancers, add them to allow and reload")
-    elif patient.config.allow:
-        yield Finding("ok", "allow", f"{listed(patient.config.allow)}; nobody was turned away")
+    elif context.config.allow:
+        yield Finding("ok", "allow", f"{listed(context.config.allow)}; nobody was turned away")
     else:
         yield Finding("ok", "allow", "empty: anyone who can reach the port may poll")
     if welcome:
         yield Finding("ok", "pollers", f"{listed(welcome)}")
-    elif all(address.startswith(LOOPBACK) for address in patient.status["polls"]["listening"]):
+    elif all(address.startswith(LOOPBACK) for address in context.status["polls"]["listening"]):
         what = "none so far, and only this host itself can reach the agent"
         yield Finding("warn", "pollers", what, "set listen to an address that the balancers reach")
     else:
@@ -79,17 +80,17 @@ class Seen:
         return max(after - before for before, after in pairwise(times))
 
 
-def watch(patient: Patient) -> dict[str, Seen]:
+def watch(context: CheckContext) -> dict[str, Seen]:
     """Those who polled of late before the doctor did, by address, after some more polls. Those
     who poll seldom are waited for, but not for ever. Raises ClientError."""
-    polls = patient.status["polls"] if patient.status else {"pollers": [], "listening": []}
+    polls = context.status["polls"] if context.status else {"pollers": [], "listening": []}
     late = {poller["address"] for poller in polls["pollers"] if poller["allowed"] and poller["last_s"] <= OF_LATE_S}
     # The doctor has polled from there, too, so the last poll is not for sure a balancer's.
     own = {reached(values.address(text))[0] for text in polls["listening"]}
     seen: dict[str, Seen] = {}
     began_s = time.monotonic()
     while True:
-        pollers = client.ask(patient.control, "status")["status"]["polls"]["pollers"]
+        pollers = client.ask(context.control, "status")["status"]["polls"]["pollers"]
         now_s = time.monotonic()
         for poller in pollers:
             address, number, last_s = poller["address"], poller["polls"], poller["last_s"]
@@ -119,24 +120,24 @@ class Pace:
     measured: bool
 
 
-def agent_inter(patient: Patient, lines: int | None) -> Iterator[Finding]:
+def agent_inter(context: CheckContext, lines: int | None) -> Iterator[Finding]:
     """How often HAProxy asks, against the times of the configuration. ``lines`` is how many
     server lines one HAProxy has for this agent, if it was asked: a single agent-inter is as
     many times the gap between two polls. Without it the gap is the least that it can be."""
-    if patient.status is None:
+    if context.status is None:
         return
     try:
         # An own address that was not seen to poll may be there only because doctor polls.
-        seen = {address: one for address, one in watch(patient).items() if one.moments}
+        seen = {address: one for address, one in watch(context).items() if one.moments}
     except client.ClientError as error:
         yield Finding("fail", "agent-inter", f"the agent went away while it was watched: {error}")
         return
     if seen:
         pace = _pace(seen, lines)
-        yield from _judge(patient, pace)
-        yield from _afford(patient, pace)
-    elif any(poller["allowed"] for poller in patient.status["polls"]["pollers"]):
-        release_for = values.show_duration(patient.config.reply.release_for)
+        yield from _judge(context, pace)
+        yield from _afford(context, pace)
+    elif any(poller["allowed"] for poller in context.status["polls"]["pollers"]):
+        release_for = values.show_duration(context.config.reply.release_for)
         remedy = (
             f"does HAProxy still ask? If seldom: make reply.release_for ({release_for}) longer than two agent-inter"
         )
@@ -160,8 +161,8 @@ def _pace(seen: dict[str, Seen], lines: int | None) -> Pace:
     )
 
 
-def _judge(patient: Patient, pace: Pace) -> Iterator[Finding]:
-    scan, reply = patient.config.scan, patient.config.reply
+def _judge(context: CheckContext, pace: Pace) -> Iterator[Finding]:
+    scan, reply = context.config.scan, context.config.reply
     what, show = pace.what, values.show_duration
     faults = False
     if pace.gap_s >= scan.give_up_after:
@@ -190,13 +191,13 @@ def _judge(patient: Patient, pace: Pace) -> Iterator[Finding]:
         yield Finding("warn", "agent-inter", f"{what}; whether {fits} go with it cannot be told", remedy)
 
 
-def _afford(patient: Patient, pace: Pace) -> Iterator[Finding]:
+def _afford(context: CheckContext, pace: Pace) -> Iterator[Finding]:
     """Whether max_duty permits a scan for each poll that wants one."""
-    told = patient.status or {}
+    told = context.status or {}
     sample, ended = told.get("sample"), told.get("scanner", {}).get("ended")
     if not sample or not ended or not ended["done"] or not pace.measured:
         return
-    scan, way = patient.config.scan, sample["discovery"]
+    scan, way = context.config.scan, sample["discovery"]
     # The first scan and those that re-check cost more, and the newest may be one of them.
     cost_s = min(sample["cost_ms"] / 1000, ended["cost_s"] / ended["done"])
     apart_s, wanted_s = 100 * cost_s / scan.max_duty, max(pace.gap_s, scan.fresh_for / 2, scan.min_gap)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from agent.sampling import host
 from agent.sampling.capacity import quota
-from agent.tools.doctor.finding import Finding, Patient, pool_title
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding, pool_title
 
 # The inode of the first pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
@@ -50,27 +51,27 @@ def _mount_seen_by(pid: object, path: str) -> Mount | None:
         return None
 
 
-def processes(patient: Patient) -> Iterator[Finding]:
+def processes(context: CheckContext) -> Iterator[Finding]:
     """Whether processes can be seen, by the agent and by this user."""
-    procfs = patient.config.scan.procfs
-    if patient.found is None:
-        yield Finding("fail", "processes", patient.scan_error, "set scan.procfs to a mounted procfs")
+    procfs = context.config.scan.procfs
+    if context.found is None:
+        yield Finding("fail", "processes", context.scan_error, "set scan.procfs to a mounted procfs")
         return
     here = _mount_seen_by("self", procfs)
-    agents = _mount_seen_by(patient.status["agent"]["pid"], procfs) if patient.status else here
+    agents = _mount_seen_by(context.status["agent"]["pid"], procfs) if context.status else here
     hides = agents.hides if agents else ""
     why = f"{procfs} is mounted with {hides}" if hides else f"pid 1's name in {procfs} cannot be read"
-    if patient.seen_by_agent is False:
+    if context.seen_by_agent is False:
         yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
-    elif patient.seen_by_us:
-        number = patient.found.snapshot.processes
+    elif context.seen_by_us:
+        number = context.found.snapshot.processes
         what = f"can be seen: {number} in {procfs}" + ("" if here and here.kind == "proc" else ", a tree of files")
-        if hides and patient.seen_by_agent is None and os.geteuid() == 0:
+        if hides and context.seen_by_agent is None and os.geteuid() == 0:
             what += f", by root; but it is mounted with {hides}"
             yield Finding("warn", "processes", what, _unhide(agents, here))
         else:
             yield Finding("ok", "processes", what + (f", in spite of {hides}" if hides else ""))
-    elif patient.seen_by_agent:
+    elif context.seen_by_agent:
         what = f"the agent sees them, but this user does not: {why}"
         yield Finding("warn", "processes", what, "run doctor as root, to have all of it checked")
     else:
@@ -110,11 +111,11 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
         yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows another one than ours")
 
 
-def capacity(patient: Patient) -> Iterator[Finding]:
+def capacity(context: CheckContext) -> Iterator[Finding]:
     """What counts as full, and where the number comes from; containers deceive about cores."""
-    cores, source = patient.cores
+    cores, source = context.cores
     contained = host.in_container()
-    for pool in patient.config.all_pools:
+    for pool in context.config.all_pools:
         title, weight = pool_title(pool.name), pool.weight
         if weight.capacity == "slots":
             yield Finding("ok", "capacity", f"{title}all threads of all workers, counting {weight.count}")
