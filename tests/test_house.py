@@ -37,11 +37,13 @@ PURE_PYTHON = {
     "config/toml",
     "config/values",
     "operate/override",
+    "tools/doctor/finding",
+    "tools/doctor/pace",
     "weight/policy",
     "weight/pools",
     "weight/reply",
 }
-HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
+HARMLESS = {"collections", "dataclasses", "ipaddress", "itertools", "json", "math", "re", "tomllib", "typing"}
 PURE_RUST = {"effort", "net", "title", "presets", "selector", "snapshot", "quarantine", "tracker/rechecks"}
 
 

@@ -10,6 +10,7 @@ from agent.config import toml
 from agent.tools.doctor import polls
 from agent.tools.doctor.context import CheckContext
 from agent.tools.doctor.finding import Finding
+from agent.tools.doctor.pace import Seen
 from tests.tree import TreeAgent
 
 from .test_doctor import DEADLINE_S, Doctor, agent, doctor, here, tree, write
@@ -78,7 +79,7 @@ def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
 
 
 def test_a_gap_between_polls_is_the_average_of_what_was_seen() -> None:
-    seen = polls.Seen(5, 9.0)
+    seen = Seen(5, 9.0)
     for now_s, last_s, count in ((10.0, 1.0, 5), (11.0, 0.0, 6), (12.5, 0.1, 8), (13.5, 0.5, 9)):
         seen.look(now_s, last_s, count)
     assert seen.gap_s == pytest.approx(2.0 / 3)
