@@ -54,11 +54,6 @@ def here(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "busyweight.toml"
 

@@ -8,7 +8,9 @@ any process.
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import ClassVar, Self, TypeVar
 
 from agent._scan import Scanner, Selector
 from tests.farm import sidekiq_title
@@ -142,3 +144,35 @@ class TreeAgent(Agent):
 
     def environment(self) -> dict[str, str]:
         return super().environment() | self.environ
+
+
+class MortalAgent(TreeAgent):
+    """Ended at once, without the last words."""
+
+    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
+
+
+A = TypeVar("A", bound=TreeAgent)
+
+
+class Agents:
+    """Agents in one tree. All have ended when it is over, and none may have broken."""
+
+    def __init__(self, home: Path, tree: Tree) -> None:
+        self._home, self._tree = home, tree
+        self._made: list[TreeAgent] = []
+
+    def make(self, kind: type[A], config: str) -> A:
+        """One that is not started yet."""
+        agent = kind(self._home, self._tree, config)
+        self._made.append(agent)
+        return agent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self._made:
+            agent.stop()
+        for agent in self._made:
+            assert "Traceback" not in agent.log_text(), agent.evidence()

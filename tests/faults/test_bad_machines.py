@@ -47,8 +47,7 @@ release_for = "500ms"
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path / "proc")
+def tree(tree: Tree) -> Tree:
     tree.workers(busy=4, idle=6)
     return tree
 

@@ -54,8 +54,7 @@ class Watch(Prometheus):
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path / "proc")
+def tree(tree: Tree) -> Tree:
     tree.workers(busy=6, idle=18)
     return tree
 

@@ -15,11 +15,6 @@ from tests.tree import Tree, scanner
 RECHECK_DEADLINE_S = 10.0
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
 def counts(of: Scanner) -> Counts:
     [pool] = of.scan().pools
     return pool

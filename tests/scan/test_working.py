@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -39,11 +38,6 @@ while True:
     else:
         time.sleep(0.01)
 """
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "procfs")
 
 
 def looked(of: Scanner, windows: int = 1) -> Counts:

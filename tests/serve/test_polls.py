@@ -9,29 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from agent.serve import server
 from tests.descriptors import descriptors_left
 from tests.farm import compile_c
 from tests.real.parts import until
-from tests.tree import Tree, TreeAgent
+from tests.tree import TreeAgent
 
 from .test_server import POOLS, Serving, connect, said
 
 DEADLINE_S = 30.0
 POLLER = Path(__file__).parents[2] / "benches/polls/poller.c"
 AT_ONCE = '[reply]\non_stop = "keep"\n'
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[TreeAgent]:
-    """With 6 workers busy; a test may write another configuration before it starts it."""
-    tree = Tree(tmp_path / "proc")
-    tree.workers(busy=6)
-    agent = TreeAgent(tmp_path, tree, f"[weight]\ncapacity = 24\n{AT_ONCE}")
-    yield agent
-    agent.stop()
 
 
 @contextmanager

@@ -4,9 +4,9 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import pytest
 
@@ -16,17 +16,11 @@ from agent.tools.doctor import polls, systemd_unit, visibility
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port
 from tests.test_cli import Run, here
-from tests.tree import Tree, TreeAgent
+from tests.tree import Agents, MortalAgent, Tree, TreeAgent
 
 __all__ = ["here"]
 
 DEADLINE_S = 10.0
-
-
-class MortalAgent(TreeAgent):
-    """Ended at once, without the last words."""
-
-    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
 
 
 class Asked:
@@ -49,18 +43,10 @@ Doctor = Callable[..., Asked]
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
-@pytest.fixture
-def agent(tmp_path: Path, tree: Tree) -> Iterator[TreeAgent]:
+def agent(agents: Agents, tree: Tree) -> TreeAgent:
     """With 6 of 24 busy; not started."""
     tree.workers(busy=6, idle=18)
-    agent = MortalAgent(tmp_path, tree, f'[scan]\nprocfs = "{tree}"\n[weight]\ncapacity = 24\n')
-    yield agent
-    agent.stop()
-    assert "Traceback" not in agent.log_text(), agent.evidence()
+    return agents.make(MortalAgent, f'[scan]\nprocfs = "{tree}"\n[weight]\ncapacity = 24\n')
 
 
 @pytest.fixture
