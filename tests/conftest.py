@@ -1,5 +1,5 @@
 """What the machine that runs the tests may have that none of them is about; and what many of them begin with: a tree,
-an agent in it.
+an agent in it, a prompt.
 
 It must take nothing away that a test could miss: a test of a strict umask or of a full disk makes its own.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.prompt import Run
     from tests.tree import Agents, Tree, TreeAgent
 
 # Others, such as the compiler and the agent, take the place for scratch files that Python finds to have room.
@@ -46,3 +47,11 @@ def agent(agents: "Agents", tree: "Tree") -> "TreeAgent":
 
     tree.workers(busy=6, idle=18)
     return agents.make(TreeAgent, '[weight]\ncapacity = 24\n[reply]\non_stop = "keep"\n')
+
+
+@pytest.fixture
+def here(capfdbinary: pytest.CaptureFixture[bytes]) -> "Run":
+    """The command, in this process."""
+    from tests.prompt import in_this_process
+
+    return in_this_process(capfdbinary)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,42 +14,10 @@ from agent import cli
 from agent._scan import __version__
 from agent.config import toml
 from tests.farm import sidekiq_title
+from tests.prompt import COMMAND, Run, run
 from tests.real.original import answer
 
 from .tree import Tree
-
-COMMAND = Path(sys.executable).with_name("busyweight")
-
-
-class Done:
-    """What a command said and how it ended."""
-
-    def __init__(self, code: int, out: bytes, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-        assert "Traceback" not in err
-
-
-Run = Callable[..., Done]
-
-
-def run(*words: object, program: tuple[object, ...] = (COMMAND,)) -> Done:
-    done = subprocess.run([*map(str, program), *map(str, words)], capture_output=True, timeout=60, check=False)
-    return Done(done.returncode, done.stdout, done.stderr.decode())
-
-
-@pytest.fixture
-def here(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """The command in this process, which is faster."""
-
-    def run(*words: object) -> Done:
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capfdbinary.readouterr()
-        return Done(code, out, err.decode())
-
-    return run
 
 
 @pytest.fixture

@@ -211,3 +211,10 @@ def test_the_table_of_files_has_every_source_in_one_row(top: str) -> None:
         if len(nearest) != 1:
             missing.append((short(path), nearest))
     assert missing == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=short)
+def test_what_tests_share_stands_in_a_file_of_its_own(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [getattr(node, "module", None) or node.names[0].name for node in found]
+    assert [name for name in names if name.rpartition(".")[2].startswith("test_")] == []

@@ -25,8 +25,8 @@ from tests.faults import amount
 from tests.faults.hostile import holdings
 from tests.faults.watch import Watch
 from tests.real.parts import until
+from tests.serve.flood import flood
 from tests.serve.running import thread_names
-from tests.serve.test_polls import flood
 from tests.tree import Tree, TreeAgent
 
 HERE = Path(__file__).parent

@@ -1,72 +1,20 @@
 """`busyweight doctor`: each check says what is there, in trees of its own and beside a running agent."""
 
-import json
 import signal
 import socket
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from agent.tools import client
 from agent.tools.doctor import agent as agent_checks
-from agent.tools.doctor import polls, systemd_unit, visibility
+from agent.tools.doctor import systemd_unit, visibility
 from tests.farm import sidekiq_title
+from tests.prompt import Run
 from tests.real.parts import free_port
-from tests.test_cli import Run, here
-from tests.tree import Agents, MortalAgent, Tree, TreeAgent
-
-__all__ = ["here"]
-
-DEADLINE_S = 10.0
-
-
-class Asked:
-    """What one doctor found."""
-
-    def __init__(self, code: int, told: dict[str, Any]) -> None:
-        self.code = code
-        self.ok: bool = told["ok"]
-        self.checks: list[dict[str, str]] = told["checks"]
-
-    def states(self, check: str) -> list[str]:
-        return [one["state"] for one in self.checks if one["check"] == check]
-
-    def said(self, check: str) -> str:
-        """All lines of one check: the state, what was found, the remedy."""
-        return "\n".join(f"{c['state']} {c['what']} -> {c['remedy']}" for c in self.checks if c["check"] == check)
-
-
-Doctor = Callable[..., Asked]
-
-
-@pytest.fixture
-def agent(agents: Agents, tree: Tree) -> TreeAgent:
-    """With 6 of 24 busy; not started."""
-    tree.workers(busy=6, idle=18)
-    return agents.make(MortalAgent, f'[scan]\nprocfs = "{tree}"\n[weight]\ncapacity = 24\n')
-
-
-@pytest.fixture
-def doctor(here: Run, agent: TreeAgent, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Asks by the agent's own configuration and socket; the watch of the pollers is short."""
-    monkeypatch.setattr(polls, "WATCH_S", 0.3)
-    monkeypatch.setattr(polls, "SELDOM_S", 0.3)
-
-    def ask(*more: object) -> Asked:
-        words = ["--config", agent.config_file, "--control", agent.control, *more]
-        done = here("doctor", "--json", *words)
-        assert done.err == ""
-        return Asked(done.code, json.loads(done.out))
-
-    return ask
-
-
-def write(agent: TreeAgent, config: str) -> None:
-    """The configuration beside the tree and the port."""
-    agent.write_config(f'{config}\n[scan]\nprocfs = "{agent.tree}"\n')
+from tests.tools.asking import DEADLINE_S, Doctor, Impostor, write
+from tests.tree import TreeAgent
 
 
 def test_beside_a_well_agent_no_check_fails(agent: TreeAgent, doctor: Doctor) -> None:
@@ -285,30 +233,6 @@ def test_a_doctor_of_another_configuration_than_the_agents_says_so(
 def test_settings_that_make_every_answer_late_are_told(agent: TreeAgent, doctor: Doctor) -> None:
     agent.config_file.write_text(f'[scan]\nprocfs = "{agent.tree}"\ngive_up_after = "100ms"\n')
     assert "warn scan.give_up_after = 100ms" in doctor().said("configuration")
-
-
-class Impostor:
-    """Listens where an agent should, and does something else; None: closes without a word."""
-
-    def __init__(self, answer: bytes | None) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._answer = answer
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            connection.recv(100)
-            connection.sendall(self._answer or b"")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,8 @@ from agent.tools.doctor import polls
 from agent.tools.doctor.context import CheckContext
 from agent.tools.doctor.finding import Finding
 from agent.tools.doctor.pace import Seen
+from tests.tools.asking import DEADLINE_S, Doctor, write
 from tests.tree import TreeAgent
-
-from .test_doctor import DEADLINE_S, Doctor, agent, doctor, here, tree, write
-
-__all__ = ["agent", "doctor", "here", "tree"]
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.sampling import capacity as machine
-from tests.test_cli import Run, here
-
-__all__ = ["here"]
+from tests.prompt import Run
 
 CORPUS = Path(__file__).parent / "haproxy"
 FULL = CORPUS / "traps/zero_no_fallback.cfg"  # its only fault is that a full host leaves the pool
