@@ -56,6 +56,9 @@ def module(path: Path) -> str:
     return ".".join(path.relative_to(HERE / "python").with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {module(path) for path in PYTHON}
+
+
 def imports(path: Path) -> set[str]:
     """Every module that a file names, wherever in it; `from agent import x` is agent.x."""
     found = set()
@@ -68,6 +71,12 @@ def imports(path: Path) -> set[str]:
             source = ".".join([*base, *filter(None, [node.module])])
             found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
     return found
+
+
+def known(path: Path) -> set[str]:
+    """The modules of ours that a file imports; `from package import x` is the module x, where that is one."""
+    found = imports(path) & MODULES
+    return found - {name for name in found if any(other.startswith(f"{name}.") for other in found)}
 
 
 def code(path: Path) -> str:
@@ -91,6 +100,25 @@ def test_pure_python_imports_nothing_of_the_world(name: str) -> None:
         if found.split(".")[0] not in HARMLESS and found not in ours and found.rpartition(".")[0] not in ours
     }
     assert foreign == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_only_the_rooms_below_it(room: str) -> None:
+    below = {"agent", *(f"agent.{name}" for name in (room, *ROOMS[room]))}
+    files = [path for path in PYTHON if module(path).startswith(f"agent.{room}.")]
+    assert files
+    foreign = {
+        (short(path), name) for path in files for name in known(path) if ".".join(name.split(".")[:2]) not in below
+    }
+    assert foreign == set()
+
+
+def test_no_module_is_imported_by_what_it_imports() -> None:
+    below = {module(path): known(path) for path in PYTHON}
+    while below:
+        lowest = {name for name, names in below.items() if not names & below.keys()}
+        assert lowest, f"these import each other: {sorted(below)}"
+        below = {name: names for name, names in below.items() if name not in lowest}
 
 
 @pytest.mark.parametrize("name", sorted(PURE_RUST))
