@@ -14,6 +14,7 @@ from pathlib import Path
 from agent import _scan, actions
 from agent.config import toml, values
 from agent.config.file import DEFAULT_FILE
+from agent.config.words import os_error
 
 # How a write to a file, a pipe or a terminal fails: write(2).
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return actions.WRONG  # nobody reads any more, so nobody wants to know
-        return actions.fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
+        return actions.fail(f"cannot write the output: {os_error(error)}")
     except KeyboardInterrupt:
         return actions.WRONG
 

@@ -268,7 +268,7 @@ def test_what_a_version_makes_fatal_or_its_default_counts_with_that_version(tmp_
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LintError, match="No such file"):
+    with pytest.raises(LintError, match="cannot be read, no such file"):
         lint([tmp_path / "none.cfg"], {5001})
 
 

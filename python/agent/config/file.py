@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.config import toml
 from agent.config.schema import Config
 from agent.config.toml import Checks, ConfigError
+from agent.config.words import os_error
 
 DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
@@ -61,7 +62,7 @@ class Source:
         except UnicodeDecodeError as error:
             raise ConfigError([f"{self.file}: not UTF-8 at byte {error.start}"]) from None
         except OSError as error:
-            raise ConfigError([f"{self.file}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
+            raise ConfigError([f"{self.file}: cannot be read: {os_error(error)}"]) from None
 
     def _parse(self, text: str, checks: Checks) -> Config:
         config = toml.parse(text, str(self.file), checks)

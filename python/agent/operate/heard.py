@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from agent.config.words import os_error
 from agent.operate.threads import run_in_thread
 
 log = logging.getLogger("busyweight")
@@ -44,7 +45,7 @@ class HeardFile:
             self._written = None
             return {}
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
+            why = os_error(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             why = f"not a record of weights, version {VERSION}"
         log.warning("%s: %s; what HAProxy heard last is not known, so weights rise from their floor", self.path, why)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.config import paths
+from agent.config.words import os_error
 from agent.operate.session import Command, Peer, Session, encode, failure
 
 log = logging.getLogger("busyweight")
@@ -71,8 +72,7 @@ def open_socket(path: Path) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        why = error.strerror or str(error)
-        raise ControlSocketError(f"control socket {path}: {why[:1].lower()}{why[1:]}") from None
+        raise ControlSocketError(f"control socket {path}: {os_error(error)}") from None
     return listener
 
 

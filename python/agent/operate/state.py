@@ -13,6 +13,7 @@ import stat
 from functools import partial
 from pathlib import Path
 
+from agent.config.words import os_error
 from agent.operate import override
 from agent.operate.override import PersistedOverride
 from agent.operate.threads import run_in_thread
@@ -156,4 +157,4 @@ class StateFile:
 
 
 def _why(error: Exception) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    return os_error(error) if isinstance(error, OSError) else str(error)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from agent._scan import Answerer
 from agent.config.values import show_address
+from agent.config.words import os_error
 
 # Polls answered before the loop's other work has its turn.
 BURST = 64
@@ -88,7 +89,7 @@ def address_of(listener: socket.socket) -> Address:
 
 
 def _remedy(error: OSError, port: int) -> str:
-    why = (error.strerror or str(error)).lower()
+    why = os_error(error)
     remedies = {
         errno.EADDRINUSE: f"see who has it: ss -ltnp 'sport = :{port}'",
         errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent import _scan
 from agent.config.schema import Config, Workers
+from agent.config.words import printable
 from agent.sampling import capacity, host
 from agent.tools import check, client
 from agent.tools.doctor import agent, metrics, polls, systemd_unit, visibility, workers
@@ -104,7 +105,7 @@ def print_lines(findings: Iterable[Finding]) -> bool:
     """Prints each finding as it comes. Returns whether none is a fail."""
     well = True
     for finding in findings:
-        print(_printable(str(finding)), flush=True)
+        print(printable(str(finding)), flush=True)  # HAProxy's and workers' words may hold anything
         well &= finding.state != "fail"
     return well
 
@@ -116,8 +117,3 @@ def print_json(findings: Iterable[Finding]) -> bool:
     checks = [{"check": f.check, "state": f.state, "what": f.what, "remedy": f.remedy} for f in made]
     print(json.dumps({"version": _scan.__version__, "ok": well, "checks": checks}, indent=2))
     return well
-
-
-def _printable(text: str) -> str:
-    # HAProxy's and workers' words may hold anything.
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -8,10 +8,11 @@ from typing import Any
 from agent import _scan
 from agent.config import values
 from agent.config.advice import warnings
+from agent.config.words import os_error, pool_prefix, quoted
 from agent.operate.override import WAY_OUT
 from agent.tools import client, console
 from agent.tools.doctor.context import CheckContext
-from agent.tools.doctor.finding import Finding, listed, pool_title
+from agent.tools.doctor.finding import Finding, listed
 
 POLL_TIMEOUT_S = 2.0
 START = "start it: systemctl start busyweight"
@@ -44,7 +45,7 @@ def agent(context: CheckContext) -> Iterator[Finding]:
         yield Finding("warn", "agent", context.no_answer)
         if context.found and context.seen_by_us:
             said = context.found.said[0]
-            yield Finding("ok", "answer", f"by doctor's own scan it would say {_quoted(said.line.decode())}")
+            yield Finding("ok", "answer", f"by doctor's own scan it would say {quoted(said.line.decode())}")
         return
     told = status["agent"]
     what = f"{told['version']}, pid {told['pid']}, {told['state']}, up {console.span(told['uptime_s'])}"
@@ -53,7 +54,7 @@ def agent(context: CheckContext) -> Iterator[Finding]:
     else:
         yield Finding("ok", "agent", f"{what}, commanded at {context.control}")
     for pool in status["pools"]:
-        what = f"{pool_title(pool['pool'])}{_quoted(pool['reply'])} for {console.span(pool['said_for_s'])}"
+        what = f"{pool_prefix(pool['pool'])}{quoted(pool['reply'])} for {console.span(pool['said_for_s'])}"
         if pool["known"]:
             yield Finding("ok", "answer", what)
         else:
@@ -131,19 +132,19 @@ def port(context: CheckContext) -> Iterator[Finding]:
         said = {_line(context)}
         try:
             line = _poll(address)
-        except (ConnectionRefusedError, TimeoutError, OSError) as error:
+        except OSError as error:
             yield _unanswered(context, shown, error)
             continue
         said.add(_line(context))
         if not line:
             yield Finding("warn", "port", f"{shown} closes without a word", "is this host's own address in allow?")
         elif context.status is None:
-            what = f"{shown} answers {_quoted(line)}, but whether that is busyweight cannot be told without its status"
+            what = f"{shown} answers {quoted(line)}, but whether that is busyweight cannot be told without its status"
             yield Finding("warn", "port", what, "run doctor as root, and with the agent's --control")
         elif line in said:
-            yield Finding("ok", "port", f"{shown} answers {_quoted(line)}, as status says")
+            yield Finding("ok", "port", f"{shown} answers {quoted(line)}, as status says")
         else:
-            what = f"{shown} answers {_quoted(line)}, and status says {_quoted(str(said.pop()))}"
+            what = f"{shown} answers {quoted(line)}, and status says {quoted(str(said.pop()))}"
             yield Finding("fail", "port", what, f"another agent has the port: ss -ltnp sport = :{address[1]}")
     if context.status and told and not any(told_by_config(context, text) for text in told):
         what = f"the agent listens on {listed(told)}, the configuration says {_listen(context)}"
@@ -181,7 +182,7 @@ def _unanswered(context: CheckContext, shown: str, error: OSError) -> Finding:
     if isinstance(error, TimeoutError):
         what = f"{shown} does not answer within {POLL_TIMEOUT_S:g} s"
         return Finding("fail", "port", what, "the agent is stopped or stuck, or a firewall drops: see its log")
-    return Finding("fail", "port", f"{shown} cannot be reached: {(error.strerror or str(error)).lower()}", START)
+    return Finding("fail", "port", f"{shown} cannot be reached: {os_error(error)}", START)
 
 
 def _line(context: CheckContext) -> str | None:
@@ -193,7 +194,3 @@ def _line(context: CheckContext) -> str | None:
     except client.ClientError:
         return None
     return reply
-
-
-def _quoted(line: str) -> str:
-    return repr(line.rstrip("\r\n"))

@@ -21,11 +21,6 @@ class Finding:
         return f"{self.state:<4}  {self.check}: {self.what}{remedy}"
 
 
-def pool_title(name: str) -> str:
-    """Before what concerns one pool; nothing for the default pool."""
-    return f"pool {name}: " if name else ""
-
-
 def listed(items: Sequence[object], most: int = 5) -> str:
     """``a, b, c and 4 more``."""
     shown = ", ".join(str(item) for item in items[:most])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import values
+from agent.config.words import os_error, quoted
 from agent.tools import client
 from agent.tools.doctor.context import CheckContext
 from agent.tools.doctor.finding import Finding, listed
@@ -169,7 +170,7 @@ def _judge(server: ServerLine, pools: list[dict[str, Any]]) -> Finding | None:
     weights = [pool["weight"] for pool in pools]
     if not weights or None in weights or any(server.has(weight) for weight in weights):
         return None
-    said = listed([repr(pool["reply"].rstrip("\r\n")) for pool in pools], 3)
+    said = listed([quoted(pool["reply"]) for pool in pools], 3)
     what = f"{server.name}: weight {server.effective} of {server.initial}, but the agent says {said}"
     return Finding("fail", "haproxy", what, "was it set by hand (show servers state), or is balance static? See lint")
 
@@ -189,6 +190,6 @@ def _unreached(path: Path, error: Exception) -> Finding:
         return Finding("fail", "haproxy", f"nobody answers at {path}", "does HAProxy run? systemctl status haproxy")
     if isinstance(error, PermissionError):
         return Finding("fail", "haproxy", f"this user may not ask at {path}", "run doctor as root")
-    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    why = os_error(error) if isinstance(error, OSError) else str(error)
     what = f"{path} does not speak as HAProxy's statistics socket does: {why}"
     return Finding("fail", "haproxy", what, "name the path of `stats socket` in haproxy.cfg")

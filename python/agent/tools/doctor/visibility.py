@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.words import pool_prefix
 from agent.sampling import host
 from agent.sampling.capacity import quota
 from agent.tools.doctor.context import CheckContext
-from agent.tools.doctor.finding import Finding, pool_title
+from agent.tools.doctor.finding import Finding
 
 # The inode of the first pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
@@ -116,7 +117,7 @@ def capacity(context: CheckContext) -> Iterator[Finding]:
     cores, source = context.cores
     contained = host.in_container()
     for pool in context.config.all_pools:
-        title, weight = pool_title(pool.name), pool.weight
+        title, weight = pool_prefix(pool.name), pool.weight
         if weight.capacity == "slots":
             yield Finding("ok", "capacity", f"{title}all threads of all workers, counting {weight.count}")
         elif weight.capacity == "cores":

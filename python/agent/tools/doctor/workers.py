@@ -7,11 +7,12 @@ from pathlib import Path
 
 from agent._scan import Worker
 from agent.config.schema import Pool
+from agent.config.words import pool_prefix
 from agent.sampling import host
 from agent.tools import console
 from agent.tools.check import show_title
 from agent.tools.doctor.context import CheckContext
-from agent.tools.doctor.finding import Finding, listed, pool_title
+from agent.tools.doctor.finding import Finding, listed
 
 # Sidekiq rewrites its title every 10 s (every 5 s before 7.0), Faktory's Ruby worker every 15 s.
 # Programs without a heartbeat write theirs only when something changes.
@@ -28,12 +29,12 @@ def workers(context: CheckContext) -> Iterator[Finding]:
     if context.found is None or not context.seen_by_us:
         if context.seen_by_agent and context.status:
             for i, pool in enumerate(context.status["pools"]):
-                what = f"{pool_title(pool['pool'])}not seen by this user{_by_agent(context, i)}"
+                what = f"{pool_prefix(pool['pool'])}not seen by this user{_by_agent(context, i)}"
                 yield Finding("ok", "workers", what)
         return
     by = context.found.snapshot.discovery
     for i, pool in enumerate(context.config.all_pools):
-        counts, title = context.found.snapshot.pools[i], pool_title(pool.name)
+        counts, title = context.found.snapshot.pools[i], pool_prefix(pool.name)
         if counts.workers or counts.unparsable:
             what = f"{counts.workers} of {pool.workers.preset}, {counts.busy_processes} with a job, "
             what += (
@@ -108,7 +109,7 @@ def comm_filter(context: CheckContext) -> Iterator[Finding]:
             yield Finding(
                 "fail",
                 "comm filter",
-                f"{pool_title(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
+                f"{pool_prefix(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
                 f'"{show_title(passed[0].title)[:60]}"',
                 f"set {table}.comm = {comms}",
             )

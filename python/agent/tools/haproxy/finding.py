@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.config.words import printable
+
 from .parse import Proxy, Server, Settings
-from .read import Place, is_known, printable
+from .read import Place, is_known
 
 _MOST_NAMES = 3
 _MOST_DIGITS = 9
