@@ -148,13 +148,23 @@ def test_the_server_knows_neither_policy_nor_cache() -> None:
         "agent.config.values.show_address",
         "agent.config.words",
         "agent.config.words.os_error",
+        "agent.operate.listener",
+        "agent.operate.listener.ListenerWatch",
     }
 
 
 def test_the_control_socket_knows_no_command() -> None:
     known = imports(HERE / "python/agent/operate/socket.py") | imports(HERE / "python/agent/operate/session.py")
     ours = {name for name in known if name.startswith("agent.")}
-    allowed = ("config", "config.paths", "config.values", "config.words", "operate", "operate.session")
+    allowed = (
+        "config",
+        "config.paths",
+        "config.values",
+        "config.words",
+        "operate",
+        "operate.listener",
+        "operate.session",
+    )
     assert {".".join(name.split(".")[1:3]) for name in ours} <= set(allowed)
 
 

@@ -24,6 +24,7 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from agent.operate.listener import ListenerWatch
 from agent.operate.override import KINDS
 
 if TYPE_CHECKING:
@@ -224,11 +225,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(app)
         self._loop = asyncio.get_running_loop()
         self._deadlines: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._watch()
-
-    def _watch(self) -> None:
-        if self.fileno() >= 0:
-            self._loop.add_reader(self.fileno(), self.handle_request)
+        self._watch = ListenerWatch(self._loop, listener, self.handle_request, STUCK_PAUSE_S)
+        self._watch.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -236,8 +234,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         except BlockingIOError:
             raise
         except OSError:
-            self._loop.remove_reader(self.fileno())
-            self._loop.call_later(STUCK_PAUSE_S, self._watch)
+            self._watch.back_off()
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -267,7 +264,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         log.debug("metrics: %s went away", client_address[0], exc_info=True)
 
     def server_close(self) -> None:
-        self._loop.remove_reader(self.fileno())
+        self._watch.close()
         super().server_close()
 
 
