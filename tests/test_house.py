@@ -30,22 +30,10 @@ ROOMS = {
 # ARCHITECTURE.md's table has each of their files in one row.
 MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
 
-# What a file that can be tested with plain values may import.
-PURE_PYTHON = {
-    "config/advice",
-    "config/schema",
-    "config/toml",
-    "config/values",
-    "config/words",
-    "operate/override",
-    "tools/doctor/finding",
-    "tools/doctor/pace",
-    "weight/policy",
-    "weight/pools",
-    "weight/reply",
-}
+# What a file may import that calls itself PURE in its first word, so that it can be tested with plain values. These do.
+PURE_AT_LEAST = {"weight/policy", "weight/pools", "weight/reply", "config/schema", "config/toml", "operate/override"}
+PURE_AT_LEAST |= {"title", "presets", "snapshot"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "itertools", "json", "math", "re", "tomllib", "typing"}
-PURE_RUST = {"effort", "net", "title", "presets", "selector", "snapshot", "quarantine", "tracker/rechecks"}
 
 
 def short(path: Path) -> str:
@@ -87,10 +75,22 @@ def code(path: Path) -> str:
     return re.sub(r"//.*", "", path.read_text()).partition("#[cfg(test)]")[0]
 
 
-@pytest.mark.parametrize("name", sorted(PURE_PYTHON))
-def test_pure_python_imports_nothing_of_the_world(name: str) -> None:
-    path = HERE / f"python/agent/{name}.py"
-    ours = {module(HERE / f"python/agent/{pure}.py") for pure in PURE_PYTHON} | {f"agent.{room}" for room in ROOMS}
+def pure(paths: list[Path], comment: str) -> list[Path]:
+    return [path for path in paths if path.read_text().startswith(f"{comment}PURE. ") and path.name != "__init__.py"]
+
+
+PURE_PYTHON = pure(PYTHON, '"""')
+PURE_RUST = pure(RUST, "//! ")
+
+
+def test_what_decides_is_pure() -> None:
+    names = {str(path.relative_to(HERE / "python/agent").with_suffix("")) for path in PURE_PYTHON}
+    assert names | {path.stem for path in PURE_RUST} >= PURE_AT_LEAST
+
+
+@pytest.mark.parametrize("path", PURE_PYTHON, ids=short)
+def test_pure_python_imports_nothing_of_the_world(path: Path) -> None:
+    ours = {module(each) for each in PURE_PYTHON} | {f"agent.{room}" for room in ROOMS}
     # A constant, of the pure rust/presets.rs.
     ours |= {"agent._scan.PRESETS"}
     imported = imports(path)
@@ -122,9 +122,8 @@ def test_no_module_is_imported_by_what_it_imports() -> None:
         below = {name: names for name, names in below.items() if name not in lowest}
 
 
-@pytest.mark.parametrize("name", sorted(PURE_RUST))
-def test_pure_rust_names_nothing_of_the_world(name: str) -> None:
-    path = HERE / f"rust/{name}.rs"
+@pytest.mark.parametrize("path", PURE_RUST, ids=short)
+def test_pure_rust_names_nothing_of_the_world(path: Path) -> None:
     world = r"std::(fs|net(?!::IpAddr\b)|io|os|env|process|thread|time|sync)\b|pyo3|rustix|aya|libc|unsafe"
     assert re.findall(world, code(path)) == []
 

@@ -291,8 +291,7 @@ HOST = "22 1 0:20 / /proc rw,relatime shared:1 - proc proc rw\n"
     ],
 )
 def test_the_mount_on_top_tells_whether_processes_are_hidden(mountinfo: str, path: str, hides: str) -> None:
-    mount = visibility.mount_of(path, mountinfo)
-    assert (mount.hides if mount else "") == hides
+    assert visibility.hiding(visibility.mount_of(path, mountinfo)) == hides
 
 
 UNIT = {

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.words import pool_prefix
 from agent.sampling import host
 from agent.sampling.capacity import quota
+from agent.sampling.mounts import Mount, mounts
 from agent.tools.doctor.context import CheckContext
 from agent.tools.doctor.finding import Finding
 
@@ -16,33 +16,20 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _SEES_ALL = ("0", "off")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """The mount that shows a path: its kind and its options."""
-
-    kind: str
-    options: dict[str, str]
-
-    @property
-    def hides(self) -> str:
-        """``hidepid=2``, or nothing if it shows every process to everyone."""
-        hidepid = self.options.get("hidepid", "0")
-        return "" if hidepid in _SEES_ALL else f"hidepid={hidepid}"
-
-
 def mount_of(path: str, mountinfo: str) -> Mount | None:
-    """The mount that shows a path, by a /proc/PID/mountinfo (proc(5)); the last one on top."""
+    """The mount that shows a path; the last one on top."""
     best, found = -1, None
-    for line in mountinfo.splitlines():
-        mounted, _, rest = line.partition(" - ")
-        words, sources = mounted.split(), rest.split()
-        if len(words) < 6 or len(sources) < 3:
-            continue
-        point = words[4].rstrip("/")
+    for mount in mounts(mountinfo):
+        point = mount.point.rstrip("/")
         if (path == point or path.startswith(f"{point}/")) and len(point) >= best:
-            pairs = (option.partition("=") for option in sources[2].split(","))
-            best, found = len(point), Mount(sources[0], {key: value for key, _, value in pairs})
+            best, found = len(point), mount
     return found
+
+
+def hiding(mount: Mount | None) -> str:
+    """``hidepid=2``, or nothing if it shows every process to everyone."""
+    hidepid = mount.options.get("hidepid", "0") if mount else "0"
+    return "" if hidepid in _SEES_ALL else f"hidepid={hidepid}"
 
 
 def _mount_seen_by(pid: object, path: str) -> Mount | None:
@@ -60,7 +47,7 @@ def processes(context: CheckContext) -> Iterator[Finding]:
         return
     here = _mount_seen_by("self", procfs)
     agents = _mount_seen_by(context.status["agent"]["pid"], procfs) if context.status else here
-    hides = agents.hides if agents else ""
+    hides = hiding(agents)
     why = f"{procfs} is mounted with {hides}" if hides else f"pid 1's name in {procfs} cannot be read"
     if context.seen_by_agent is False:
         yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
@@ -82,12 +69,12 @@ def processes(context: CheckContext) -> Iterator[Finding]:
 
 def _unhide(agents: Mount | None, here: Mount | None) -> str:
     """What to do about a mount that hides processes from the agent."""
-    if agents and agents.hides and here and not here.hides:
+    if hiding(agents) and here and not hiding(here):
         return "set ProtectProc=default in a drop-in of busyweight.service: the host's own mount hides nothing"
     gid = agents.options.get("gid") if agents else None
     if gid:
         return f"run the agent in group {gid} (SupplementaryGroups= in a drop-in of busyweight.service)"
-    if agents and agents.hides:
+    if hiding(agents):
         return "mount it with gid=GROUP and run the agent in that group, or mount it with hidepid=0"
     return "run the agent as a user that may read it, or look for a security module that forbids it"
 
