@@ -396,6 +396,7 @@ fn now_ns() -> u64 {
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("PRESETS", PyTuple::new(m.py(), selector::names().collect::<Vec<_>>())?)?;
+    m.add("LEFT_BEHIND_MAX", scanner::LEFT_BEHIND_MAX)?;
     m.add_function(wrap_pyfunction!(now_ns, m)?)?;
     m.add_function(wrap_pyfunction!(hidden_by_name, m)?)?;
     m.add_class::<Selector>()?;

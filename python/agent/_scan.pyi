@@ -12,6 +12,9 @@ __version__: str
 PRESETS: tuple[str, ...]
 """What ``workers.preset`` may be: the known programs (rust/presets.rs), and custom."""
 
+LEFT_BEHIND_MAX: int
+"""As many readers are left behind at most; then a scan waits until one comes back."""
+
 def now_ns() -> int:
     """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
     goes back. All points in time here are of this clock."""
@@ -170,7 +173,7 @@ class Scanner:
 
     def left_behind(self) -> int:
         """Readers that hang now, each at a process of its own, those of former scanners included.
-        Beyond 16 none is left behind any more: the scan waits."""
+        Beyond LEFT_BEHIND_MAX none is left behind any more: the scan waits."""
 
     def fallback(self) -> str | None:
         """Why the discovery is not the one it began with, as of the last scan."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent._scan import LEFT_BEHIND_MAX
 from tests.real.prometheus import ALERTS, FIRES_WITHIN_S, Prometheus
 from tests.tree import Tree, TreeAgent
 
@@ -15,8 +16,6 @@ from .parts import free_port, need
 
 HERE = Path(__file__).parent.parent.parent
 DASHBOARD = HERE / "metrics/dashboard.json"
-# As many readers as may hang at one time.
-READERS_MAX = 16
 
 
 class Site:
@@ -70,7 +69,7 @@ def test_workers_that_hang_are_quarantined_and_so_many_that_no_scan_ends_make_th
     quarantined, stale = {"BusyweightQuarantined"}, {"BusyweightStale"}
     pids = [site.tree.add_hanging(200)]
     site.wait(quarantined, quiet=stale)
-    pids += [site.tree.add_hanging(201 + i) for i in range(READERS_MAX)]
+    pids += [site.tree.add_hanging(201 + i) for i in range(LEFT_BEHIND_MAX)]
     site.wait(stale)
     for pid in pids:
         site.tree.heal(pid, b"irb")

@@ -100,7 +100,7 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
     tmp_path: Path, agent: TreeAgent
 ) -> None:
     other = Tree(tmp_path / "other")
-    hung = [other.add_hanging(pid) for pid in range(200, 217)]
+    hung = other.hang_scans()
     plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
     agent.argv = lambda: plain  # type: ignore[method-assign]
     begins_with(agent, "from agent.serve import reload; reload.FIRST_SAMPLE_S /= 10")
