@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.tools.haproxy import Finding, LintError, lint
+from agent.tools.haproxy import LintError, LintFinding, lint
 
 CORPUS = Path(__file__).parent / "haproxy"
 SOUND = sorted((CORPUS / "sound").iterdir())
@@ -53,7 +53,7 @@ def expected(path: Path) -> set[Mark]:
     return marks
 
 
-def mark(finding: Finding) -> Mark:
+def mark(finding: LintFinding) -> Mark:
     (topic,) = (topic for topic, pattern in TOPICS.items() if re.search(pattern, finding.what))
     return finding.file, finding.line, finding.severity, topic
 
@@ -299,7 +299,7 @@ def test_any_text_gives_findings_or_a_refusal(text: str) -> None:
             assert all(str(finding).isprintable() for finding in readings)
 
 
-def lint_text(text: str) -> list[Finding]:
+def lint_text(text: str) -> list[LintFinding]:
     """The lint of a text, by way of a file that is in memory only."""
     fd = os.memfd_create("haproxy.cfg")
     try:

@@ -25,7 +25,7 @@ from prometheus_client.core import (
 )
 
 from agent.operate.listener import ListenerWatch
-from agent.operate.override import KINDS
+from agent.operate.override import OVERRIDE_KINDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -182,7 +182,7 @@ def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
 
 def _operators(override: dict[str, Any] | None, config: dict[str, Any]) -> Iterator[Metric]:
     of = override or {"kind": None, "until": None}
-    kinds = [((kind,), float(kind == of["kind"])) for kind in KINDS]
+    kinds = [((kind,), float(kind == of["kind"])) for kind in OVERRIDE_KINDS]
     yield _gauge("override", "Whether an operator's order is in force.", kinds, "kind")
     yield _gauge("override_end_timestamp_seconds", "When it ends, if it ends by itself.", _one(of["until"]))
     reload, reloads = config["reload"], config["reloads"]

@@ -45,7 +45,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollPace:
     """How often HAProxy asks. ``gap_s`` is from one poll to the next, whoever makes it, and
     ``inter_s`` is agent-inter: ``known``, or the least that it can be. ``measured`` is False
     where somebody polls so seldom that even the gap is only the least that it can be."""
@@ -57,7 +57,7 @@ class Pace:
     measured: bool
 
 
-def pace_of(seen: dict[str, Seen], lines: int | None) -> Pace:
+def pace_of(seen: dict[str, Seen], lines: int | None) -> PollPace:
     """The pace of those who were seen to poll. ``lines`` is how many server lines one HAProxy has for this
     agent, if it was asked: a single agent-inter is as many times the gap between two polls."""
     gaps = {address: gap_s for address, one in seen.items() if (gap_s := one.gap_s)}
@@ -67,7 +67,7 @@ def pace_of(seen: dict[str, Seen], lines: int | None) -> Pace:
     paces = [f"{address} every {gap_s:.2g} s" for address, gap_s in gaps.items()]
     paces += [f"{address} not once in {quiet_s:.2g} s" for address, quiet_s in quiet.items()]
     about = "about" if known else "at least"
-    return Pace(
+    return PollPace(
         f"polls: {listed(paces)}; so it is {about} {least_s:.2g} s",
         1 / sum(1 / each_s for each_s in [*gaps.values(), *quiet.values()]),
         least_s,
@@ -76,7 +76,7 @@ def pace_of(seen: dict[str, Seen], lines: int | None) -> Pace:
     )
 
 
-def judge(config: Config, pace: Pace) -> Iterator[Finding]:
+def judge(config: Config, pace: PollPace) -> Iterator[Finding]:
     """The pace against the times of the configuration."""
     scan, reply = config.scan, config.reply
     what, show = pace.what, values.show_duration
@@ -107,7 +107,7 @@ def judge(config: Config, pace: Pace) -> Iterator[Finding]:
         yield Finding("warn", "agent-inter", f"{what}; whether {fits} go with it cannot be told", remedy)
 
 
-def afford(config: Config, status: Mapping[str, Any], pace: Pace) -> Iterator[Finding]:
+def afford(config: Config, status: Mapping[str, Any], pace: PollPace) -> Iterator[Finding]:
     """Whether max_duty permits a scan for each poll that wants one, by what the agent tells of its scans."""
     sample, ended = status.get("sample"), status.get("scanner", {}).get("ended")
     if not sample or not ended or not ended["done"] or not pace.measured:
