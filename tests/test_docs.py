@@ -71,3 +71,9 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
     pattern = r"`((?:rust|contrib|python/agent|tests|benches|systemd|docs|metrics|tools)/[\w./-]*)`"
     for name in re.findall(pattern, page.read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_every_test_that_the_page_on_reliability_names_exists() -> None:
+    named = set(re.findall(r"`(\w+/test_\w+\.py)", (ROOT / "docs/reliability.md").read_text()))
+    assert len(named) > 10
+    assert {name for name in named if not (ROOT / "tests" / name).exists()} == set()
