@@ -50,9 +50,10 @@ class Arrangement:
     """How requests find their host.
 
     agent: "" for none, one of SETTINGS, or a rule of host.c by which the bench answers itself.
-    web_only: job hosts get no requests. all_busy: the second backend for when all are full. spill_at: so many
-    requests in service per server that still gets some send new ones to everybody; bears: so many on each server do,
-    by maxconn, as the README has it. inter_s: HAProxy's agent-inter.
+    web_only: job hosts get no requests. bears: what a server bears in requests in service, by maxconn; when those
+    that still get some bear no more, new ones go to everybody, as the snippet has it. Without it, all_busy: the second
+    backend for when all are full; spill_at: so many per server that still gets some send new ones there. inter_s:
+    HAProxy's agent-inter.
     """
 
     name: str
@@ -207,7 +208,7 @@ class Fleet:
         return self.web_hosts + self.job_hosts
 
     def haproxy(self, arrangement: Arrangement) -> HAProxy:
-        """The balancer for an arrangement, configured as README says; the agents take its settings."""
+        """The balancer for an arrangement; the agents take its settings."""
         if arrangement.agent in SETTINGS:
             for agent in self.agents:
                 agent.adopt(arrangement.agent)
@@ -225,16 +226,16 @@ class Fleet:
             "frontend www",
             f"bind {self.proxy}:{PROXY_PORT} backlog 16384",
         ]
-        second = arrangement.all_busy and arrangement.agent
-        if second:
+        second = arrangement.agent and (arrangement.all_busy or arrangement.bears)
+        if arrangement.bears:
+            lines.append("use_backend web_all_busy if { be_conn_free(web) eq 0 }")
+        elif second:
             lines.append("use_backend web_all_busy if { nbsrv(web) eq 0 }")
         if arrangement.spill_at:
             lines += [
                 "http-request set-var(txn.servers) nbsrv(web)",
                 f"use_backend web_all_busy if {{ be_conn(web),div(txn.servers) ge {arrangement.spill_at} }}",
             ]
-        if arrangement.bears:
-            lines.append("use_backend web_all_busy if { be_conn_free(web) eq 0 }")
         lines += ["default_backend web", "backend web", f"balance {arrangement.balance}"]
         if arrangement.oracle:
             lines.append("use-server %[req.hdr(x-host)] if { req.hdr(x-host) -m found }")
@@ -242,7 +243,8 @@ class Fleet:
         lines.append(f"default-server weight 100 {limit} {check if arrangement.agent else ''}")
         lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in range(count)]
         if second:
-            lines += ["backend web_all_busy", f"balance {arrangement.balance}"]
+            spread = "leastconn" if arrangement.bears else arrangement.balance
+            lines += ["backend web_all_busy", f"balance {spread}"]
             lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} track web/h{i + 1}" for i in range(count)]
         if self.polled_only:
             lines += ["backend polled_only", f"default-server weight 100 {check}"]

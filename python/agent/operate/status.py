@@ -4,6 +4,8 @@
 set (``since``, ``until``, ``at``, ``taken``) are seconds since 1970; all else is an age or a duration,
 in seconds (``_s``) or milliseconds (``_ms``), so that it holds however the wall clock is set. This file
 describes; it reads no part of the agent, but for :func:`workers`, which asks a scanner.
+
+The dataclasses here have neither comparison nor ``repr``: nobody calls them, and they cost memory in every agent.
 """
 
 from collections import deque
@@ -41,7 +43,7 @@ def counts(of: Counts) -> dict[str, int]:
     return {name: getattr(of, name) for name in COUNTS}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AgentStatus:
     """``state``: starting, serving or stopping."""
 
@@ -51,7 +53,7 @@ class AgentStatus:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PoolStatus:
     """One pool's reply, and what it rests on. ``capacity`` is None for the sum of all threads,
     ``counts`` without a sample.
@@ -69,7 +71,7 @@ class PoolStatus:
     hidden: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SampleStatus:
     """The newest sample, while it is young enough to be believed."""
 
@@ -86,7 +88,7 @@ class SampleStatus:
     cost_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScannerStatus:
     """``age_s`` is that of the newest sample, believed or not; ``for_s`` how long a scan has been
     running; ``ended`` sums over all scans; ``left_behind`` the readers that hang."""
@@ -102,7 +104,7 @@ class ScannerStatus:
     left_behind: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StateFileStatus:
     """``write_error``: why the newest override is not on disk. ``load_warning``: what was wrong with
     the file that was found at the start."""
@@ -112,7 +114,7 @@ class StateFileStatus:
     load_warning: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OverrideStatus:
     """What operators ordered: ``override`` is in force, or None."""
 
@@ -123,7 +125,7 @@ class OverrideStatus:
     state_file: StateFileStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReloadOutcome:
     """How the last reload went."""
 
@@ -132,7 +134,7 @@ class ReloadOutcome:
     faults: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReloadTotals:
     """Reloads since the start, and when the configuration in force was taken."""
 
@@ -141,7 +143,7 @@ class ReloadTotals:
     taken: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConfigStatus:
     """Where the configuration comes from, and its reloads."""
 
@@ -151,7 +153,7 @@ class ConfigStatus:
     health: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MetricsStatus:
     """Where metrics are served, if they are; ``trouble``: why they are not where the configuration wants them."""
 
@@ -159,7 +161,7 @@ class MetricsStatus:
     trouble: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ControlStatus:
     """The control socket, and the group that may command."""
 
@@ -167,7 +169,7 @@ class ControlStatus:
     group: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RepliesStatus:
     """Replies sent for one pool that rested on one thing: measured, unknown or ordered."""
 
@@ -176,7 +178,7 @@ class RepliesStatus:
     replies: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PollerStatus:
     """One balancer's address of late."""
 
@@ -186,7 +188,7 @@ class PollerStatus:
     allowed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PollsStatus:
     """What happened on the listening sockets since the start."""
 
@@ -201,7 +203,7 @@ class PollsStatus:
     pollers: list[PollerStatus]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Status:
     """The answer to ``status``. What the default pool says is None before the first scan."""
 
