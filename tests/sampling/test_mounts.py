@@ -1,6 +1,6 @@
 """The table of mounts, line by line."""
 
-from agent.sampling.mounts import Mount, mounts
+from agent.sampling.mounts import mounts
 
 TABLE = """\
 22 1 0:20 / /proc rw,relatime shared:1 - proc proc rw,hidepid=2,gid=7
@@ -12,6 +12,6 @@ TABLE = """\
 
 def test_each_line_is_a_mount_with_the_options_of_its_file_system() -> None:
     proc, disk, cgroup = mounts(TABLE)
-    assert proc == Mount("/proc", "proc", {"rw": "", "hidepid": "2", "gid": "7"})
+    assert (proc.point, proc.kind, proc.options) == ("/proc", "proc", {"rw": "", "hidepid": "2", "gid": "7"})
     assert (disk.point, disk.kind) == ("/mnt/a disk\\x", "ext4")
     assert cgroup.options.keys() == {"rw", "cpu", "cpuacct"}

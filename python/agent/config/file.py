@@ -4,7 +4,7 @@ It knows no key but those that the command line has, too. What the text means is
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent.config import toml
@@ -15,14 +15,16 @@ from agent.config.words import os_error
 DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """Where a configuration comes from: a file, None for the default one, which need not be there, and what
     stands in its place: ``procfs`` and ``listen``, where they are given."""
 
-    path: Path | None = None
-    procfs: str | None = None
-    listen: tuple[tuple[str, int], ...] = ()
+    def __init__(
+        self, path: Path | None = None, procfs: str | None = None, listen: tuple[tuple[str, int], ...] = ()
+    ) -> None:
+        self.path = path
+        self.procfs = procfs
+        self.listen = listen
 
     @property
     def file(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mount:
     """Where a file system is mounted, of which kind it is, and its own options, each with its value or ""."""
 
