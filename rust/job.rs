@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cpu_time::Way;
-use crate::presets::Selector;
 use crate::procfs::{Files, Miss, Stat, TITLE_LEN_MAX, read_at_start};
+use crate::selector::Selector;
 use crate::snapshot::Pid;
 use crate::title::{Reading, first_string};
 

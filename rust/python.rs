@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::answer::{self, End, Replies};
 use crate::clock;
@@ -22,9 +23,9 @@ use crate::error::Error;
 use crate::hidden;
 use crate::job::Context;
 use crate::net::Net;
-use crate::presets::{self, Spec};
 use crate::procfs::Procfs;
 use crate::scanner;
+use crate::selector::{self, Spec};
 use crate::snapshot;
 use crate::title::Reading;
 use crate::tracker::Tracker;
@@ -42,7 +43,7 @@ impl From<Error> for PyErr {
 }
 
 #[pyclass(frozen, module = "agent._scan")]
-struct Selector(presets::Selector);
+struct Selector(selector::Selector);
 
 #[pymethods]
 impl Selector {
@@ -65,12 +66,17 @@ impl Selector {
         others: Vec<String>,
     ) -> PyResult<Self> {
         let spec = Spec { preset, comm, users, cgroups, pattern, busy_states, now, cores, others };
-        Ok(Self(presets::Selector::new(&spec)?))
+        Ok(Self(selector::Selector::new(&spec)?))
     }
 
     #[getter]
     fn comm(&self) -> Vec<String> {
         self.0.comm.texts().to_vec()
+    }
+
+    #[getter]
+    fn has_a_heartbeat(&self) -> bool {
+        self.0.grammar.has_a_heartbeat()
     }
 
     /// What this selector reads in a title: `(busy, total, stopping)`, `"unparsable"`, or None.
@@ -389,6 +395,8 @@ fn now_ns() -> u64 {
 #[pymodule]
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("PRESETS", PyTuple::new(m.py(), selector::names().collect::<Vec<_>>())?)?;
+    m.add("LEFT_BEHIND_MAX", scanner::LEFT_BEHIND_MAX)?;
     m.add_function(wrap_pyfunction!(now_ns, m)?)?;
     m.add_function(wrap_pyfunction!(hidden_by_name, m)?)?;
     m.add_class::<Selector>()?;

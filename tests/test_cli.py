@@ -6,56 +6,18 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent import cli
 from agent._scan import __version__
-from agent.config import schema
+from agent.config import toml
 from tests.farm import sidekiq_title
+from tests.prompt import COMMAND, Run, run
 from tests.real.original import answer
 
 from .tree import Tree
-
-COMMAND = Path(sys.executable).with_name("busyweight")
-
-
-class Done:
-    """What a command said and how it ended."""
-
-    def __init__(self, code: int, out: bytes, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-        assert "Traceback" not in err
-
-
-Run = Callable[..., Done]
-
-
-def run(*words: object, program: tuple[object, ...] = (COMMAND,)) -> Done:
-    done = subprocess.run([*map(str, program), *map(str, words)], capture_output=True, timeout=60, check=False)
-    return Done(done.returncode, done.stdout, done.stderr.decode())
-
-
-@pytest.fixture
-def here(capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """The command in this process, which is faster."""
-
-    def run(*words: object) -> Done:
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capfdbinary.readouterr()
-        return Done(code, out, err.decode())
-
-    return run
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
 
 
 @pytest.fixture
@@ -165,12 +127,12 @@ def test_config_prints_what_is_read_back_to_the_same_and_warnings_beside_it(here
     file.write_text('listen = ["[::]:7001"]\n[scan]\ngive_up_after = "100ms"\n[pools.mail]\ncapacity = 3\n')
     done = here("config", "--config", file)
     assert done.code == 0
-    assert schema.parse(done.out.decode(), "") == schema.parse(file.read_text(), "")
+    assert toml.parse(done.out.decode(), "") == toml.parse(file.read_text(), "")
     assert done.err.startswith("warning: scan.give_up_after = 100ms")
 
 
 def test_without_a_file_the_defaults_are_effective(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "DEFAULT_FILE", Path("/none/busyweight.toml"))
+    monkeypatch.setattr("agent.config.file.DEFAULT_FILE", Path("/none/busyweight.toml"))
     done = here("config")
     assert (done.code, tomllib.loads(done.out.decode())["listen"]) == (0, ["127.0.0.1:5001"])
 
@@ -243,7 +205,7 @@ def test_an_error_that_is_not_the_outputs_is_not_called_so(monkeypatch: pytest.M
     def refuses(_: object) -> int:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
 
-    monkeypatch.setattr(cli, "_config", refuses)
+    monkeypatch.setattr("agent.actions.config", refuses)
     with pytest.raises(ConnectionRefusedError):
         cli.main(["config"])
 

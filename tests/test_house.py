@@ -1,6 +1,8 @@
-"""The rules of the house: which file may know what, how long it may be, and that nothing lies about unused."""
+"""The rules of the house: which file may know what, how long it may be, that nothing lies about unused, and that
+ARCHITECTURE.md's table of files has them all."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -25,10 +27,13 @@ ROOMS = {
     "tools": ("weight", "config", "sampling", "operate"),
 }
 
-# What a file that can be tested with plain values may import.
-PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
-HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
-PURE_RUST = {"effort", "net", "title", "presets", "snapshot", "quarantine", "tracker/rechecks"}
+# ARCHITECTURE.md's table has each of their files in one row.
+MAPPED = ("rust", "python/agent", "contrib", "systemd", "tools")
+
+# What a file may import that calls itself PURE in its first word, so that it can be tested with plain values. These do.
+PURE_AT_LEAST = {"weight/policy", "weight/pools", "weight/reply", "config/schema", "config/toml", "operate/override"}
+PURE_AT_LEAST |= {"title", "presets", "snapshot"}
+HARMLESS = {"collections", "dataclasses", "ipaddress", "itertools", "json", "math", "re", "tomllib", "typing"}
 
 
 def short(path: Path) -> str:
@@ -38,6 +43,9 @@ def short(path: Path) -> str:
 def module(path: Path) -> str:
     """`agent.tools.haproxy.lint` for python/agent/tools/haproxy/lint.py."""
     return ".".join(path.relative_to(HERE / "python").with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path) for path in PYTHON}
 
 
 def imports(path: Path) -> set[str]:
@@ -54,6 +62,12 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def known(path: Path) -> set[str]:
+    """The modules of ours that a file imports; `from package import x` is the module x, where that is one."""
+    found = imports(path) & MODULES
+    return found - {name for name in found if any(other.startswith(f"{name}.") for other in found)}
+
+
 def code(path: Path) -> str:
     """A Rust file without its comments and its tests."""
     if path.stem == "tests":
@@ -61,21 +75,55 @@ def code(path: Path) -> str:
     return re.sub(r"//.*", "", path.read_text()).partition("#[cfg(test)]")[0]
 
 
-@pytest.mark.parametrize("name", sorted(PURE_PYTHON))
-def test_pure_python_imports_nothing_of_the_world(name: str) -> None:
-    path = HERE / f"python/agent/{name}.py"
-    ours = {module(HERE / f"python/agent/{pure}.py") for pure in PURE_PYTHON} | {f"agent.{room}" for room in ROOMS}
+def pure(paths: list[Path], comment: str) -> list[Path]:
+    return [path for path in paths if path.read_text().startswith(f"{comment}PURE. ") and path.name != "__init__.py"]
+
+
+PURE_PYTHON = pure(PYTHON, '"""')
+PURE_RUST = pure(RUST, "//! ")
+
+
+def test_what_decides_is_pure() -> None:
+    names = {str(path.relative_to(HERE / "python/agent").with_suffix("")) for path in PURE_PYTHON}
+    assert names | {path.stem for path in PURE_RUST} >= PURE_AT_LEAST
+
+
+@pytest.mark.parametrize("path", PURE_PYTHON, ids=short)
+def test_pure_python_imports_nothing_of_the_world(path: Path) -> None:
+    ours = {module(each) for each in PURE_PYTHON} | {f"agent.{room}" for room in ROOMS}
+    # A constant, of the pure rust/presets.rs.
+    ours |= {"agent._scan.PRESETS"}
+    imported = imports(path)
+    imported -= {"agent._scan"} if "agent._scan.PRESETS" in imported else set()
     foreign = {
         found
-        for found in imports(path)
+        for found in imported
         if found.split(".")[0] not in HARMLESS and found not in ours and found.rpartition(".")[0] not in ours
     }
     assert foreign == set()
 
 
-@pytest.mark.parametrize("name", sorted(PURE_RUST))
-def test_pure_rust_names_nothing_of_the_world(name: str) -> None:
-    path = HERE / f"rust/{name}.rs"
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_only_the_rooms_below_it(room: str) -> None:
+    below = {"agent", *(f"agent.{name}" for name in (room, *ROOMS[room]))}
+    files = [path for path in PYTHON if module(path).startswith(f"agent.{room}.")]
+    assert files
+    foreign = {
+        (short(path), name) for path in files for name in known(path) if ".".join(name.split(".")[:2]) not in below
+    }
+    assert foreign == set()
+
+
+def test_no_module_is_imported_by_what_it_imports() -> None:
+    below = {module(path): known(path) for path in PYTHON}
+    while below:
+        lowest = {name for name, names in below.items() if not names & below.keys()}
+        assert lowest, f"these import each other: {sorted(below)}"
+        below = {name: names for name, names in below.items() if name not in lowest}
+
+
+@pytest.mark.parametrize("path", PURE_RUST, ids=short)
+def test_pure_rust_names_nothing_of_the_world(path: Path) -> None:
     world = r"std::(fs|net(?!::IpAddr\b)|io|os|env|process|thread|time|sync)\b|pyo3|rustix|aya|libc|unsafe"
     assert re.findall(world, code(path)) == []
 
@@ -86,7 +134,7 @@ def test_only_the_boundary_names_pyo3() -> None:
 
 def test_only_titles_and_presets_know_how_a_program_writes_its_titles() -> None:
     knowing = {short(path) for path in RUST if re.search(r"busy\]|\[?resque-|rq:worker|postgres: ", code(path))}
-    assert knowing == {"rust/title.rs"}
+    assert knowing == {"rust/title.rs", "rust/presets.rs"}
 
 
 def test_the_server_knows_neither_policy_nor_cache() -> None:
@@ -97,14 +145,26 @@ def test_the_server_knows_neither_policy_nor_cache() -> None:
         "agent.config",
         "agent.config.values",
         "agent.config.values.show_address",
+        "agent.config.words",
+        "agent.config.words.os_error",
+        "agent.operate.listener",
+        "agent.operate.listener.ListenerWatch",
     }
 
 
 def test_the_control_socket_knows_no_command() -> None:
     known = imports(HERE / "python/agent/operate/socket.py") | imports(HERE / "python/agent/operate/session.py")
     ours = {name for name in known if name.startswith("agent.")}
-    rooms = {"agent.operate", "agent.operate.session", "agent.config", "agent.config.values", "agent.config.paths"}
-    assert {".".join(name.split(".")[:3]) for name in ours} <= rooms
+    allowed = (
+        "config",
+        "config.paths",
+        "config.values",
+        "config.words",
+        "operate",
+        "operate.listener",
+        "operate.session",
+    )
+    assert {".".join(name.split(".")[1:3]) for name in ours} <= set(allowed)
 
 
 def test_the_cache_knows_no_clock_no_scan_and_no_socket() -> None:
@@ -158,3 +218,43 @@ def test_the_agent_carries_nothing_of_the_tools_for_people() -> None:
     assert "agent.serve.daemon" in loaded
     tools = ("rich", "agent.tools")
     assert {name for name in loaded if name.startswith(tools)} == set()
+
+
+def rows() -> dict[str, set[str]]:
+    """ARCHITECTURE.md's table: each question, and the files and directories that its row names."""
+    lines = (HERE / "ARCHITECTURE.md").read_text().partition("| question | files |\n|---|---|\n")[2].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)]
+    return {question: set(re.findall(r"`([\w./-]+/[\w.-]*)`", files)) for question, files in cells}
+
+
+def is_source(path: Path) -> bool:
+    """Not what a build left there, nor the beginning of a package that only says what that is."""
+    if not path.is_file() or "__pycache__" in path.parts or path.suffix == ".so" or path.name == "py.typed":
+        return False
+    return path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1
+
+
+def test_the_table_of_files_names_what_exists() -> None:
+    assert [
+        (question, name) for question, names in rows().items() for name in names if not (HERE / name).exists()
+    ] == []
+
+
+@pytest.mark.parametrize("top", MAPPED)
+def test_the_table_of_files_has_every_source_in_one_row(top: str) -> None:
+    missing = []
+    for path in filter(is_source, (HERE / top).rglob("*")):
+        # The row that names the file; else the one that names the nearest directory that it is in.
+        places = [short(path), *(f"{short(parent)}/" for parent in path.parents if parent.is_relative_to(HERE / top))]
+        found = [[question for question, names in rows().items() if place in names] for place in places]
+        nearest = next(filter(None, found), [])
+        if len(nearest) != 1:
+            missing.append((short(path), nearest))
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=short)
+def test_what_tests_share_stands_in_a_file_of_its_own(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [getattr(node, "module", None) or node.names[0].name for node in found]
+    assert [name for name in names if name.rpartition(".")[2].startswith("test_")] == []

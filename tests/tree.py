@@ -8,9 +8,11 @@ any process.
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import ClassVar, Self, TypeVar
 
-from agent._scan import Scanner, Selector
+from agent._scan import LEFT_BEHIND_MAX, Scanner, Selector
 from tests.farm import sidekiq_title
 from tests.real.parts import Agent, until
 
@@ -92,6 +94,10 @@ class Tree:
         (self.root / f"{pid}.fifo").rename(self.root / str(pid) / "cmdline")
         return pid
 
+    def hang_scans(self) -> list[int]:
+        """As many such processes as it takes for a scan to hang: every reader does, and there may be no more."""
+        return [self.add_hanging(200 + i) for i in range(LEFT_BEHIND_MAX + 1)]
+
     def feed(self, pid: int, title: bytes) -> None:
         """The reader that hangs there gets this title; the next one hangs again."""
         until(lambda: _write(self.root / str(pid) / "cmdline", title), f"a reader hangs at {pid}", HANG_DEADLINE_S)
@@ -142,3 +148,35 @@ class TreeAgent(Agent):
 
     def environment(self) -> dict[str, str]:
         return super().environment() | self.environ
+
+
+class MortalAgent(TreeAgent):
+    """Ended at once, without the last words."""
+
+    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
+
+
+A = TypeVar("A", bound=TreeAgent)
+
+
+class Agents:
+    """Agents in one tree. All have ended when it is over, and none may have broken."""
+
+    def __init__(self, home: Path, tree: Tree) -> None:
+        self._home, self._tree = home, tree
+        self._made: list[TreeAgent] = []
+
+    def make(self, kind: type[A], config: str) -> A:
+        """One that is not started yet."""
+        agent = kind(self._home, self._tree, config)
+        self._made.append(agent)
+        return agent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self._made:
+            agent.stop()
+        for agent in self._made:
+            assert "Traceback" not in agent.log_text(), agent.evidence()

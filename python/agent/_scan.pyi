@@ -9,6 +9,12 @@ from typing import Literal, TypeAlias, final
 
 __version__: str
 
+PRESETS: tuple[str, ...]
+"""What ``workers.preset`` may be: the known programs (rust/presets.rs), and custom."""
+
+LEFT_BEHIND_MAX: int
+"""As many readers are left behind at most; then a scan waits until one comes back."""
+
 def now_ns() -> int:
     """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
     goes back. All points in time here are of this clock."""
@@ -37,19 +43,22 @@ class Selector:
         cores: bool = ...,
         others: list[str] = ...,
     ) -> Selector:
-        """``preset``: sidekiq, faktory, resque, rq, postgres, busyweight or custom. ``comm``: globs over
-        process names, empty for the preset's own. ``users``: user ids, of which a process must
-        have its real and its effective one, empty for everyone. ``cgroups``: paths, empty for
-        anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax of Rust's regex
-        crate. ``now``: a worker that takes CPU time has a job, whatever its title said at its last
-        heartbeat; heeded only where the program has one (sidekiq, faktory). ``cores``: the cores that
-        workers take are wanted. ``others``: cgroups whose cores are wanted, as paths or units' names.
+        """``preset``: one of PRESETS. ``comm``: globs over process names, empty for the preset's own.
+        ``users``: user ids, of which a process must have its real and its effective one, empty for everyone.
+        ``cgroups``: paths, empty for anywhere. ``pattern`` and ``busy_states``: for custom only, in the syntax
+        of Rust's regex crate. ``now``: a worker that takes CPU time has a job, whatever its title said at its
+        last heartbeat; heeded only where the program has one. ``cores``: the cores that workers take are
+        wanted. ``others``: cgroups whose cores are wanted, as paths or units' names.
 
         Raises ValueError, with a text for the operator, if a part cannot be used."""
 
     @property
     def comm(self) -> list[str]:
         """The globs in force: those given, or the preset's own."""
+
+    @property
+    def has_a_heartbeat(self) -> bool:
+        """Whether the program writes its title now and then, and not at each job."""
 
     def read(self, cmdline: bytes) -> Reading:
         """What this selector reads in the bytes of a ``cmdline``: (busy, total, stopping),
@@ -110,7 +119,8 @@ class Worker:
 @final
 class Scanner:
     """Finds workers and reads their titles. All methods release the GIL and, but for
-    ``scan``, return at once; threads exist from the first scan on."""
+    ``scan``, return at once; threads exist from the first scan on. Making one keeps the GIL,
+    and takes a moment where programs are loaded into the kernel."""
 
     def __new__(
         cls,
@@ -163,7 +173,7 @@ class Scanner:
 
     def left_behind(self) -> int:
         """Readers that hang now, each at a process of its own, those of former scanners included.
-        Beyond 16 none is left behind any more: the scan waits."""
+        Beyond LEFT_BEHIND_MAX none is left behind any more: the scan waits."""
 
     def fallback(self) -> str | None:
         """Why the discovery is not the one it began with, as of the last scan."""

@@ -1,7 +1,7 @@
-"""The command line: words in, one call, words and an exit code out.
+"""The command line: words in, one call, an exit code out.
 
-0: well; 1: it ran and something is wrong; 2: usage or configuration. Every command imports
-what it needs when it runs, so that the agent carries nothing it does not use.
+The manual page, docs/commands.md and the completions are made from its parser. What a command does is in
+`actions`; nothing is done here.
 """
 
 import argparse
@@ -11,12 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent import _scan
-from agent.config import schema, values
-
-DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
-
-WELL, WRONG, USAGE = 0, 1, 2
+from agent import _scan, actions
+from agent.config import toml, values
+from agent.config.file import DEFAULT_FILE
+from agent.config.words import os_error
 
 # How a write to a file, a pipe or a terminal fails: write(2).
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
@@ -29,20 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
     try:
         return _run(argv)
-    except schema.ConfigError as error:
+    except toml.ConfigError as error:
         for fault in error.faults:
-            _complain(fault)
-        return USAGE
+            actions.complain(fault)
+        return actions.USAGE
     except OSError as error:
         if error.errno not in UNWRITTEN or error.filename is not None:
             raise
         # What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return WRONG  # nobody reads any more, so nobody wants to know
-        return _fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
+            return actions.WRONG  # nobody reads any more, so nobody wants to know
+        return actions.fail(f"cannot write the output: {os_error(error)}")
     except KeyboardInterrupt:
-        return WRONG
+        return actions.WRONG
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -63,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"busyweight {_scan.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=_serve.__doc__)
+    serve = commands.add_parser("serve", help="answer HAProxy's agent-checks", description=actions.serve.__doc__)
     _config_option(serve)
     serve.add_argument(
         "--listen",
@@ -79,18 +77,18 @@ def parser() -> argparse.ArgumentParser:
         help="where overrides are kept (default: $STATE_DIRECTORY, else /var/lib/busyweight)",
     )
     _control_option(serve)
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=actions.serve)
 
-    check = commands.add_parser("check", help="scan once and print the reply", description=_check.__doc__)
+    check = commands.add_parser("check", help="scan once and print the reply", description=actions.check.__doc__)
     _config_option(check)
     _procfs_option(check)
     check.add_argument("--json", action="store_true", help="print all that was found, as JSON")
     check.add_argument("--workers", action="store_true", help="list what was counted: pid, user, title, reading")
-    check.set_defaults(run=_check)
+    check.set_defaults(run=actions.check)
 
-    show = commands.add_parser("config", help="show the effective configuration", description=_config.__doc__)
+    show = commands.add_parser("config", help="show the effective configuration", description=actions.config.__doc__)
     _config_option(show)
-    show.set_defaults(run=_config)
+    show.set_defaults(run=actions.config)
     _add_operators(commands)
     _add_tools(commands)
     return top
@@ -99,11 +97,11 @@ def parser() -> argparse.ArgumentParser:
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What is asked of the running agent."""
     status = commands.add_parser(
-        "status", help="show what the running agent says, and why", description=_status.__doc__
+        "status", help="show what the running agent says, and why", description=actions.status.__doc__
     )
     status.add_argument("--json", action="store_true", help="print all of it, as JSON")
     _control_option(status)
-    status.set_defaults(run=_status)
+    status.set_defaults(run=actions.status)
 
     for kind, does in (
         ("drain", "take this host out of the pool: no new clients, the present ones stay"),
@@ -124,18 +122,18 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             "--reason", metavar="TEXT", type=_option(values.reason), help="why; shown in status, log and HAProxy"
         )
         _control_option(command)
-        command.set_defaults(run=_order, kind=kind)
+        command.set_defaults(run=actions.order, kind=kind)
 
 
 def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What looks at the whole: this host, the running agent, and HAProxy's side."""
-    top = commands.add_parser("top", help="watch the running agent live", description=_top.__doc__)
+    top = commands.add_parser("top", help="watch the running agent live", description=actions.top.__doc__)
     _control_option(top)
     top.add_argument("--once", action="store_true", help="print one frame after a second's watching, and end")
-    top.set_defaults(run=_top)
+    top.set_defaults(run=actions.top)
 
     doctor = commands.add_parser(
-        "doctor", help="say what works, what does not, and what to do", description=_doctor.__doc__
+        "doctor", help="say what works, what does not, and what to do", description=actions.doctor.__doc__
     )
     _config_option(doctor)
     _control_option(doctor)
@@ -146,12 +144,12 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="HAProxy's statistics socket: compare its weights with what the agent says",
     )
     doctor.add_argument("--json", action="store_true", help="print every check as JSON")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(run=actions.doctor)
 
     haproxy = commands.add_parser("haproxy", help="help with haproxy.cfg", description="Helps with haproxy.cfg.")
     helps = haproxy.add_subparsers(metavar="COMMAND", required=True)
     snippet = helps.add_parser(
-        "snippet", help="print a ready haproxy.cfg fragment for this agent", description=_snippet.__doc__
+        "snippet", help="print a ready haproxy.cfg fragment for this agent", description=actions.snippet.__doc__
     )
     _config_option(snippet)
     snippet.add_argument(
@@ -160,10 +158,10 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         nargs="*",
         help="a server behind HAProxy, as web1=192.0.2.11:80 (default: examples)",
     )
-    snippet.set_defaults(run=_snippet)
+    snippet.set_defaults(run=actions.snippet)
 
     lint = helps.add_parser(
-        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=_lint.__doc__
+        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=actions.lint.__doc__
     )
     _config_option(lint)
     lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
@@ -175,7 +173,7 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     lint.add_argument(
         "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
     )
-    lint.set_defaults(run=_lint)
+    lint.set_defaults(run=actions.lint)
 
 
 def _config_option(command: argparse.ArgumentParser) -> None:
@@ -204,275 +202,3 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
             raise argparse.ArgumentTypeError(f"found {text!r}; allowed: {wrong}") from None
 
     return read
-
-
-def load(options: argparse.Namespace, *, elsewhere: bool = False) -> schema.Config:
-    """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
-    users and groups need not be here. Raises ConfigError."""
-    return _parse(options, _text(options), elsewhere=elsewhere)
-
-
-def reloader(options: argparse.Namespace) -> Callable[[], schema.Config]:
-    """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
-    written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :func:`load`."""
-    path = options.config or DEFAULT_FILE
-    seen = False
-
-    def read() -> schema.Config:
-        nonlocal seen
-        text = _text(options)
-        if seen and not text:
-            what = "it is empty" if path.exists() else "no such file"
-            raise schema.ConfigError(
-                [f"{path}: {what}, and there were settings before; for all defaults, write a comment"]
-            )
-        seen = bool(text)
-        return _parse(options, text)
-
-    return read
-
-
-def _text(options: argparse.Namespace) -> str:
-    """The configuration file's text; none where the default file is not there."""
-    path = options.config or DEFAULT_FILE
-    try:
-        return str(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if options.config:
-            raise schema.ConfigError([f"{path}: no such file"]) from None
-        return ""
-    except UnicodeDecodeError as error:
-        raise schema.ConfigError([f"{path}: not UTF-8 at byte {error.start}"]) from None
-    except OSError as error:
-        raise schema.ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from None
-
-
-def _parse(options: argparse.Namespace, text: str, *, elsewhere: bool = False) -> schema.Config:
-    from dataclasses import replace
-
-    from agent.sampling import host
-
-    checks = schema.Checks(workers=host.CHECKS.workers) if elsewhere else host.CHECKS
-    loaded = schema.parse(text, str(options.config or DEFAULT_FILE), checks)
-    if getattr(options, "procfs", None):
-        loaded = replace(loaded, scan=replace(loaded.scan, procfs=options.procfs))
-    if getattr(options, "listen", None):
-        loaded = replace(loaded, listen=tuple(options.listen))
-    return loaded
-
-
-def _complain(text: object) -> None:
-    """To stderr. Where that cannot be written, the exit code says it alone."""
-    try:
-        print(text, file=sys.stderr)
-    except OSError:
-        # What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def _fail(text: object, code: int = WRONG) -> int:
-    _complain(f"busyweight: {text}")
-    return code
-
-
-def _serve(options: argparse.Namespace) -> int:
-    """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
-    import gc
-
-    gc.collect()  # the parser is full of circles: what is imported next moves into its memory
-
-    from agent.serve import loop  # before all that imports asyncio
-
-    # isort: split
-    from agent.config import paths
-    from agent.operate.threads import run_in_thread
-    from agent.serve import farewell, logs
-    from agent.serve.daemon import Daemon
-    from agent.serve.signals import Signals, StoppedError
-    from agent.serve.startup import StartError, load_whole
-
-    async def serve() -> None:
-        signals = Signals()
-        read = reloader(options)
-        # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
-        loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
-        logs.set_up(loaded.config.log.level, loaded.config.log.format)
-        daemon = Daemon(
-            loaded,
-            read,
-            signals,
-            file=options.config or DEFAULT_FILE,
-            state=paths.state_directory(options.state),
-            control=paths.control_socket(options.control),
-        )
-        logs.begin()
-        await daemon.run()
-
-    try:
-        loop.run(serve())
-    except StoppedError:
-        return WELL
-    except (StartError, schema.ConfigError) as error:
-        logs.end()
-        code, faults = WRONG, [f"busyweight: {error}"]
-        if isinstance(error, schema.ConfigError):
-            code, faults = USAGE, error.faults
-        for fault in faults:
-            _complain(fault)
-        loop.run(farewell.say())
-        return code
-    finally:
-        logs.end()
-    return WELL
-
-
-def _check(options: argparse.Namespace) -> int:
-    """Scans once and prints the exact reply; exit code 1 if it is unknown."""
-    from agent.tools import check
-
-    loaded = load(options)
-    try:
-        found = check.check(loaded)
-    except (OSError, RuntimeError) as error:
-        return _fail(error)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(check.as_json(found) if options.json else found.said[0].line)
-    if options.workers and not options.json:
-        sys.stdout.buffer.write(check.table(found).encode())
-    sys.stdout.buffer.flush()
-    decision = found.said[0].decision
-    if not decision.known:
-        return _fail(f"unknown: {decision.reason}")
-    return WELL
-
-
-def _config(options: argparse.Namespace) -> int:
-    """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
-    loaded = load(options)
-    print(schema.to_toml(loaded), end="")
-    for warning in schema.warnings(loaded):
-        print(f"warning: {warning}", file=sys.stderr)
-    return WELL
-
-
-def _status(options: argparse.Namespace) -> int:
-    """Shows what the running agent says now, since when, and what it rests on."""
-    import time
-
-    from agent.config import paths
-    from agent.tools import client, console
-
-    try:
-        told = console.status(paths.control_socket(options.control))
-    except client.ClientError as error:
-        return _fail(error)
-    print(console.as_json(told) if options.json else console.show(told, time.time()).rstrip("\n"))
-    return WELL
-
-
-def _order(options: argparse.Namespace) -> int:
-    from agent.config import paths
-    from agent.tools import client, console
-
-    try:
-        done, warnings = console.order(
-            paths.control_socket(options.control),
-            options.kind,
-            weight=None if options.kind != "weight" else f"{options.weight}%",
-            lasts=None if options.lasts is None else values.show_duration(options.lasts),
-            reason=options.reason,
-        )
-    except client.ClientError as error:
-        return _fail(error)
-    print(done)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return WELL
-
-
-def _top(options: argparse.Namespace) -> int:
-    """Shows live what the running agent says: the weight now and over the last ten minutes, the
-    workers and how busy each is, the pollers and how often they ask, and orders in force.
-    q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
-    from agent.config import paths
-    from agent.tools import client
-
-    try:
-        from agent.tools import top
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rich":
-            raise
-        return _fail("top needs the rich library: pip install 'busyweight[top]', or apt install python3-rich")
-    try:
-        top.run(paths.control_socket(options.control), once=options.once)
-    except top.NoTerminalError as error:
-        return _fail(error, USAGE)
-    except client.ClientError as error:
-        return _fail(error)
-    return WELL
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
-    check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
-    as any user, as far as that goes; it changes nothing. While somebody polls the agent it
-    watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
-    from agent.config import paths
-    from agent.tools import doctor
-
-    found = doctor.examine(
-        load(options), options.config or DEFAULT_FILE, paths.control_socket(options.control), options.haproxy_socket
-    )
-    well = doctor.print_json(found) if options.json else doctor.print_lines(found)
-    return WELL if well else WRONG
-
-
-def _snippet(options: argparse.Namespace) -> int:
-    """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
-    (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
-    and beside it the backend that serves when the pool is full of jobs or of requests."""
-    from agent.sampling import capacity
-    from agent.tools import haproxy
-
-    loaded = load(options, elsewhere=True)
-    try:
-        text = haproxy.snippet(
-            loaded.listen[0][1],
-            [haproxy.parse_server(server) for server in options.servers],
-            [pool.name for pool in loaded.pools],
-            floor_percent=schema.lowest_weight(loaded),
-            bears=haproxy.capacities(loaded.all_pools),
-            cores=capacity.cores()[0],
-        )
-    except haproxy.SnippetError as error:
-        return _fail(error, USAGE)
-    print(text, end="")
-    return WELL
-
-
-def _lint(options: argparse.Namespace) -> int:
-    """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
-    All files are one configuration together. Judged are the agent-checks on the ports of the agent's
-    configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
-    from agent.tools import haproxy
-
-    loaded = load(options, elsewhere=True)
-    named = options.haproxy_version
-    try:
-        version = haproxy.parse_version(named) if named is not None else haproxy.installed_version()
-    except ValueError:
-        return _fail(f"--haproxy-version {named!r}: write it as 3.2 or 3.4.1", USAGE)
-    try:
-        found = haproxy.lint(
-            options.files,
-            {port for _, port in loaded.listen},
-            all_checks=options.all,
-            floor_above_zero=schema.lowest_weight(loaded) > 0,
-            bare_replies=loaded.reply.health == "none",
-            version=version,
-        )
-    except haproxy.LintError as error:
-        return _fail(error, USAGE)
-    for finding in found:
-        print(finding)
-    return WRONG if any(finding.severity == "finding" for finding in found) else WELL

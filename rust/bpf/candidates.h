@@ -2,7 +2,7 @@
 /*
  * The records that the kernel programs and user space share.
  *
- * rust/discovery/ebpf.rs mirrors each of them by hand; the sizes asserted here
+ * candidates.rs and filter.rs in rust/discovery/ebpf mirror them by hand; the sizes asserted here
  * are asserted there too. Nothing but plain integers belongs here.
  */
 #ifndef BUSYWEIGHT_CANDIDATES_H
@@ -51,9 +51,9 @@ struct counters {
 	__u64 token_tgid;
 };
 
-_Static_assert(sizeof(struct candidate) == 16, "mirrored in ebpf.rs");
-_Static_assert(sizeof(struct pattern) == 32, "mirrored in ebpf.rs");
-_Static_assert(sizeof(struct filter) == 24 + 32 * MAX_PATTERNS, "mirrored in ebpf.rs");
-_Static_assert(sizeof(struct counters) == 24, "mirrored in ebpf.rs");
+_Static_assert(sizeof(struct candidate) == 16, "mirrored in candidates.rs");
+_Static_assert(sizeof(struct pattern) == 32, "mirrored in filter.rs");
+_Static_assert(sizeof(struct filter) == 24 + 32 * MAX_PATTERNS, "mirrored in filter.rs");
+_Static_assert(sizeof(struct counters) == 24, "mirrored in candidates.rs");
 
 #endif

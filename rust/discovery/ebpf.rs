@@ -19,8 +19,8 @@ pub use filter::{CommPrefix, MAX_PATTERNS};
 pub use unavailable::Unavailable;
 
 use super::{Discovery, Found, Look};
-use crate::presets::Selector;
 use crate::procfs::{Procfs, describe};
+use crate::selector::Selector;
 use crate::snapshot::Pid;
 
 /// Where the kernel tells its types.

@@ -7,8 +7,8 @@ pub mod cgroup;
 pub mod ebpf;
 pub mod sweep;
 
-use crate::presets::Selector;
 use crate::procfs::Procfs;
+use crate::selector::Selector;
 use crate::snapshot::Pid;
 
 /// A process as the discovery names it. `ident` tells a reused pid from its former owner;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::rechecks::UNKNOWN_PERIOD_MS;
 use super::*;
-use crate::presets::{Selector, Spec};
 use crate::procfs::TITLE_LEN_MAX;
+use crate::selector::{Selector, Spec};
 
 static TREES: AtomicU32 = AtomicU32::new(0);
 

@@ -25,8 +25,8 @@ from tests.faults import amount
 from tests.faults.hostile import holdings
 from tests.faults.watch import Watch
 from tests.real.parts import until
+from tests.serve.flood import flood
 from tests.serve.running import thread_names
-from tests.serve.test_polls import flood
 from tests.tree import Tree, TreeAgent
 
 HERE = Path(__file__).parent
@@ -47,8 +47,7 @@ release_for = "500ms"
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path / "proc")
+def tree(tree: Tree) -> Tree:
     tree.workers(busy=4, idle=6)
     return tree
 

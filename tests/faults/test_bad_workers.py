@@ -18,12 +18,10 @@ from agent._scan import Counts, Scanner, Selector
 from agent.tools.doctor import polls
 from tests.cgroups import cgroup
 from tests.farm import Farm, sidekiq_title
+from tests.prompt import Run
 from tests.real.parts import Mortal, until
-from tests.scan.test_working import BURNS, looked, of
-from tests.test_cli import Run, here
+from tests.scan.burning import BURNS, looked, of
 from tests.tree import Tree, TreeAgent
-
-__all__ = ["here"]
 
 DEADLINE_S = 20.0
 NOBODY = 65534
@@ -167,7 +165,7 @@ class Refused(Mortal):
 def refused_scan(comm: str) -> str:
     """What a scanner says of CPU times where clocks are refused: how many it misses, and who works."""
     program = (
-        "import sys; from agent._scan import Scanner, Selector; from tests.scan.test_working import looked\n"
+        "import sys; from agent._scan import Scanner, Selector; from tests.scan.burning import looked\n"
         "scans = Scanner('/proc', 'sweep', [Selector('sidekiq', comm=[sys.argv[1]], now=True)], kept_max=100)\n"
         "while not looked(scans).untitled: pass\n"
         "print(scans.scan().cpu_untold)"

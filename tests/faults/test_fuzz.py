@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent._scan import Selector
-from agent.config import schema
-from agent.config.schema import ConfigError
+from agent.config import toml
+from agent.config.toml import ConfigError
 from agent.operate import override, state
 from agent.operate.override import PersistedOverride
 from agent.operate.state import NAME, StateFile
@@ -208,7 +208,7 @@ toml_texts = st.lists(toml_lines | st.text(max_size=10), max_size=8).map("\n".jo
 @example("capacity = 1" + "0" * 5000)
 @given(toml_texts)
 def test_every_configuration_is_taken_or_refused_with_reasons(text: str) -> None:
-    survives(text, lambda text: schema.parse(text, "here"))
+    survives(text, lambda text: toml.parse(text, "here"))
 
 
 records = st.recursive(

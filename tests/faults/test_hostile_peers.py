@@ -21,7 +21,7 @@ from tests.faults import amount
 from tests.faults.hostile import holdings
 from tests.faults.watch import Watch
 from tests.real.parts import until
-from tests.tree import Tree, TreeAgent
+from tests.tree import Agents, Tree, TreeAgent
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
@@ -135,12 +135,10 @@ ATTACKS: dict[Attack, set[str]] = {
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[TreeAgent]:
-    tree = Tree(tmp_path / "proc")
+def agent(agents: Agents, tree: Tree) -> Iterator[TreeAgent]:
     tree.workers(busy=1)
-    with TreeAgent(tmp_path, tree, CONFIG) as agent:
+    with agents.make(TreeAgent, CONFIG) as agent:
         yield agent
-    assert "Traceback" not in agent.log_text()
     assert "Exception" not in agent.log_text()
 
 

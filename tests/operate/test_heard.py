@@ -2,14 +2,13 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.operate.heard import HeardFile
 from tests.farm import sidekiq_title
-from tests.tree import Tree, TreeAgent
+from tests.tree import Agents, Tree, TreeAgent
 
 DEADLINE_S = 10.0
 SLOW = '[scan]\nfresh_for = "0ms"\nmin_gap = "0ms"\nmax_duty = "100%"\n[weight]\ncapacity = 6\nrise = "0.001%/s"\n'
@@ -17,14 +16,10 @@ KEEP = '[reply]\non_stop = "keep"\n'
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[TreeAgent]:
+def agent(agents: Agents, tree: Tree) -> TreeAgent:
     """Full, with six workers."""
-    tree = Tree(tmp_path / "proc")
     tree.workers(busy=6)
-    agent = TreeAgent(tmp_path, tree, SLOW + KEEP)
-    yield agent
-    agent.stop()
-    assert "Traceback" not in agent.log_text(), agent.evidence()
+    return agents.make(TreeAgent, SLOW + KEEP)
 
 
 def free(agent: TreeAgent) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from agent.operate.override import WAY_OUT
 from agent.operate.socket import CLIENTS_MAX
-from tests.real.parts import Agent, Mortal, until
+from tests.real.parts import Agent, until
+from tests.tree import MortalAgent, Tree
 
 DEADLINE_S = 10.0
 SAMPLE = b"up 75% #1/4 busy\n"
@@ -37,12 +38,9 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 def prepared(home: Path, more: str = SHORTER) -> Agent:
     """An agent that is about to watch one busy worker of four."""
-    procfs = home / "procfs"
-    for pid, comm, title in ((1, "init", "/sbin/init"), (7, "ruby", "sidekiq 7.3.0 shop [3 of 10 busy]")):
-        (procfs / str(pid)).mkdir(parents=True)
-        (procfs / str(pid) / "comm").write_text(f"{comm}\n")
-        (procfs / str(pid) / "cmdline").write_text(title)
-    return Mortal(home, f'{more}[scan]\nprocfs = "{procfs}"\ndiscovery = "sweep"\n[weight]\ncapacity = 4\n')
+    tree = Tree(home / "proc")
+    tree.add(7, b"sidekiq 7.3.0 shop [3 of 10 busy]")
+    return MortalAgent(home, tree, f"{more}[weight]\ncapacity = 4\n")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from agent.operate.orders import OverrideService
 from agent.operate.override import Order
 from agent.operate.state import StateFile
-from tests.operate.test_state import no_thread
+from tests.scarce import no_thread
 
 DEADLINE_S = 10.0
 DRAIN = Order("drain", None, 60.0, "")

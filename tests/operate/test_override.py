@@ -32,7 +32,7 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max
 
 @st.composite
 def overrides(draw: st.DrawFn) -> Override:
-    kind = draw(st.sampled_from(override.KINDS))
+    kind = draw(st.sampled_from(override.OVERRIDE_KINDS))
     percent = draw(st.integers(0, 100)) if kind == "weight" else None
     since_s = draw(times)
     lasts_s = draw(st.none() | st.floats(1, values.LASTING_MAX_S))

@@ -14,6 +14,7 @@ import pytest
 from agent.operate import state
 from agent.operate.override import Override, PersistedOverride
 from agent.operate.state import NAME, StateFile
+from tests.scarce import no_thread
 
 RECORD = PersistedOverride(Override("drain", None, "alice", "kernel update", 1.8e9, 1.8e9 + 60), ready_owed=False)
 
@@ -45,11 +46,6 @@ def test_nothing_to_keep_leaves_no_file(tmp_path: Path) -> None:
     assert save(file, PersistedOverride()) is None
     assert list(tmp_path.iterdir()) == []
     assert saved(tmp_path) == PersistedOverride()
-
-
-def no_thread(_: threading.Thread) -> None:
-    """What Thread.start() does where the host or the unit lets there be no thread more."""
-    raise RuntimeError("can't start new thread")
 
 
 def valid() -> bytes:

@@ -3,70 +3,19 @@
 import json
 import re
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from agent._scan import LEFT_BEHIND_MAX
+from tests.real.prometheus import ALERTS, FIRES_WITHIN_S, Prometheus
 from tests.tree import Tree, TreeAgent
 
-from .parts import Part, free_port, need
+from .parts import free_port, need
 
 HERE = Path(__file__).parent.parent.parent
-ALERTS = HERE / "metrics/alerts.yml"
 DASHBOARD = HERE / "metrics/dashboard.json"
-FIRES_WITHIN_S = 30.0
-# That old is a sample of which BusyweightStale tells here; how old in earnest, alerts_test.yml knows.
-STALE_S = 3
-# As many readers as may hang at one time.
-READERS_MAX = 16
-
-CONFIG = """
-global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}}
-rule_files: [{rules}]
-scrape_configs:
-  - job_name: busyweight
-    static_configs: [{{targets: ["{target}"]}}]
-"""
-
-
-class Prometheus(Part):
-    """Scrapes one target twice a second; the alerts are ours, but fire without waiting and look back for seconds."""
-
-    def __init__(self, home: Path, target: str) -> None:
-        super().__init__("prometheus", home)
-        self.program = need("prometheus", "prometheus")
-        self.port = free_port()
-        rules = self.home / "alerts.yml"
-        soon, changed = re.subn(r"(sample_age_seconds >) \d+", rf"\1 {STALE_S}", ALERTS.read_text())
-        assert changed == 1
-        at_once = re.sub(r"for: \d+[mhd]", "for: 0s", soon)
-        rules.write_text(re.sub(r"\[\d+[mhd]\]", "[3s]", at_once))
-        self.config = self.home / "prometheus.yml"
-        self.config.write_text(CONFIG.format(rules=rules, target=target))
-
-    def argv(self) -> list[str]:
-        data = [f"--config.file={self.config}", f"--storage.tsdb.path={self.home / 'data'}"]
-        return [self.program, *data, f"--web.listen-address=127.0.0.1:{self.port}"]
-
-    def api(self, path: str, **words: str) -> Any:
-        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(words)}"
-        with urllib.request.urlopen(url, timeout=10.0) as response:
-            return json.load(response)["data"]
-
-    def ready(self) -> bool:
-        try:
-            return bool(self.api("query", query='up{job="busyweight"} == 1')["result"])
-        except urllib.error.URLError:
-            return False
-
-    def firing(self) -> set[str]:
-        alerts = self.api("alerts")["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
 class Site:
@@ -120,7 +69,7 @@ def test_workers_that_hang_are_quarantined_and_so_many_that_no_scan_ends_make_th
     quarantined, stale = {"BusyweightQuarantined"}, {"BusyweightStale"}
     pids = [site.tree.add_hanging(200)]
     site.wait(quarantined, quiet=stale)
-    pids += [site.tree.add_hanging(201 + i) for i in range(READERS_MAX)]
+    pids += [site.tree.add_hanging(201 + i) for i in range(LEFT_BEHIND_MAX)]
     site.wait(stale)
     for pid in pids:
         site.tree.heal(pid, b"irb")

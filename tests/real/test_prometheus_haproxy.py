@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.test_haproxy_real import Balancer, version
+from tests.real.prometheus import FIRES_WITHIN_S, Prometheus
+from tests.tools.balancer import Balancer, version
 from tests.tree import Tree, TreeAgent
 
 from .parts import free_port
-from .test_prometheus import FIRES_WITHIN_S, Prometheus
 
 NOT_FOLLOWED, NOT_HEARD = "BusyweightWeightNotFollowed", "BusyweightNotHeard"
 
@@ -54,8 +54,7 @@ class Watch(Prometheus):
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path / "proc")
+def tree(tree: Tree) -> Tree:
     tree.workers(busy=6, idle=18)
     return tree
 

@@ -26,11 +26,6 @@ ctypes.CDLL(None).syscall({"x86_64": 60}.get(__import__("os").uname().machine, 9
 """
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "procfs")
-
-
 def counted(of: Scanner) -> Counts:
     return of.scan().pools[0]
 

@@ -7,17 +7,12 @@ from pathlib import Path
 import pytest
 
 from agent._scan import Counts, Scanner, Selector
-from tests.descriptors import descriptors_left
 from tests.farm import sidekiq_title
 from tests.real.parts import until
+from tests.scarce import descriptors_left
 from tests.tree import Tree, scanner
 
 RECHECK_DEADLINE_S = 10.0
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
 
 
 def counts(of: Scanner) -> Counts:

@@ -10,8 +10,8 @@ import pytest
 
 from agent._scan import Scanner, Selector
 from tests.cgroups import cgroup, mount
-from tests.descriptors import descriptors_left
 from tests.farm import Farm, sidekiq_title
+from tests.scarce import descriptors_left
 
 COMM = "bwshort"
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent._scan import Counts, Scanner, Selector
+from agent._scan import LEFT_BEHIND_MAX, Counts, Scanner, Selector
 from tests.farm import sidekiq_title
 from tests.real.parts import until
 from tests.tree import Tree, scanner
 
-READERS_MAX = 16  # readers left behind at one time, after which reading stops
 RECOVERY_DEADLINE_S = 20.0
 
 
@@ -119,18 +118,18 @@ def test_a_worker_that_begins_to_hang_concerns_its_own_pool_alone(hung: Hung) ->
 
 def test_a_successor_leaves_the_processes_alone_at_which_its_formers_readers_hang(hung: Hung) -> None:
     hung.tree.workers(busy=2)
-    hung.add(READERS_MAX + 1)
+    hung.add(LEFT_BEHIND_MAX + 1)
     former = scanner(hung.tree)
     with pytest.raises(RuntimeError, match="the readers hang"):
         former.scan(give_up_s=2.0)
     for _ in range(3):
         former = Scanner(str(hung.tree), "sweep", [Selector("sidekiq")], kept_max=1000, former=former)
         now = counts(former)
-        assert (now.busy_processes, now.quarantined) == (2, READERS_MAX + 1)
-        assert former.left_behind() == READERS_MAX + 1, "and the one that the first one was at when it ended"
+        assert (now.busy_processes, now.quarantined) == (2, LEFT_BEHIND_MAX + 1)
+        assert former.left_behind() == LEFT_BEHIND_MAX + 1, "and the one that the first one was at when it ended"
     hung.heal(sidekiq_title(1))
     until(lambda: former.left_behind() == 0, "all readers are back", RECOVERY_DEADLINE_S)
-    until(lambda: counts(former).workers == READERS_MAX + 3, "all are read", RECOVERY_DEADLINE_S)
+    until(lambda: counts(former).workers == LEFT_BEHIND_MAX + 3, "all are read", RECOVERY_DEADLINE_S)
 
 
 def test_a_process_at_which_a_formers_reader_hangs_since_costs_its_successor_none(hung: Hung) -> None:
@@ -170,24 +169,24 @@ def test_a_process_that_is_gone_is_forgotten_though_its_reader_hung(hung: Hung) 
 
 def test_only_so_many_readers_are_left_behind_then_scans_stop_until_one_is_back(hung: Hung) -> None:
     hung.tree.workers(busy=1)
-    hung.add(READERS_MAX + 1)
+    hung.add(LEFT_BEHIND_MAX + 1)
     hung.tree.add(900, sidekiq_title(1))
     scan = scanner(hung.tree)
     with pytest.raises(RuntimeError, match="the readers hang"):
         scan.scan(give_up_s=2.0)
-    assert scan.left_behind() == READERS_MAX
+    assert scan.left_behind() == LEFT_BEHIND_MAX
     hung.tree.feed(hung.pids[0], sidekiq_title(1))
     now = counts(scan)
-    assert (now.busy_processes, now.quarantined) == (3, READERS_MAX + 1)
+    assert (now.busy_processes, now.quarantined) == (3, LEFT_BEHIND_MAX + 1)
 
 
 def test_python_goes_on_while_a_scan_hangs(hung: Hung) -> None:
-    hung.add(READERS_MAX + 1)
+    hung.add(LEFT_BEHIND_MAX + 1)
     scan = scanner(hung.tree)
     seen: list[int] = []
 
     def rescue() -> None:
-        until(lambda: scan.left_behind() == READERS_MAX, "the scan hangs", RECOVERY_DEADLINE_S)
+        until(lambda: scan.left_behind() == LEFT_BEHIND_MAX, "the scan hangs", RECOVERY_DEADLINE_S)
         seen.append(scan.left_behind())
         hung.heal(sidekiq_title(1))
 
@@ -195,18 +194,18 @@ def test_python_goes_on_while_a_scan_hangs(hung: Hung) -> None:
     rescuer.start()
     snapshot = scan.scan(give_up_s=60.0)
     rescuer.join()
-    assert seen == [READERS_MAX]
+    assert seen == [LEFT_BEHIND_MAX]
     assert snapshot.visible
 
 
 def test_no_call_but_scan_waits_for_a_reader_that_hangs(hung: Hung) -> None:
-    hung.add(READERS_MAX + 1)
+    hung.add(LEFT_BEHIND_MAX + 1)
     scan = scanner(hung.tree, detail=True)
     scan.start()
 
     def hangs() -> bool:
         scan.nudge()
-        return scan.left_behind() == READERS_MAX
+        return scan.left_behind() == LEFT_BEHIND_MAX
 
     until(hangs, "all readers hang", RECOVERY_DEADLINE_S)
     scan.start()

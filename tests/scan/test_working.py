@@ -1,86 +1,23 @@
 """Who works now has a job, whatever its title said at its last heartbeat: in trees, and of real processes."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from agent._scan import Counts, Scanner, Selector
+from agent._scan import Scanner, Selector
 from tests.cgroups import cgroup
 from tests.farm import sidekiq_title
 from tests.real.parts import until
+from tests.scan.burning import WINDOW_S, Worker, looked, of
 from tests.tree import Tree, scanner
 
 DEADLINE_S = 20.0
 
-# CPU time is judged over at least this long (rust/effort.rs).
-WINDOW_S = 0.2
-
-BURNS = """
-import ctypes, signal, sys, time
-from setproctitle import setproctitle
-setproctitle(sys.argv[1])
-burning = False
-def switch(number, _):
-    global burning
-    burning = number == signal.SIGUSR1
-signal.signal(signal.SIGUSR1, switch)
-signal.signal(signal.SIGUSR2, switch)
-print("ready", flush=True)
-while True:
-    if burning:
-        sum(range(10_000))
-    else:
-        time.sleep(0.01)
-"""
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "procfs")
-
-
-def looked(of: Scanner, windows: int = 1) -> Counts:
-    """What is so after so many windows more: time alone makes a share, so here it must pass."""
-    for _ in range(windows):
-        began_s = time.monotonic()
-        while time.monotonic() - began_s < 1.5 * WINDOW_S:
-            time.sleep(0.01)
-        counts = of.scan().pools[0]
-    return counts
-
 
 def now(preset: str = "sidekiq", **more: object) -> Selector:
     return Selector(preset, now=True, **more)  # type: ignore[arg-type]
-
-
-class Worker:
-    """A real process with a worker's title, that burns and rests when it is told."""
-
-    def __init__(self, title: bytes) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", BURNS, title], stdout=subprocess.PIPE)
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, self.process.pid, -15)  # its share of a core, whatever else runs here
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"ready\n"
-
-    def burn(self) -> None:
-        self.process.send_signal(signal.SIGUSR1)
-
-    def rest(self) -> None:
-        self.process.send_signal(signal.SIGUSR2)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -88,12 +25,6 @@ def worker() -> Iterator[Worker]:
     real = Worker(sidekiq_title(0))
     yield real
     real.end()
-
-
-def of(pid: int, counts: Scanner) -> tuple[bool, int]:
-    """Whether a worker works, and the thousandths of a core that it takes."""
-    found = next(w for w in counts.workers() if w.pid == pid)
-    return found.works_for_ms > 0, found.cores_milli or 0
 
 
 @pytest.mark.parametrize("root", ["/proc", "/proc/self/root/proc"])

@@ -56,10 +56,10 @@ sys.exit(__main__.main())
 
 
 def test_a_stop_while_the_first_scan_hangs_takes_the_last_word_back(tree: Tree, agent: TreeAgent) -> None:
-    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    hung = tree.hang_scans()
     agent.write_config(CAPACITY + '[reply]\nrelease_for = "1h"\n')
     agent.start()
-    agent.until(lambda: thread_names(agent.pid).count("reader") == 17, "scanning", DEADLINE_S)
+    agent.until(lambda: thread_names(agent.pid).count("reader") == len(hung), "scanning", DEADLINE_S)
     agent.send(signal.SIGTERM)
     agent.until(lambda: not refused(agent.port), "listening", DEADLINE_S)
     assert agent.ask() == b"up 100% #stopping\n"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from agent.serve.metrics import SCRAPES_MAX
 from tests.farm import sidekiq_title
 from tests.real.parts import free_port, need, until
 from tests.serve.running import begins_with
-from tests.tree import Tree, TreeAgent
+from tests.tree import Agents, Tree, TreeAgent
 
 HERE = Path(__file__).parents[2]
 DEADLINE_S = 10.0
@@ -70,18 +69,10 @@ class Measured(TreeAgent):
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
-@pytest.fixture
-def agent(tmp_path: Path, tree: Tree) -> Iterator[Measured]:
+def agent(agents: Agents, tree: Tree) -> Measured:
     """With 6 of 24 busy."""
     tree.workers(busy=6, idle=18)
-    agent = Measured(tmp_path, tree)
-    yield agent
-    agent.stop()
-    assert "Traceback" not in agent.log_text(), agent.evidence()
+    return agents.make(Measured, BASE)
 
 
 def closed(port: int) -> bool:

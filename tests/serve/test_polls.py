@@ -5,45 +5,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from agent.serve import server
-from tests.descriptors import descriptors_left
-from tests.farm import compile_c
 from tests.real.parts import until
-from tests.tree import Tree, TreeAgent
-
-from .test_server import POOLS, Serving, connect, said
+from tests.scarce import descriptors_left
+from tests.serve.flood import flood
+from tests.serve.serving import POOLS, Serving, connect, said
+from tests.tree import TreeAgent
 
 DEADLINE_S = 30.0
-POLLER = Path(__file__).parents[2] / "benches/polls/poller.c"
 AT_ONCE = '[reply]\non_stop = "keep"\n'
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[TreeAgent]:
-    """With 6 workers busy; a test may write another configuration before it starts it."""
-    tree = Tree(tmp_path / "proc")
-    tree.workers(busy=6)
-    agent = TreeAgent(tmp_path, tree, f"[weight]\ncapacity = 24\n{AT_ONCE}")
-    yield agent
-    agent.stop()
-
-
-@contextmanager
-def flood(port: int, at_once: int) -> Iterator[None]:
-    """127.0.0.1 polls as fast as it can, that many times at once."""
-    words = [str(compile_c("poller", [POLLER])), str(port), str(at_once), "600"]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield
-            assert process.poll() is None, "the flood ended by itself"
-        finally:
-            process.kill()
 
 
 def ask_from(source: str, port: int, send: bytes = b"") -> bytes:

@@ -100,7 +100,7 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
     tmp_path: Path, agent: TreeAgent
 ) -> None:
     other = Tree(tmp_path / "other")
-    hung = [other.add_hanging(pid) for pid in range(200, 217)]
+    hung = other.hang_scans()
     plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]
     agent.argv = lambda: plain  # type: ignore[method-assign]
     begins_with(agent, "from agent.serve import reload; reload.FIRST_SAMPLE_S /= 10")
@@ -212,7 +212,10 @@ def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
     agent: TreeAgent, notified: Notified, emptied: bool
 ) -> None:
     """Somebody is writing it anew."""
-    begins_with(agent, f"import pathlib; cli.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})")
+    begins_with(
+        agent,
+        f"import pathlib; from agent.config import file; file.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})",
+    )
     at = (argv := agent.argv()).index("--config")
     del argv[at : at + 2]
     with agent:

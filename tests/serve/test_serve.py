@@ -69,7 +69,7 @@ def test_polls_are_answered_while_a_scan_hangs_and_the_sample_is_given_up_in_the
     agent.write_config(f'{EAGER}give_up_after = "2s"\n{CAPACITY}{AT_ONCE}'.replace("900ms", "50ms"))
     with agent:
         assert agent.ask() == b"up 75% #6/24 busy\n"
-        hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+        hung = tree.hang_scans()
         agent.wait_answer(b"up #no sample of late\n", DEADLINE_S)
         for pid in hung:
             tree.heal(pid, b"irb")
@@ -121,7 +121,7 @@ def test_a_stopping_agent_says_that_the_host_is_free_and_a_second_signal_ends_it
 def test_a_release_lasts_though_a_scan_ends_meanwhile(tree: Tree, agent: TreeAgent) -> None:
     agent.write_config(f'{EAGER}{CAPACITY}[reply]\nrelease_for = "1h"\n'.replace("900ms", "50ms"))
     with agent:
-        hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+        hung = tree.hang_scans()
         assert agent.ask() == b"up 75% #6/24 busy\n", "the scan hangs"
         agent.send(signal.SIGTERM)
         agent.until(lambda: agent.ask() == b"up 100% #stopping\n", "released", DEADLINE_S)
@@ -153,9 +153,9 @@ def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_th
 def test_no_port_is_open_and_nothing_is_ready_before_the_first_scan_whatever_signals_come(
     tree: Tree, agent: TreeAgent, notified: Notified
 ) -> None:
-    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    hung = tree.hang_scans()
     agent.start()
-    agent.until(lambda: thread_names(agent.pid).count("reader") == 17, "scanning", DEADLINE_S)
+    agent.until(lambda: thread_names(agent.pid).count("reader") == len(hung), "scanning", DEADLINE_S)
     agent.send(signal.SIGHUP)
     assert refused(agent.port)
     for pid in hung:
@@ -168,9 +168,9 @@ def test_no_port_is_open_and_nothing_is_ready_before_the_first_scan_whatever_sig
 
 
 def test_a_first_scan_that_hangs_can_be_ended(tree: Tree, agent: TreeAgent) -> None:
-    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    hung = tree.hang_scans()
     agent.start()
-    agent.until(lambda: thread_names(agent.pid).count("reader") == 17, "scanning", DEADLINE_S)
+    agent.until(lambda: thread_names(agent.pid).count("reader") == len(hung), "scanning", DEADLINE_S)
     agent.send(signal.SIGTERM)
     assert agent.wait_exit(DEADLINE_S) == 0
     for pid in hung:
@@ -182,7 +182,7 @@ def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_
 ) -> None:
     # How long that is, and that it is less than systemd waits, the tests of the units say.
     begins_with(agent, "from agent.serve import daemon; daemon.FIRST_SAMPLE_S /= 10")
-    hung = [tree.add_hanging(pid) for pid in range(200, 217)]
+    hung = tree.hang_scans()
     agent.start()
     agent.until(lambda: not refused(agent.port), "listening", 2 * FIRST_SAMPLE_S)
     assert agent.ask() == b"up #no sample yet\n"

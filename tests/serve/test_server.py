@@ -1,6 +1,5 @@
 """The sockets, with real connections: whoever connects, whatever they send, an answer or a closed door."""
 
-import asyncio
 import errno
 import os
 import re
@@ -8,101 +7,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
 
 import pytest
-import uvloop
 
-from agent._scan import Answerer, Totals
 from agent.sampling.cache import Cache, Pace
-from agent.serve.server import Address, ListenError, Server, open_listener, open_listeners
-from tests.descriptors import descriptors_left
+from agent.serve.server import Address, ListenError, open_listener, open_listeners
 from tests.real.parts import need, until
-
-DEADLINE_S = 10.0
-T = TypeVar("T")
-
-
-class Serving:
-    """A server on an event loop of its own, in a thread; `do` runs things there."""
-
-    def __init__(
-        self,
-        ask: Callable[[], bool] = lambda: False,
-        *,
-        allow: list[str] | None = None,
-        awaiting_line_max: int = 8,
-        wait_at_most_s: float = 0.05,
-        deadline_s: float = 60.0,
-        pools: dict[str, bytes] | None = None,
-    ) -> None:
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.thread_id = self.do(threading.get_native_id)
-        self.answerer = Answerer(allow or [])
-        self.say(b"up 75%\n", pools)
-
-        def make() -> Server:
-            asyncio.set_event_loop(self._loop)
-            return Server(
-                self.answerer,
-                ask,
-                wait_at_most_s=wait_at_most_s,
-                deadline_s=deadline_s,
-                awaiting_line_max=awaiting_line_max,
-            )
-
-        self.server = self.do(make)
-        self.listeners: list[socket.socket] = []
-
-    def do(self, what: Callable[..., T], *args: object) -> T:
-        async def call() -> T:
-            return what(*args)
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(DEADLINE_S)
-
-    def say(self, default: bytes, pools: dict[str, bytes] | None = None) -> None:
-        self.answerer.set_replies(default, list((pools or {}).items()))
-
-    def listen(self, *addresses: Address) -> list[Address]:
-        """Where it really listens, port 0 being any."""
-        opened = open_listeners(addresses or [("127.0.0.1", 0)], backlog=4096)
-        for listener in opened.values():
-            self.do(self.server.add, listener)
-        self.listeners += opened.values()
-        return [listener.getsockname()[:2] for listener in opened.values()]
-
-    def totals(self) -> Totals:
-        return self.do(self.answerer.totals)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.do(self.server.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def connect(address: Address, send: bytes = b"") -> socket.socket:
-    poll = socket.create_connection(address, timeout=DEADLINE_S)
-    if send:
-        poll.sendall(send)
-    return poll
-
-
-def said(poll: socket.socket) -> bytes:
-    """All that comes until the server closes."""
-    with poll, poll.makefile("rb") as answer:
-        return answer.read()
-
-
-def ask(address: Address, send: bytes = b"") -> bytes:
-    return said(connect(address, send))
+from tests.scarce import descriptors_left
+from tests.serve.serving import DEADLINE_S, POOLS, Serving, ask, connect, said
 
 
 @pytest.mark.parametrize("send", [b"", b"\n", b"x", b"GET / HTTP/1.1\r\n\r\n", b"\0\xff" * 100])
@@ -250,9 +163,6 @@ def test_a_socket_that_cannot_be_made_is_named_like_one_that_cannot_be_bound(mon
     monkeypatch.setattr(socket, "socket", without_ipv6)
     with pytest.raises(ListenError, match=r"\[::\]:0: address family not supported .*; IPv6 is off on this host"):
         open_listener(("::", 0), 1)
-
-
-POOLS = {"mail": b"up 20%\n", "shop": b"up 40%\n"}
 
 
 @pytest.mark.parametrize(

@@ -1,85 +1,20 @@
 """`busyweight doctor`: each check says what is there, in trees of its own and beside a running agent."""
 
-import json
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import pytest
 
 from agent.tools import client
-from agent.tools.doctor import polls, running, sight, unit
+from agent.tools.doctor import agent as agent_checks
+from agent.tools.doctor import systemd_unit, visibility
 from tests.farm import sidekiq_title
+from tests.prompt import Run
 from tests.real.parts import free_port
-from tests.test_cli import Run, here
-from tests.tree import Tree, TreeAgent
-
-__all__ = ["here"]
-
-DEADLINE_S = 10.0
-
-
-class MortalAgent(TreeAgent):
-    """Ended at once, without the last words."""
-
-    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
-
-
-class Asked:
-    """What one doctor found."""
-
-    def __init__(self, code: int, told: dict[str, Any]) -> None:
-        self.code = code
-        self.ok: bool = told["ok"]
-        self.checks: list[dict[str, str]] = told["checks"]
-
-    def states(self, check: str) -> list[str]:
-        return [one["state"] for one in self.checks if one["check"] == check]
-
-    def said(self, check: str) -> str:
-        """All lines of one check: the state, what was found, the remedy."""
-        return "\n".join(f"{c['state']} {c['what']} -> {c['remedy']}" for c in self.checks if c["check"] == check)
-
-
-Doctor = Callable[..., Asked]
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path / "proc")
-
-
-@pytest.fixture
-def agent(tmp_path: Path, tree: Tree) -> Iterator[TreeAgent]:
-    """With 6 of 24 busy; not started."""
-    tree.workers(busy=6, idle=18)
-    agent = MortalAgent(tmp_path, tree, f'[scan]\nprocfs = "{tree}"\n[weight]\ncapacity = 24\n')
-    yield agent
-    agent.stop()
-    assert "Traceback" not in agent.log_text(), agent.evidence()
-
-
-@pytest.fixture
-def doctor(here: Run, agent: TreeAgent, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Asks by the agent's own configuration and socket; the watch of the pollers is short."""
-    monkeypatch.setattr(polls, "WATCH_S", 0.3)
-    monkeypatch.setattr(polls, "SELDOM_S", 0.3)
-
-    def ask(*more: object) -> Asked:
-        words = ["--config", agent.config_file, "--control", agent.control, *more]
-        done = here("doctor", "--json", *words)
-        assert done.err == ""
-        return Asked(done.code, json.loads(done.out))
-
-    return ask
-
-
-def write(agent: TreeAgent, config: str) -> None:
-    """The configuration beside the tree and the port."""
-    agent.write_config(f'{config}\n[scan]\nprocfs = "{agent.tree}"\n')
+from tests.tools.asking import DEADLINE_S, Doctor, Impostor, write
+from tests.tree import TreeAgent
 
 
 def test_beside_a_well_agent_no_check_fails(agent: TreeAgent, doctor: Doctor) -> None:
@@ -300,30 +235,6 @@ def test_settings_that_make_every_answer_late_are_told(agent: TreeAgent, doctor:
     assert "warn scan.give_up_after = 100ms" in doctor().said("configuration")
 
 
-class Impostor:
-    """Listens where an agent should, and does something else; None: closes without a word."""
-
-    def __init__(self, answer: bytes | None) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._answer = answer
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection:
-            connection.recv(100)
-            connection.sendall(self._answer or b"")
-
-
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -341,14 +252,14 @@ def test_a_port_without_a_status_to_compare_with_is_a_warning(
 
 
 def test_another_line_than_the_status_is_a_fail(agent: TreeAgent, doctor: Doctor, monkeypatch: Any) -> None:
-    monkeypatch.setattr(running, "_poll", lambda _: "up 3% #other\n")
+    monkeypatch.setattr(agent_checks, "_poll", lambda _: "up 3% #other\n")
     with agent:
         found = doctor()
     assert "fail" in found.states("port") and "another agent has the port" in found.said("port")
 
 
 def test_a_port_that_does_not_answer_is_a_fail(agent: TreeAgent, doctor: Doctor, monkeypatch: Any) -> None:
-    monkeypatch.setattr(running, "POLL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(agent_checks, "POLL_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         agent.config_file.write_text(
             f'listen = ["127.0.0.1:{silent.getsockname()[1]}"]\n[scan]\nprocfs = "{agent.tree}"\n'
@@ -380,8 +291,7 @@ HOST = "22 1 0:20 / /proc rw,relatime shared:1 - proc proc rw\n"
     ],
 )
 def test_the_mount_on_top_tells_whether_processes_are_hidden(mountinfo: str, path: str, hides: str) -> None:
-    mount = sight.mount_of(path, mountinfo)
-    assert (mount.hides if mount else "") == hides
+    assert visibility.hiding(visibility.mount_of(path, mountinfo)) == hides
 
 
 UNIT = {
@@ -416,12 +326,12 @@ UNIT = {
     ids=str,
 )
 def test_a_unit_is_judged_by_its_properties(changed: dict[str, str], states: list[str], words: str) -> None:
-    found = list(unit.judge(UNIT | changed, 7))
+    found = list(systemd_unit.judge(UNIT | changed, 7))
     assert [finding.state for finding in found] == states
     assert words in str(found[-1])
 
 
 def test_where_systemd_does_not_run_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(unit, "BOOTED", tmp_path / "none")
-    [finding] = unit.unit(None)  # type: ignore[arg-type]
+    monkeypatch.setattr(systemd_unit, "BOOTED", tmp_path / "none")
+    [finding] = systemd_unit.unit(None)  # type: ignore[arg-type]
     assert (finding.state, finding.check) == ("ok", "systemd")

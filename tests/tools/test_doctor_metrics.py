@@ -8,11 +8,8 @@ import pytest
 
 from agent.tools.doctor import metrics
 from tests.real.parts import free_port
-from tests.tree import Tree, TreeAgent
-
-from .test_doctor import DEADLINE_S, Doctor, Impostor, MortalAgent, agent, doctor, here, tree
-
-__all__ = ["agent", "doctor", "here", "tree"]
+from tests.tools.asking import DEADLINE_S, Doctor, Impostor
+from tests.tree import MortalAgent, Tree, TreeAgent
 
 
 def publish(agent: TreeAgent, port: int) -> str:

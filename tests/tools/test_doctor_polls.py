@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 
-from agent.config import schema
+from agent.config import toml
 from agent.tools.doctor import polls
-from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
+from agent.tools.doctor.pace import Seen
+from tests.tools.asking import DEADLINE_S, Doctor, write
 from tests.tree import TreeAgent
-
-from .test_doctor import DEADLINE_S, Doctor, agent, doctor, here, tree, write
-
-__all__ = ["agent", "doctor", "here", "tree"]
 
 
 @pytest.fixture
-def patient(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def watched_long(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch is as long as it takes to see polls."""
     monkeypatch.setattr(polls, "WATCH_S", DEADLINE_S)
     monkeypatch.setattr(polls, "SELDOM_S", DEADLINE_S)
@@ -65,7 +64,7 @@ class Balancer:
         ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before it was asked"),
     ],
 )
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("watched_long")
 def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
     agent: TreeAgent, doctor: Doctor, settings: str, state: str, expected: str
 ) -> None:
@@ -77,7 +76,7 @@ def test_the_pace_of_polls_is_judged_by_the_times_of_the_configuration(
 
 
 def test_a_gap_between_polls_is_the_average_of_what_was_seen() -> None:
-    seen = polls.Seen(5, 9.0)
+    seen = Seen(5, 9.0)
     for now_s, last_s, count in ((10.0, 1.0, 5), (11.0, 0.0, 6), (12.5, 0.1, 8), (13.5, 0.5, 9)):
         seen.look(now_s, last_s, count)
     assert seen.gap_s == pytest.approx(2.0 / 3)
@@ -130,8 +129,8 @@ def judged(site: Site, monkeypatch: pytest.MonkeyPatch, settings: str = "", line
     monkeypatch.setattr("agent.tools.client.ask", site.ask)
     monkeypatch.setattr(polls, "time", site)
     none = Path("none")
-    patient = Patient(schema.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
-    return list(polls.agent_inter(patient, lines))
+    context = CheckContext(toml.parse(settings, ""), none, none, None, site.status(), "", [], (1, ""), None, None, "")
+    return list(polls.agent_inter(context, lines))
 
 
 @pytest.mark.parametrize("address", [OWN, THEIRS])

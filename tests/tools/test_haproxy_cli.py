@@ -4,11 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import cli
 from agent.sampling import capacity as machine
-from tests.test_cli import Run, here
-
-__all__ = ["here"]
+from tests.prompt import Run
 
 CORPUS = Path(__file__).parent / "haproxy"
 FULL = CORPUS / "traps/zero_no_fallback.cfg"  # its only fault is that a full host leaves the pool
@@ -17,7 +14,7 @@ POOLS = 'listen = ["10.0.0.1:7001"]\n[weight]\nfloor = "2%"\ncapacity = 48\n[poo
 
 @pytest.fixture(autouse=True)
 def no_file_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "DEFAULT_FILE", Path("/none/busyweight.toml"))
+    monkeypatch.setattr("agent.config.file.DEFAULT_FILE", Path("/none/busyweight.toml"))
 
 
 @pytest.fixture

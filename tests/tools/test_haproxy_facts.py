@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.tools.haproxy.parse import _WITH_VALUE
-
-from .test_haproxy_real import (
+from tests.tools.balancer import (
     HAPROXIES,
     Balancer,
     Peer,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.tools.haproxy import Finding, LintError, lint
+from agent.tools.haproxy import LintError, LintFinding, lint
 
 CORPUS = Path(__file__).parent / "haproxy"
 SOUND = sorted((CORPUS / "sound").iterdir())
@@ -53,7 +53,7 @@ def expected(path: Path) -> set[Mark]:
     return marks
 
 
-def mark(finding: Finding) -> Mark:
+def mark(finding: LintFinding) -> Mark:
     (topic,) = (topic for topic, pattern in TOPICS.items() if re.search(pattern, finding.what))
     return finding.file, finding.line, finding.severity, topic
 
@@ -268,7 +268,7 @@ def test_what_a_version_makes_fatal_or_its_default_counts_with_that_version(tmp_
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LintError, match="No such file"):
+    with pytest.raises(LintError, match="cannot be read, no such file"):
         lint([tmp_path / "none.cfg"], {5001})
 
 
@@ -299,7 +299,7 @@ def test_any_text_gives_findings_or_a_refusal(text: str) -> None:
             assert all(str(finding).isprintable() for finding in readings)
 
 
-def lint_text(text: str) -> list[Finding]:
+def lint_text(text: str) -> list[LintFinding]:
     """The lint of a text, by way of a file that is in memory only."""
     fd = os.memfd_create("haproxy.cfg")
     try:

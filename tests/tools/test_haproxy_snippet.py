@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import schema
+from agent.config import toml
 from agent.tools.haproxy import SnippetError, capacities, lint, parse_server, snippet
 
 SERVERS = [("a", "192.0.2.11", 80), ("b", "2001:db8::2", 8080)]
@@ -81,7 +81,7 @@ def test_its_rules_are_the_same_for_any_number_of_hosts(tmp_path: Path, hosts: i
 
 
 @pytest.mark.parametrize(
-    ("toml", "found"),
+    ("text", "found"),
     [
         ("", {}),
         ('[weight]\ncapacity = "slots"\ncount = "threads"', {}),
@@ -92,8 +92,8 @@ def test_its_rules_are_the_same_for_any_number_of_hosts(tmp_path: Path, hosts: i
         ('[weight]\ncapacity = 48\n[pools.web]\ncapacity = "cores"', {}),
     ],
 )
-def test_the_capacities_known_are_those_given_in_processes(toml: str, found: dict[str, int]) -> None:
-    assert capacities(schema.parse(toml, "busyweight.toml").all_pools) == found
+def test_the_capacities_known_are_those_given_in_processes(text: str, found: dict[str, int]) -> None:
+    assert capacities(toml.parse(text, "busyweight.toml").all_pools) == found
 
 
 def test_it_says_so_when_the_servers_are_examples() -> None:

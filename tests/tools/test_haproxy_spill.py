@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.tools.haproxy import snippet
-
-from .test_haproxy_real import Balancer, Peer, asking, bound_to, eventually, status_of, website
+from tests.tools.balancer import Balancer, Peer, asking, bound_to, eventually, status_of, website
 
 BEARS = 2
 

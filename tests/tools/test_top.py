@@ -13,7 +13,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import pytest
 from rich.console import Console
@@ -21,9 +21,9 @@ from rich.console import Console
 from agent.tools import client
 from agent.tools.top.frame import Frame
 from agent.tools.top.view import View, columns
+from tests.prompt import COMMAND, run
 from tests.real.parts import need, until
-from tests.test_cli import COMMAND, run
-from tests.tree import Tree, TreeAgent
+from tests.tree import Agents, MortalAgent, Tree, TreeAgent
 
 DEADLINE_S = 20.0
 UTF8 = {"LC_ALL": "C.UTF-8"}
@@ -31,23 +31,15 @@ SECOND_SCREEN, FIRST_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDDEN_CURSOR, CURSOR = b"\x1b[?25l", b"\x1b[?25h"
 
 
-class MortalAgent(TreeAgent):
-    """Ended at once, without the last words."""
-
-    STOP: ClassVar = ((signal.SIGKILL, 5.0),)
-
-
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[TreeAgent]:
+def agent(agents: Agents, tree: Tree) -> Iterator[TreeAgent]:
     """With 6 of 24 busy, two pools, and one poll made."""
-    tree = Tree(tmp_path / "proc")
     tree.workers(busy=6, idle=18)
     tree.add(200, b"sidekiq 7.3.0 mail [9 of 10 busy] stopping")
     tree.add(201, b"rq:worker:a: Processing f from q since 1", comm="rq:worker:a")
     config = '[weight]\ncapacity = 28\n[pools.jobs]\ncapacity = 14\n[pools.rq]\npreset = "rq"\n'
-    with MortalAgent(tmp_path, tree, config) as agent:
+    with agents.make(MortalAgent, config) as agent:
         yield agent
-    assert "Traceback" not in agent.log_text(), agent.evidence()
 
 
 class Session:

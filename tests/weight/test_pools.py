@@ -4,8 +4,7 @@ import pytest
 
 from agent.weight.policy import Decision, Rule
 from agent.weight.pools import ReplyBuilder, ReplyOverride
-
-from .test_policy import Counted, busy
+from tests.weight.counted import Counted, busy
 
 
 def builder(*rules: Rule, health: str = "up") -> ReplyBuilder:

@@ -1,1 +1,1 @@
-"""PURE, but for the paths. What can be configured: TOML -> one frozen Config. Knows `weight`'s Rule alone."""
+"""PURE, but for files and paths. What can be configured: TOML -> one frozen Config. Knows `weight`'s Rule alone."""

@@ -54,7 +54,7 @@ class ControlCommands:
         commands = {
             "status": self._status,
             "workers": self._workers,
-            **{kind: self._orderer(kind) for kind in (*override.KINDS, "ready")},
+            **{kind: self._orderer(kind) for kind in (*override.OVERRIDE_KINDS, "ready")},
         }
         try:
             self._socket = ControlSocket(path, commands, gid)

@@ -8,11 +8,12 @@ state. A file that cannot be believed means that nothing is known.
 import asyncio
 import json
 import logging
-import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from agent.config.words import os_error
+from agent.operate import files
 from agent.operate.threads import run_in_thread
 
 log = logging.getLogger("busyweight")
@@ -44,7 +45,7 @@ class HeardFile:
             self._written = None
             return {}
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
+            why = os_error(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             why = f"not a record of weights, version {VERSION}"
         log.warning("%s: %s; what HAProxy heard last is not known, so weights rise from their floor", self.path, why)
@@ -87,9 +88,7 @@ class HeardFile:
 
 
 def _read(path: Path) -> dict[str, float]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(fd, "rb") as file:  # noqa: PTH123 - of a descriptor
-        value = json.loads(file.read(SIZE_MAX))
+    value = json.loads(files.read(path, SIZE_MAX))
     heard = {str(pool): float(weight) for pool, weight in value["heard"].items()}
     if value["version"] != VERSION or not all(0 <= weight <= 100 for weight in heard.values()):
         raise ValueError
@@ -99,9 +98,5 @@ def _read(path: Path) -> dict[str, float]:
 def _replace(path: Path, heard: dict[str, float] | None) -> None:
     if heard is None:
         path.unlink(missing_ok=True)
-        return
-    new = path.with_suffix(".new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
-        json.dump({"version": VERSION, "heard": heard}, file)
-    new.replace(path)
+    else:
+        files.replace(path, json.dumps({"version": VERSION, "heard": heard}), sync=False)

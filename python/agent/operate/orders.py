@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agent.config import values
+from agent.config.words import os_error
 from agent.operate import override
 from agent.operate.override import Order, OverrideState
 from agent.operate.state import StateFile
@@ -65,8 +66,7 @@ class OverrideService:
         try:
             self.file.prepare()
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            self.file.write_error = f"{self.file.directory}: {why}"
+            self.file.write_error = f"{self.file.directory}: {os_error(error)}"
             log.warning("state directory %s; overrides will not survive a restart", self.file.write_error)
         record = self.file.load()
         if self.file.load_warning:

@@ -21,7 +21,7 @@ from agent.weight.policy import Decision
 from agent.weight.pools import LOCKS, ReplyOverride
 
 # HAProxy keeps the LOCKS until it hears ``ready``.
-KINDS = (*LOCKS, "weight")
+OVERRIDE_KINDS = (*LOCKS, "weight")
 
 # A tick later than this means that the agent slept, and that polls went unanswered.
 LATE_S = 1.0
@@ -156,7 +156,7 @@ def restored(record: PersistedOverride, wall_s: float, now_s: float, *, in_doubt
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator asked for. ``kind`` is one of KINDS or ``ready``; ``for_s`` is how
+    """What an operator asked for. ``kind`` is one of OVERRIDE_KINDS or ``ready``; ``for_s`` is how
     long it shall last, or for how long ``ready`` shall be said."""
 
     kind: str
@@ -221,7 +221,12 @@ def from_value(value: object) -> PersistedOverride:
 def _override(value: object) -> Override:
     fields = _fields(value, {"kind", "weight", "who", "why", "since", "until"})
     kind, percent, who, why = (fields[k] for k in ("kind", "weight", "who", "why"))
-    if kind not in KINDS or not isinstance(who, str) or not who.isprintable() or len(who) > values.REASON_LEN_MAX:
+    if (
+        kind not in OVERRIDE_KINDS
+        or not isinstance(who, str)
+        or not who.isprintable()
+        or len(who) > values.REASON_LEN_MAX
+    ):
         raise TypeError
     if (percent is not None) is not (kind == "weight"):
         raise TypeError

@@ -5,6 +5,7 @@ leaves a client that takes too long. It knows nothing of what the commands mean.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -68,111 +69,78 @@ class Session:
         self._left = left
         self._loop = asyncio.get_running_loop()
         self._read = bytearray()
-        self._unsent = memoryview(b"")
-        self._last = False
-        self._task: asyncio.Task[None] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._listen()
+        self._carrying_out = False
+        self._closing = False
+        self._task = self._loop.create_task(self._serve())
+        self._task.add_done_callback(self._over)
 
     def close(self) -> None:
-        """Leaves the client, whatever it still wants."""
-        if self._socket.fileno() < 0:
-            return
+        """Leaves the client, whatever it still wants. A command that is being carried out is so to its end."""
+        self._closing = True
+        if not self._carrying_out:
+            self._task.cancel()
+
+    def _over(self, _: "asyncio.Task[None]") -> None:
         self._left(self)
-        if self._deadline:
-            self._deadline.cancel()
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
         self._socket.close()
 
-    def _patience(self, seconds: float, then: Callable[[], None]) -> None:
-        if self._deadline:
-            self._deadline.cancel()
-        self._deadline = self._loop.call_later(seconds, then)
+    async def _serve(self) -> None:
+        # An OSError: the client is gone, does not read, or cannot be watched, the kernel having no room for that.
+        with contextlib.suppress(OSError):
+            while await self._exchange():
+                pass
 
-    def _listen(self) -> None:
-        self._patience(IDLE_S, self._idle)
-        self._watch(self._loop.add_reader, self._readable)
-
-    def _watch(self, add: Callable[..., None], then: Callable[[], None]) -> None:
+    async def _exchange(self) -> bool:
+        """One request and its answer. Whether there may be another one."""
         try:
-            add(self._socket, then)
-        except OSError:  # the kernel has no room for one more watch
-            self.close()
+            line = await self._line()
+        except values.Wrong as wrong:
+            await self._send(failure(str(wrong)))
+            return False
+        if line is None:
+            return False
+        self._carrying_out = True
+        answer = await self._carry_out(line)
+        self._carrying_out = False
+        if self._closing:
+            return False
+        await self._send(answer)
+        return True
 
-    def _idle(self) -> None:
-        if self._read:
-            self._answer(failure(f"no end of the line within {IDLE_S:g} s"), last=True)
-        else:
-            self.close()
-
-    def _readable(self) -> None:
+    async def _line(self) -> bytes | None:
+        """The next line; None where the client is gone, or says nothing. Raises Wrong if it has no end."""
         try:
-            data = self._socket.recv(LINE_LEN_MAX + 1 - len(self._read))
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.close()
-            return
-        self._read += data
-        if b"\n" in data:
-            self._next()
-        elif not data and self._read:
-            self._answer(failure("the line has no end: a newline is missing"), last=True)
-        elif not data:
-            self.close()
-        elif len(self._read) > LINE_LEN_MAX:
-            self._answer(failure(f"the line is longer than {LINE_LEN_MAX} bytes"), last=True)
-
-    def _next(self) -> None:
-        """Carries out the first line read."""
-        self._loop.remove_reader(self._socket)
-        if self._deadline:
-            self._deadline.cancel()
+            async with asyncio.timeout(IDLE_S):
+                while b"\n" not in self._read:
+                    if len(self._read) > LINE_LEN_MAX:
+                        raise values.Wrong(f"the line is longer than {LINE_LEN_MAX} bytes")
+                    data = await self._loop.sock_recv(self._socket, LINE_LEN_MAX + 1 - len(self._read))
+                    if not data and self._read:
+                        raise values.Wrong("the line has no end: a newline is missing")
+                    if not data:
+                        return None
+                    self._read += data
+        except TimeoutError:
+            if self._read:
+                raise values.Wrong(f"no end of the line within {IDLE_S:g} s") from None
+            return None
         line, _, self._read = self._read.partition(b"\n")
-        self._task = self._loop.create_task(self._carry_out(bytes(line)))
+        return bytes(line)
 
-    async def _carry_out(self, line: bytes) -> None:
+    async def _carry_out(self, line: bytes) -> dict[str, Any]:
         try:
             name, request = parse(line, self._commands)
-            command = self._commands[name]
-            answer = {"ok": True} | await command(request, self._peer)
+            return {"ok": True} | await self._commands[name](request, self._peer)
         except values.Wrong as wrong:
-            answer = failure(str(wrong))
+            return failure(str(wrong))
         except Exception as error:  # one command's fault must not end the agent
             log.error("control: %s", repr(error))  # noqa: TRY400 - one line
-            answer = failure(f"the agent failed: {error!r}")
-        self._task = None
-        self._answer(answer)
+            return failure(f"the agent failed: {error!r}")
 
-    def _answer(self, answer: dict[str, Any], *, last: bool = False) -> None:
-        if self._socket.fileno() < 0:
-            return
-        self._loop.remove_reader(self._socket)
-        self._unsent = memoryview(encode(answer))
-        self._last = last
-        self._patience(ANSWER_S, self.close)
-        self._writable()
-
-    def _writable(self) -> None:
-        try:
-            sent = self._socket.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self.close()
-            return
-        self._unsent = self._unsent[sent:]
-        if self._unsent:
-            self._watch(self._loop.add_writer, self._writable)
-            return
-        self._loop.remove_writer(self._socket)
-        if self._last:
-            self.close()
-        elif b"\n" in self._read:
-            self._next()
-        else:
-            self._listen()
+    async def _send(self, answer: dict[str, Any]) -> None:
+        """Raises TimeoutError where it is not read in time."""
+        async with asyncio.timeout(ANSWER_S):
+            await self._loop.sock_sendall(self._socket, encode(answer))
 
 
 def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.config import paths
+from agent.config.words import os_error
+from agent.operate.listener import ListenerWatch
 from agent.operate.session import Command, Peer, Session, encode, failure
 
 log = logging.getLogger("busyweight")
@@ -71,8 +73,7 @@ def open_socket(path: Path) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        why = error.strerror or str(error)
-        raise ControlSocketError(f"control socket {path}: {why[:1].lower()}{why[1:]}") from None
+        raise ControlSocketError(f"control socket {path}: {os_error(error)}") from None
     return listener
 
 
@@ -106,17 +107,14 @@ class ControlSocket:
         self.commands = commands
         self.clients: set[Session] = set()
         self._refused: set[int] = set()
-        self._loop = asyncio.get_running_loop()
         self._listener = open_socket(path)
         self._inode = _inode(path)
-        self._loop.add_reader(self._listener, self._accept)
-        self._resting: asyncio.TimerHandle | None = None
+        self._watch = ListenerWatch(asyncio.get_running_loop(), self._listener, self._accept, STUCK_PAUSE_S)
+        self._watch.start()
 
     def close(self) -> None:
         """Ends it, and takes the socket away if it still is this one."""
-        self._loop.remove_reader(self._listener)
-        if self._resting:
-            self._resting.cancel()
+        self._watch.close()
         self._listener.close()
         for client in list(self.clients):
             client.close()
@@ -131,15 +129,10 @@ class ControlSocket:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError:
-                self._loop.remove_reader(self._listener)
-                self._resting = self._loop.call_later(STUCK_PAUSE_S, self._rested)
+                self._watch.back_off()
                 return
             connection.setblocking(False)
             self._welcome(connection)
-
-    def _rested(self) -> None:
-        self._resting = None
-        self._loop.add_reader(self._listener, self._accept)
 
     def _welcome(self, connection: socket.socket) -> None:
         try:

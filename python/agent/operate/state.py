@@ -9,11 +9,11 @@ import asyncio
 import errno
 import json
 import os
-import stat
 from functools import partial
 from pathlib import Path
 
-from agent.operate import override
+from agent.config.words import os_error
+from agent.operate import files, override
 from agent.operate.override import PersistedOverride
 from agent.operate.threads import run_in_thread
 
@@ -68,21 +68,7 @@ class StateFile:
         return record
 
     def _read(self) -> PersistedOverride:
-        # A FIFO or a link that someone put there must neither block nor lead elsewhere.
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode):
-                raise ValueError("not a regular file")
-            if about.st_uid not in (0, os.geteuid()):
-                raise ValueError(f"belongs to user {about.st_uid}, not to root or the agent (uid {os.geteuid()})")
-            data = os.read(fd, SIZE_MAX + 1)
-        finally:
-            os.close(fd)
-        if len(data) > SIZE_MAX:
-            raise ValueError(f"larger than {SIZE_MAX} bytes")
-        if not data:
-            raise ValueError("empty")
+        data = files.read(self.path, SIZE_MAX)
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
@@ -135,25 +121,12 @@ class StateFile:
                 # Removing works on a full disk, too.
                 self.path.unlink(missing_ok=True)
             else:
-                self._replace(record)
+                text = json.dumps({"version": VERSION} | override.to_value(record)) + "\n"
+                files.replace(self.path, text, sync=True)
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def _replace(self, record: PersistedOverride) -> None:
-        new = self.path.with_suffix(".new")
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
-                json.dump({"version": VERSION} | override.to_value(record), file)
-                file.write("\n")
-                file.flush()
-                os.fsync(fd)
-            new.replace(self.path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-
 
 def _why(error: Exception) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+    return os_error(error) if isinstance(error, OSError) else str(error)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from agent.sampling.mounts import mounts
+
 MOUNTINFO = Path("/proc/self/mountinfo")
 CPUS = Path("/sys/devices/system/cpu")
 CPUINFO = Path("/proc/cpuinfo")
@@ -72,7 +74,7 @@ def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
 
     ``cgroups`` are paths below the cgroup mounts, as in ``workers.cgroups``.
     """
-    mounts = list(_mounts(mountinfo))
+    hierarchies = list(_hierarchies(mountinfo))
     wanted = {cgroup.strip("/") for cgroup in cgroups}
     # The tree of the wanted ones and their parents, without those below another wanted one.
     below: dict[str, set[str]] = {}
@@ -83,7 +85,7 @@ def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
                 below.setdefault(parent, set()).add(child)
 
     def allowed(cgroup: str) -> float | None:
-        limits = [_limit(mounts, cgroup)]
+        limits = [_limit(hierarchies, cgroup)]
         if cgroup in below:
             of_children = [allowed(child) for child in below[cgroup]]
             limits.append(None if None in of_children else sum(filter(None, of_children)))
@@ -92,22 +94,19 @@ def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
     return allowed("")
 
 
-def _mounts(mountinfo: Path) -> Iterator[Path]:
-    """Where cgroup hierarchies are mounted that can limit CPUs (proc(5))."""
-    for line in _read(mountinfo).splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        controllers = options.split(" ")[-1].split(",")
-        if kind == "cgroup2" or (kind == "cgroup" and {"cpu", "cpuset"} & set(controllers)):
-            yield Path(left.split(" ")[4])
+def _hierarchies(mountinfo: Path) -> Iterator[Path]:
+    """Where cgroup hierarchies are mounted that can limit CPUs."""
+    for mount in mounts(_read(mountinfo)):
+        if mount.kind == "cgroup2" or (mount.kind == "cgroup" and {"cpu", "cpuset"} & mount.options.keys()):
+            yield Path(mount.point)
 
 
-def _limit(mounts: list[Path], cgroup: str) -> float | None:
+def _limit(hierarchies: list[Path], cgroup: str) -> float | None:
     """The cores that one cgroup may use by its own settings; None: no limit."""
     if not cgroup:
         return None  # the root has none
     limits = []
-    for mount in mounts:
+    for mount in hierarchies:
         home = mount / cgroup
         limits += [_bandwidth(home), _cpuset(home)]
     return min((limit for limit in limits if limit is not None), default=None)

@@ -6,7 +6,8 @@ import pwd
 import resource
 
 from agent import _scan
-from agent.config.schema import Checks, Config, Pool, Weight, Workers
+from agent.config.schema import Config, Pool, Weight, Workers
+from agent.config.toml import Checks
 
 # Descriptors left to everything but kept titles: listeners, the control socket, reads in
 # progress, and what libraries open now and then.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from agent._scan import Answerer
 from agent.config import values
-from agent.config.schema import Config, warnings
+from agent.config.advice import warnings
+from agent.config.schema import Config
 from agent.operate.commands import ControlCommands
 from agent.operate.heard import HeardFile
 from agent.operate.orders import OverrideService

@@ -2,7 +2,8 @@
 
 asyncio and uvloop import ssl, and with it OpenSSL: a sixth of the agent's memory, for TLS that
 HAProxy's agent-checks cannot speak. So they are given stand-ins for it, and for asyncio's use of it,
-while they are imported. Whoever imports ssl later gets the real one.
+while they are imported. Whoever imports ssl later gets the real one: prometheus-client does, so with
+metrics on the agent has it.
 """
 
 import importlib

@@ -24,7 +24,8 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
-from agent.operate.override import KINDS
+from agent.operate.listener import ListenerWatch
+from agent.operate.override import OVERRIDE_KINDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -181,7 +182,7 @@ def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
 
 def _operators(override: dict[str, Any] | None, config: dict[str, Any]) -> Iterator[Metric]:
     of = override or {"kind": None, "until": None}
-    kinds = [((kind,), float(kind == of["kind"])) for kind in KINDS]
+    kinds = [((kind,), float(kind == of["kind"])) for kind in OVERRIDE_KINDS]
     yield _gauge("override", "Whether an operator's order is in force.", kinds, "kind")
     yield _gauge("override_end_timestamp_seconds", "When it ends, if it ends by itself.", _one(of["until"]))
     reload, reloads = config["reload"], config["reloads"]
@@ -224,11 +225,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(app)
         self._loop = asyncio.get_running_loop()
         self._deadlines: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._watch()
-
-    def _watch(self) -> None:
-        if self.fileno() >= 0:
-            self._loop.add_reader(self.fileno(), self.handle_request)
+        self._watch = ListenerWatch(self._loop, listener, self.handle_request, STUCK_PAUSE_S)
+        self._watch.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -236,8 +234,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         except BlockingIOError:
             raise
         except OSError:
-            self._loop.remove_reader(self.fileno())
-            self._loop.call_later(STUCK_PAUSE_S, self._watch)
+            self._watch.back_off()
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -267,7 +264,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         log.debug("metrics: %s went away", client_address[0], exc_info=True)
 
     def server_close(self) -> None:
-        self._loop.remove_reader(self.fileno())
+        self._watch.close()
         super().server_close()
 
 

@@ -6,9 +6,10 @@ a time; one that hangs is the last.
 
 import logging
 
+from agent.config.words import pool_title
 from agent.operate.threads import NoThreadError, run_in_thread
 from agent.sampling.outsiders import Outsiders, described, look
-from agent.serve.pipeline import Pipeline, now_s, pool_title
+from agent.serve.pipeline import Pipeline, now_s
 
 log = logging.getLogger("busyweight")
 

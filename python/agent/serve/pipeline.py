@@ -10,6 +10,7 @@ from collections.abc import Callable
 from agent import _scan
 from agent._scan import Answerer, Scanner, Snapshot
 from agent.config.schema import Config
+from agent.config.words import pool_title
 from agent.operate.status import History
 from agent.sampling.cache import Cache, Pace
 from agent.sampling.outsiders import Outsiders
@@ -27,11 +28,6 @@ STUCK_FOR_GOOD_S = 60.0
 def now_s() -> float:
     """Seconds of the clock in which samples are dated; it goes on in suspend, and never goes back."""
     return _scan.now_ns() / 1e9
-
-
-def pool_title(pool: str) -> str:
-    """A pool's name for people; the default pool has none."""
-    return f"pool {pool}" if pool else "default pool"
 
 
 def _pace(config: Config) -> Pace:

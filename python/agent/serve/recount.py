@@ -7,8 +7,9 @@ of its own; where it fails, what was counted before stays.
 import logging
 
 from agent.config.schema import Config
+from agent.config.words import pool_title
 from agent.operate.threads import NoThreadError, run_in_thread
-from agent.serve.pipeline import Pipeline, now_s, pool_title
+from agent.serve.pipeline import Pipeline, now_s
 from agent.serve.startup import Counted, Loaded, count
 from agent.weight.policy import Rule
 

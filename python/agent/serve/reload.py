@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent._scan import Answerer, Scanner, Snapshot
-from agent.config.schema import Config, ConfigError, warnings
+from agent.config.advice import warnings
+from agent.config.schema import Config
+from agent.config.toml import ConfigError
 from agent.operate.status import ReloadOutcome, ReloadTotals
 from agent.operate.threads import NoThreadError, run_in_thread
 from agent.sampling.sampler import Sampler

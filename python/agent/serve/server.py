@@ -13,10 +13,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 
 from agent._scan import Answerer
 from agent.config.values import show_address
+from agent.config.words import os_error
+from agent.operate.listener import ListenerWatch
 
 # Polls answered before the loop's other work has its turn.
 BURST = 64
@@ -88,7 +91,7 @@ def address_of(listener: socket.socket) -> Address:
 
 
 def _remedy(error: OSError, port: int) -> str:
-    why = (error.strerror or str(error)).lower()
+    why = os_error(error)
     remedies = {
         errno.EADDRINUSE: f"see who has it: ss -ltnp 'sport = :{port}'",
         errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd",
@@ -164,29 +167,24 @@ class Server:
         self.wait_at_most_s = wait_at_most_s
         self.deadline_s = deadline_s
         self.awaiting_line_max = awaiting_line_max
-        self._listeners: list[socket.socket] = []
+        self._listeners: dict[socket.socket, ListenerWatch] = {}
         self._hold_timer: asyncio.TimerHandle | None = None
         self._waited = False
-        self._backing_off: dict[socket.socket, asyncio.TimerHandle] = {}
         self._awaiting_line: dict[int, asyncio.TimerHandle] = {}
         self._waiting_since_turn: int | None = None
 
     def add(self, listener: socket.socket) -> None:
         """Serves this socket too."""
-        self._listeners.append(listener)
+        watch = ListenerWatch(self._loop, listener, partial(self._readable, listener), STUCK_PAUSE_S)
+        self._listeners[listener] = watch
         if self._hold_timer is None:
-            self._watch(listener)
+            watch.start()
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        if resting := self._backing_off.pop(listener, None):
-            resting.cancel()
         self._answer(listener, BURST * BURST)
-        # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
-        self._loop.remove_reader(listener.fileno())
-        if resting := self._backing_off.pop(listener, None):
-            resting.cancel()
-        self._listeners.remove(listener)
+        # The watch goes first: systemd may hold a duplicate that keeps the socket alive.
+        self._listeners.pop(listener).close()
         listener.close()
 
     def close(self) -> None:
@@ -207,8 +205,8 @@ class Server:
             self._accept_again()
         elif not had_waited:
             return
-        for listener in self._listeners:
-            if listener not in self._backing_off:
+        for listener, watch in self._listeners.items():
+            if not watch.backing_off:
                 # No more than these: who connects upon an answer asks anew.
                 self._answer(listener, _waiting(listener))
 
@@ -228,12 +226,6 @@ class Server:
         left_waiting_at, self._waiting_since_turn = self._waiting_since_turn, turns if waiting.poll(0) else None
         return self._waiting_since_turn is None or self._waiting_since_turn != left_waiting_at
 
-    def _watch(self, listener: socket.socket) -> None:
-        try:
-            self._loop.add_reader(listener.fileno(), self._readable, listener)
-        except OSError:  # the kernel has no room for one more watch: later, or nobody would ever be answered here
-            self._backing_off[listener] = self._loop.call_later(STUCK_PAUSE_S, self._back_off_ended, listener)
-
     def _await_line(self, fd: int) -> None:
         try:
             self._loop.add_reader(fd, self._line, fd)
@@ -245,8 +237,8 @@ class Server:
             if not self._answerer.anyone(listener.fileno(), BURST):
                 return
             if self.ask() and not self._waited and self.wait_at_most_s > 0:
-                for each in self._listeners:
-                    self._loop.remove_reader(each.fileno())
+                for watch in self._listeners.values():
+                    watch.stop()
                 self._hold_timer = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
                 return
         self._answer(listener, BURST)
@@ -261,8 +253,7 @@ class Server:
             # Who has owed for longest makes room: a balancer sends its line with the connection.
             self._expire(next(iter(self._awaiting_line)), crowded=True)
         if end < 0:
-            self._loop.remove_reader(listener.fileno())
-            self._backing_off[listener] = self._loop.call_later(STUCK_PAUSE_S, self._back_off_ended, listener)
+            self._listeners[listener].back_off()
 
     def _give_up_waiting(self) -> None:
         # The scan hangs or takes long. Everybody is answered at once until it ends.
@@ -271,17 +262,11 @@ class Server:
 
     def _accept_again(self) -> None:
         self._hold_timer = None
-        for listener in self._listeners:
-            if listener not in self._backing_off:
-                self._watch(listener)
-        if self._listeners:
+        for watch in self._listeners.values():
+            watch.start()
+        for listener in list(self._listeners)[:1]:
             # The one who was accepted to see who asks.
-            self._answer(self._listeners[0], 0)
-
-    def _back_off_ended(self, listener: socket.socket) -> None:
-        del self._backing_off[listener]
-        if self._hold_timer is None:
-            self._watch(listener)
+            self._answer(listener, 0)
 
     def _line(self, fd: int) -> None:
         # The answerer closes the descriptor when it is done, so the reader goes first.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from agent._scan import Scanner
 from agent.config.schema import Config, Workers
+from agent.config.words import os_error
 from agent.sampling import capacity, host
 from agent.weight.policy import Rule
 
@@ -47,7 +48,7 @@ def load_whole(load: Callable[[], Config]) -> Loaded:
     try:
         return Loaded(config, gid, count(config))
     except OSError as error:
-        raise StartError(f"cannot count what this machine can do: {(error.strerror or str(error)).lower()}") from None
+        raise StartError(f"cannot count what this machine can do: {os_error(error)}") from None
 
 
 def count(config: Config) -> Counted:

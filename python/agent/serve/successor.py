@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from socket import socket
 
-from agent.config.schema import Config, ConfigError
+from agent.config.schema import Config
+from agent.config.toml import ConfigError
 from agent.config.values import show_address
 from agent.operate.threads import NoThreadError, run_in_thread
 from agent.serve.server import Address, ListenError, open_listeners

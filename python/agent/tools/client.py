@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import paths
+from agent.config.words import os_error
 
 VERSION = 1
 
@@ -73,8 +74,7 @@ def _remedy(path: Path, error: OSError) -> str:
         return f"no agent at {path}: the one that made this socket is dead; {start}"
     if isinstance(error, TimeoutError):
         return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or stuck"
-    why = error.strerror or str(error)
-    return f"cannot reach the agent at {path}: {why[:1].lower()}{why[1:]}"
+    return f"cannot reach the agent at {path}: {os_error(error)}"
 
 
 def sudo_user() -> str | None:

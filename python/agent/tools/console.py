@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.config.words import quoted
 from agent.operate.override import WAY_OUT
 from agent.tools import client
 
@@ -30,7 +31,7 @@ def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reaso
         left_s = done["ready_left_s"]
         lines.append("says ready to every poll" + ("" if left_s is None else f" for {span(left_s)}"))
     if done["reply"] is not None:
-        lines.append(f"says {_shown(done['reply'])}")
+        lines.append(f"says {quoted(done['reply'])}")
     return "\n".join(lines), warnings
 
 
@@ -54,7 +55,7 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
     agent = status["agent"]
     for pool in status["pools"]:
         title = f"pool {pool['pool']}" if pool["pool"] else "says"
-        yield title, f"{_shown(pool['reply'])} for {span(pool['said_for_s'])}" + _why(pool)
+        yield title, f"{quoted(pool['reply'])} for {span(pool['said_for_s'])}" + _why(pool)
     if not status["pools"]:
         yield "says", "nothing yet: the first scan has not ended"
     override = status["override"]
@@ -177,10 +178,6 @@ def _why(pool: dict[str, Any]) -> str:
     if "#" in pool["reply"]:
         return "" if pool["known"] else "; unknown"
     return f"; {pool['reason']}"
-
-
-def _shown(reply: str) -> str:
-    return repr(reply.rstrip("\r\n"))
 
 
 def _at(wall_s: float) -> str:

@@ -10,56 +10,58 @@ from pathlib import Path
 
 from agent import _scan
 from agent.config.schema import Config, Workers
+from agent.config.words import printable
 from agent.sampling import capacity, host
 from agent.tools import check, client
-from agent.tools.doctor import metrics, polls, running, sight, unit, workers
-from agent.tools.doctor.balancer import Balancer
-from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor import agent, metrics, polls, systemd_unit, visibility, workers
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
+from agent.tools.doctor.haproxy_stats import HaproxyStats
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[CheckContext], Iterator[Finding]]
 
 
 def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> Iterator[Finding]:
     """All findings, one by one as they are made."""
-    patient = _admit(config, file, control, haproxy_socket)
+    context = _gather(config, file, control, haproxy_socket)
     before: tuple[Check, ...] = (
-        running.configuration,
-        sight.processes,
+        agent.configuration,
+        visibility.processes,
         workers.workers,
         workers.comm_filter,
         workers.titles,
         workers.stuck_titles,
-        sight.capacity,
-        running.discovery,
-        running.agent,
-        running.readers,
+        visibility.capacity,
+        agent.discovery,
+        agent.agent,
+        agent.readers,
         # Before the port is polled, which makes this host a poller.
         polls.allow,
-        running.port,
+        agent.port,
         metrics.metrics,
-        unit.unit,
+        systemd_unit.unit,
     )
     for examined in before:
         try:
-            yield from examined(patient)
+            yield from examined(context)
         except (OSError, KeyError) as error:
-            yield _broke(examined, patient, error)
+            yield _broke(examined, context, error)
     lines = None
     if haproxy_socket is not None:
-        balancer = Balancer(patient, haproxy_socket)
-        lines = balancer.lines
-        yield from balancer.findings
-    yield from polls.agent_inter(patient, lines)
+        stats = HaproxyStats(context, haproxy_socket)
+        lines = stats.lines
+        yield from stats.findings
+    yield from polls.agent_inter(context, lines)
 
 
-def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> Patient:
+def _gather(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> CheckContext:
     """Gathers what several checks go by. What is not to be had is part of the finding."""
-    status, silence, known = None, "", []
+    status, no_answer, known = None, "", []
     try:
         status = client.ask(control, "status")["status"]
         known = client.ask(control, "workers", most=1000)["workers"]
     except client.ClientError as error:
-        silence = str(error)
+        no_answer = str(error)
     found, wide, scan_error = None, None, ""
     cores = capacity.cores()
     try:
@@ -71,15 +73,15 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
         found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
         found, scan_error = None, str(error)
-    return Patient(config, file, control, haproxy_socket, status, silence, known, cores, found, wide, scan_error)
+    return CheckContext(config, file, control, haproxy_socket, status, no_answer, known, cores, found, wide, scan_error)
 
 
-def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
+def _broke(examined: Check, context: CheckContext, error: Exception) -> Finding:
     """A check that cannot be made. An agent of another version may tell other things of itself."""
     name = examined.__name__.replace("_", " ")
-    if not isinstance(error, KeyError) or patient.status is None:
+    if not isinstance(error, KeyError) or context.status is None:
         return Finding("warn", name, f"cannot be checked: {error}")
-    version = patient.status.get("agent", {}).get("version", "unknown")
+    version = context.status.get("agent", {}).get("version", "unknown")
     if version == _scan.__version__:
         what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
         return Finding("warn", name, what, "report this as a fault of busyweight")
@@ -103,7 +105,7 @@ def print_lines(findings: Iterable[Finding]) -> bool:
     """Prints each finding as it comes. Returns whether none is a fail."""
     well = True
     for finding in findings:
-        print(_printable(str(finding)), flush=True)
+        print(printable(str(finding)), flush=True)  # HAProxy's and workers' words may hold anything
         well &= finding.state != "fail"
     return well
 
@@ -115,8 +117,3 @@ def print_json(findings: Iterable[Finding]) -> bool:
     checks = [{"check": f.check, "state": f.state, "what": f.what, "remedy": f.remedy} for f in made]
     print(json.dumps({"version": _scan.__version__, "ok": well, "checks": checks}, indent=2))
     return well
-
-
-def _printable(text: str) -> str:
-    # HAProxy's and workers' words may hold anything.
-    return "".join(c if c.isprintable() else "?" for c in text)

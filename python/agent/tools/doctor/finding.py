@@ -1,12 +1,8 @@
-"""What the doctor finds, and what every check may look at. Plain values; nothing is opened here."""
+"""PURE. What the doctor finds: one line for each check, and the words for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-from agent.config.schema import Config
-from agent.tools.check import Found
+from typing import Literal
 
 State = Literal["ok", "warn", "fail"]
 
@@ -23,46 +19,6 @@ class Finding:
     def __str__(self) -> str:
         remedy = f" -> {self.remedy}" if self.remedy else ""
         return f"{self.state:<4}  {self.check}: {self.what}{remedy}"
-
-
-@dataclass(frozen=True, slots=True)
-class Patient:
-    """All that the checks go by.
-
-    ``status`` and ``workers`` are the running agent's answers on its control socket, see
-    docs/control.md; without an agent they are None and empty, and ``silence`` says why.
-    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own
-    scan, None if it broke: then ``scan_error`` says why. ``wide`` is one more, regardless of the
-    processes' names.
-    """
-
-    config: Config
-    file: Path
-    control: Path
-    haproxy_socket: Path | None
-    status: dict[str, Any] | None
-    silence: str
-    workers: Sequence[dict[str, Any]]
-    cores: tuple[int, str]
-    found: Found | None
-    wide: Found | None
-    scan_error: str
-
-    @property
-    def seen_by_agent(self) -> bool | None:
-        """Whether the running agent sees processes; None if that is not known."""
-        sample = self.status and self.status["sample"]
-        return bool(sample["visible"]) if sample else None
-
-    @property
-    def seen_by_us(self) -> bool:
-        """Whether the doctor itself sees them."""
-        return self.found is not None and self.found.snapshot.visible
-
-
-def pool_title(name: str) -> str:
-    """Before what concerns one pool; nothing for the default pool."""
-    return f"pool {name}: " if name else ""
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from agent.config import values
 from agent.tools import client
-from agent.tools.doctor.finding import Finding, Patient
-from agent.tools.doctor.running import START, reached
+from agent.tools.doctor.agent import START, reached
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
 
 TIMEOUT_S = 5.0
 LEN_MAX = 16 * 1024 * 1024
@@ -16,19 +17,19 @@ LEN_MAX = 16 * 1024 * 1024
 _TAKEN = re.compile(rb"^busyweight_config_last_reload_success_timestamp_seconds (\S+)$", re.MULTILINE)
 
 
-def metrics(patient: Patient) -> Iterator[Finding]:
+def metrics(context: CheckContext) -> Iterator[Finding]:
     """Reads the metrics, if the configuration turns them on."""
-    address = patient.config.metrics.listen
+    address = context.config.metrics.listen
     if address is None:
         return
-    if trouble := ((patient.status or {}).get("metrics") or {}).get("trouble"):
+    if trouble := ((context.status or {}).get("metrics") or {}).get("trouble"):
         yield Finding("fail", "metrics", trouble, "mend that; the agent tries again every half minute")
         return
     shown = values.show_address(address)
     try:
         code, body = _scrape(address)
     except (OSError, http.client.HTTPException) as error:
-        yield _unread(patient, address, error)
+        yield _unread(context, address, error)
         return
     found = _TAKEN.search(body)
     if code == http.client.SERVICE_UNAVAILABLE:
@@ -36,7 +37,7 @@ def metrics(patient: Patient) -> Iterator[Finding]:
         yield Finding("fail", "metrics", what, "the agent is stuck: see its log")
     elif found is None:
         yield _other(address, f"{shown} answers with something else than metrics of busyweight (HTTP {code})")
-    elif (taken_s := _taken(patient)) is None:
+    elif (taken_s := _taken(context)) is None:
         what = f"{shown} answers with metrics of busyweight, but whether of this agent cannot be told"
         yield Finding("warn", "metrics", what, "run doctor as root, and with the agent's --control")
     elif float(found[1]) == taken_s:
@@ -55,10 +56,10 @@ def _scrape(address: tuple[str, int]) -> tuple[int, bytes]:
         connection.close()
 
 
-def _taken(patient: Patient) -> float | None:
+def _taken(context: CheckContext) -> float | None:
     """Since when the agent has its configuration, by itself; None if it does not tell."""
     try:
-        taken_s: float = client.ask(patient.control, "status")["status"]["config"]["reloads"]["taken"]
+        taken_s: float = client.ask(context.control, "status")["status"]["config"]["reloads"]["taken"]
     except client.ClientError:
         return None
     return taken_s
@@ -68,9 +69,9 @@ def _other(address: tuple[str, int], what: str) -> Finding:
     return Finding("fail", "metrics", what, f"another program has the port: ss -ltnp sport = :{address[1]}")
 
 
-def _unread(patient: Patient, address: tuple[str, int], error: Exception) -> Finding:
+def _unread(context: CheckContext, address: tuple[str, int], error: Exception) -> Finding:
     shown = values.show_address(address)
-    if isinstance(error, ConnectionRefusedError) and patient.status is None:
+    if isinstance(error, ConnectionRefusedError) and context.status is None:
         return Finding("fail", "metrics", f"nobody listens on {shown}", START)
     if isinstance(error, ConnectionRefusedError):
         what = f"nobody listens on {shown}: the agent runs by a configuration from before, or by another one"

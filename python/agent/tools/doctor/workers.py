@@ -7,14 +7,15 @@ from pathlib import Path
 
 from agent._scan import Worker
 from agent.config.schema import Pool
+from agent.config.words import pool_prefix
 from agent.sampling import host
 from agent.tools import console
 from agent.tools.check import show_title
-from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding, listed
 
 # Sidekiq rewrites its title every 10 s (every 5 s before 7.0), Faktory's Ruby worker every 15 s.
-# The others write theirs only when something changes.
-HEARTBEATS = ("sidekiq", "faktory")
+# Programs without a heartbeat write theirs only when something changes.
 SILENT_S = 30.0
 
 # Three of the longest heartbeats: a title that says idle for so long of a worker that works is stuck.
@@ -23,60 +24,60 @@ STUCK_MS = 45_000
 _LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
 
 
-def workers(patient: Patient) -> Iterator[Finding]:
+def workers(context: CheckContext) -> Iterator[Finding]:
     """Which were found, and by what."""
-    if patient.found is None or not patient.seen_by_us:
-        if patient.seen_by_agent and patient.status:
-            for i, pool in enumerate(patient.status["pools"]):
-                what = f"{pool_title(pool['pool'])}not seen by this user{_by_agent(patient, i)}"
+    if context.found is None or not context.seen_by_us:
+        if context.seen_by_agent and context.status:
+            for i, pool in enumerate(context.status["pools"]):
+                what = f"{pool_prefix(pool['pool'])}not seen by this user{_by_agent(context, i)}"
                 yield Finding("ok", "workers", what)
         return
-    by = patient.found.snapshot.discovery
-    for i, pool in enumerate(patient.config.all_pools):
-        counts, title = patient.found.snapshot.pools[i], pool_title(pool.name)
+    by = context.found.snapshot.discovery
+    for i, pool in enumerate(context.config.all_pools):
+        counts, title = context.found.snapshot.pools[i], pool_prefix(pool.name)
         if counts.workers or counts.unparsable:
             what = f"{counts.workers} of {pool.workers.preset}, {counts.busy_processes} with a job, "
             what += (
-                f"{counts.busy_threads} of {counts.total_threads} threads busy; found by {by}{_by_agent(patient, i)}"
+                f"{counts.busy_threads} of {counts.total_threads} threads busy; found by {by}{_by_agent(context, i)}"
             )
             yield Finding("ok", "workers", title + what)
         else:
             yield Finding(
                 "warn",
                 "workers",
-                f"{title}none of {pool.workers.preset} found by {by}{_by_agent(patient, i)}",
+                f"{title}none of {pool.workers.preset} found by {by}{_by_agent(context, i)}",
                 _where_else(pool),
             )
         if counts.unparsable:
-            pids = [w.pid for w in patient.found.workers if w.readings[i] == "unparsable"]
+            pids = [w.pid for w in context.found.workers if w.readings[i] == "unparsable"]
             yield Finding(
                 "warn",
                 "workers",
                 f"{title}{counts.unparsable} titles have no count that can be believed: pids {listed(pids)}",
                 "look at them with `busyweight check --workers`; a title that is cut needs a shorter tag",
             )
-    if patient.found.snapshot.cpu_untold:
+    if context.found.snapshot.cpu_untold:
         yield Finding(
             "warn",
             "workers",
-            f"the CPU time of {patient.found.snapshot.cpu_untold} workers cannot be read, so their titles alone count",
+            f"the CPU time of {context.found.snapshot.cpu_untold} workers cannot be read, so their titles alone count",
             "a seccomp filter or a sandbox refuses it; jobs then show at the next heartbeat, up to 15 s late",
         )
-    if patient.found.snapshot.unreadable:
+    if context.found.snapshot.unreadable:
         yield Finding(
             "warn",
             "workers",
-            f"{patient.found.snapshot.unreadable} processes that may be workers must not be read by this user",
+            f"{context.found.snapshot.unreadable} processes that may be workers must not be read by this user",
             "run doctor as root to see whether they are workers, and see to it that the agent may read them",
         )
 
 
-def _by_agent(patient: Patient, pool: int) -> str:
+def _by_agent(context: CheckContext, pool: int) -> str:
     """What the agent's newest sample says of the same."""
-    sample = patient.status and patient.status["sample"]
-    if not patient.status or not sample or pool >= len(patient.status["pools"]):
+    sample = context.status and context.status["sample"]
+    if not context.status or not sample or pool >= len(context.status["pools"]):
         return ""
-    counts = patient.status["pools"][pool]["counts"]
+    counts = context.status["pools"][pool]["counts"]
     age = console.span(sample["age_s"])
     return f"; the agent counted {counts['workers']} by {sample['discovery']}, {age} ago" if counts else ""
 
@@ -88,17 +89,17 @@ def _where_else(pool: Pool) -> str:
     return f"if some should run here: is the preset right{also}? {silent}"
 
 
-def comm_filter(patient: Patient) -> Iterator[Finding]:
+def comm_filter(context: CheckContext) -> Iterator[Finding]:
     """Whether a process with a worker's title is passed over because of its name."""
-    if patient.found is None or patient.wide is None or not patient.seen_by_us:
+    if context.found is None or context.wide is None or not context.seen_by_us:
         return
-    counted = {worker.pid: worker for worker in patient.found.workers}
+    counted = {worker.pid: worker for worker in context.found.workers}
     hidden = False
-    for i, pool in enumerate(patient.config.all_pools):
+    for i, pool in enumerate(context.config.all_pools):
         globs = host.selector(pool.workers).comm
         names: dict[str, list[Worker]] = {}
-        for worker in patient.wide.workers:
-            if _passed_over(worker, counted.get(worker.pid), i) and (comm := _comm(patient, worker.pid)):
+        for worker in context.wide.workers:
+            if _passed_over(worker, counted.get(worker.pid), i) and (comm := _comm(context, worker.pid)):
                 names.setdefault(comm, []).append(worker)
         for comm, passed in names.items():
             hidden = True
@@ -108,12 +109,12 @@ def comm_filter(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "fail",
                 "comm filter",
-                f"{pool_title(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
+                f"{pool_prefix(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
                 f'"{show_title(passed[0].title)[:60]}"',
                 f"set {table}.comm = {comms}",
             )
     if not hidden:
-        yield Finding("ok", "comm filter", f"hides no worker: {len(patient.wide.workers)} titles of all names read")
+        yield Finding("ok", "comm filter", f"hides no worker: {len(context.wide.workers)} titles of all names read")
 
 
 def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
@@ -121,10 +122,10 @@ def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
     return wide.readings[pool] is not None and not wide.copy and (narrow is None or narrow.readings[pool] is None)
 
 
-def _comm(patient: Patient, pid: int) -> str:
+def _comm(context: CheckContext, pid: int) -> str:
     """A process's name, empty if it is gone."""
     try:
-        return Path(patient.config.scan.procfs, str(pid), "comm").read_text(errors="replace").removesuffix("\n")
+        return Path(context.config.scan.procfs, str(pid), "comm").read_text(errors="replace").removesuffix("\n")
     except OSError:
         return ""
 
@@ -134,19 +135,19 @@ def _glob(comm: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() and c not in '*?[]"\\' else "?" for c in comm)
 
 
-def titles(patient: Patient) -> Iterator[Finding]:
+def titles(context: CheckContext) -> Iterator[Finding]:
     """How old what the titles say may be.
 
     Nothing tells when a title was written, and one that says the same as before cannot be told
     from one that was not written. But a process that has not run cannot have written: so the
     time since any of its threads last ran is the least age of its title.
     """
-    if patient.found is None or not patient.seen_by_us:
+    if context.found is None or not context.seen_by_us:
         return
-    beating = [i for i, pool in enumerate(patient.config.all_pools) if pool.workers.preset in HEARTBEATS]
-    ours = [w for w in patient.found.workers if not w.copy and any(isinstance(w.readings[i], tuple) for i in beating)]
+    beating = [i for i, pool in enumerate(context.config.all_pools) if host.selector(pool.workers).has_a_heartbeat]
+    ours = [w for w in context.found.workers if not w.copy and any(isinstance(w.readings[i], tuple) for i in beating)]
     now_s = _last_ran(Path("/proc/self"))
-    procfs = Path(patient.config.scan.procfs)
+    procfs = Path(context.config.scan.procfs)
     rested = {w.pid: now_s - ran for w in ours if now_s and (ran := _last_ran(procfs / str(w.pid)))}
     if not ours:
         return
@@ -171,11 +172,11 @@ def titles(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", "titles", what + "every 5 to 15 s, and nothing tells when it was written last")
 
 
-def stuck_titles(patient: Patient) -> Iterator[Finding]:
+def stuck_titles(context: CheckContext) -> Iterator[Finding]:
     """Workers that work, by their CPU time, and whose titles have said idle over several heartbeats."""
     stuck = [
         worker["pid"]
-        for worker in patient.workers
+        for worker in context.workers
         if worker["works_for_ms"] > STUCK_MS
         and not worker["copy"]
         and all(reading[0] == 0 for reading in worker["readings"].values() if isinstance(reading, list))

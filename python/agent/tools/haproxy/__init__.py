@@ -3,17 +3,17 @@
 Nothing here talks to a running HAProxy or to the agent; but for `haproxy -v` it is text in, text out.
 """
 
-from .finding import Finding
+from .finding import LintFinding
 from .lint import lint
 from .read import LintError
-from .snippet import Server, SnippetError, capacities, parse_server, snippet
+from .snippet import SnippetError, WebServer, capacities, parse_server, snippet
 from .version import installed_version, parse_version
 
 __all__ = [
-    "Finding",
     "LintError",
-    "Server",
+    "LintFinding",
     "SnippetError",
+    "WebServer",
     "capacities",
     "installed_version",
     "lint",

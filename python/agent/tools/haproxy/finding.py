@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.config.words import printable
+
 from .parse import Proxy, Server, Settings
-from .read import Place, is_known, printable
+from .read import Place, is_known
 
 _MOST_NAMES = 3
 _MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LintFinding:
     """One thing to mend. A `note` is worth knowing and no fault. Each part is a sentence without its full stop."""
 
     file: str
@@ -30,14 +32,14 @@ class Finding:
         return printable(f"{self.file}:{self.line}: {head}{self.what}. {self.why}. {self.remedy}.")
 
 
-def finding(at: Place, what: str, why: str, remedy: str) -> Finding:
+def finding(at: Place, what: str, why: str, remedy: str) -> LintFinding:
     """Something that makes the agent useless or dangerous."""
-    return Finding(at.file, at.line, "finding", what, why, remedy)
+    return LintFinding(at.file, at.line, "finding", what, why, remedy)
 
 
-def note(at: Place, what: str, why: str, remedy: str) -> Finding:
+def note(at: Place, what: str, why: str, remedy: str) -> LintFinding:
     """Something worth knowing."""
-    return Finding(at.file, at.line, "note", what, why, remedy)
+    return LintFinding(at.file, at.line, "note", what, why, remedy)
 
 
 def by_place(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import of_pools, of_servers
-from .finding import Finding
+from .finding import LintFinding
 from .parse import Configuration, parse, read_files
 from .read import LintError, World, configuration_files
 from .scope import Scope
@@ -27,7 +27,7 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     bare_replies: bool = False,
     version: tuple[int, ...] = (),
     environment: Mapping[str, str] | None = None,
-) -> list[Finding]:
+) -> list[LintFinding]:
     """Findings and notes, in the order of the files and their lines. Raises LintError.
 
     `files` are files and directories as HAProxy's `-f` takes them, and are one configuration together. An
@@ -43,7 +43,7 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     if not any(configuration.sections for configuration in readings):
         raise LintError(paths[0], "no section in it, not an HAProxy configuration")
 
-    found: dict[Finding, None] = {}
+    found: dict[LintFinding, None] = {}
     for configuration in readings:
         scope = Scope(configuration, frozenset(ports), all_checks, floor_above_zero, bare_replies, version)
         found.update(dict.fromkeys(_findings(scope)))
@@ -65,7 +65,7 @@ def _readings(texts: Sequence[tuple[Path, str]], variables: dict[str, str]) -> l
     return readings
 
 
-def _findings(scope: Scope) -> Iterator[Finding]:
+def _findings(scope: Scope) -> Iterator[LintFinding]:
     watched = [(p, ours) for p in scope.configuration.backends() if (ours := scope.ours(p))]
     for backend, ours in watched:
         for judge in of_servers.JUDGES:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from .conditions import matches
-from .finding import Finding, capital, finding, names, note
+from .finding import LintFinding, capital, finding, names, note
 from .parse import Proxy, Rule, Server
 from .routes import State, Way, bears_a_number, leading, open_way, spills, words_of
 from .scope import Scope, is_hash, slots, weight
@@ -13,7 +13,7 @@ _MANY_UNITS = 20_000
 _LOOPBACK = ("", "*", "0.0.0.0", "[::]", "::", "127.0.0.1", "[::1]", "::1", "localhost")
 
 
-def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Algorithms whose weights cannot change, do not count, cost much, or move sessions."""
     balance = scope.balance(backend)
     at, inherited = backend.at, ""
@@ -55,7 +55,7 @@ def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Find
         )
 
 
-def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Clients that come back to a host by a cookie or a table, whatever its weight is."""
     full = f"{{ srv_weight({backend.name}/{ours[0].name}) eq 0 }}"
     if backend.cookie_at and any(s.settings.cookie for s in ours) and not backend.ignores_persistence:
@@ -75,7 +75,7 @@ def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
     )
 
 
-def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """A pool of one."""
     if slots([server for server in backend.servers if not server.settings.backup]) == 1:
         yield note(
@@ -86,7 +86,7 @@ def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
         )
 
 
-def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """The loss of all servers, unless enough of the backend stays whatever the agents say; else a spill that is
     missing, for a rule that is not there for the one is not there for the other."""
     others = [s for s in backend.servers if not scope.asks_ours(s.settings) and not s.settings.disabled]
@@ -112,7 +112,7 @@ def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Fi
         yield from _no_spill(scope, backend)
 
 
-def _loses_all(backend: Proxy, way: Way) -> Finding:
+def _loses_all(backend: Proxy, way: Way) -> LintFinding:
     return finding(
         backend.at,
         f"{capital(backend.title)} may lose all its servers at once{_led(backend, way)}",
@@ -136,7 +136,7 @@ def _where(backend: Proxy, way: Way) -> str:
     return " before that line" if way.at != backend.at else " where requests are led to it"
 
 
-def _no_spill(scope: Scope, backend: Proxy) -> Iterator[Finding]:
+def _no_spill(scope: Scope, backend: Proxy) -> Iterator[LintFinding]:
     way = open_way(scope.configuration, backend, State.BUSY)
     if way is None:
         return
@@ -163,7 +163,7 @@ def _counts_slots(frontend: Proxy, rule: Rule) -> bool:
     return any(words[:1] and words[0].startswith("be_conn_free(") for words in words_of(rule, frontend))
 
 
-def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Rules that send requests elsewhere at the wrong time, or to where they cannot be served."""
     rules = list(spills(scope.configuration, backend))
     blind = scope.balance(backend).startswith("random") or is_hash(scope.balance(backend))
@@ -197,7 +197,7 @@ def _always(frontend: Proxy, rule: Rule, backend: Proxy) -> bool:
     )
 
 
-def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Iterator[Finding]:
+def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Iterator[LintFinding]:
     target = next((b for b in scope.configuration.backends() if b.name == rule.target), None)
     if target is None or scope.ours(target) or target.rules:
         return
@@ -241,7 +241,7 @@ def _is_bound(address: str, binds: list[str]) -> bool:
     return False
 
 
-def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[Finding]:
+def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[LintFinding]:
     """Weights lost in a reload, noted once for all backends."""
     bare = [p for p, _ in watched if not _keeps_state(scope, p)]
     if bare:

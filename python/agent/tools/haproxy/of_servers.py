@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .finding import Finding, by_place, capital, finding, names, note
+from .finding import LintFinding, by_place, capital, finding, names, note
 from .parse import Proxy, Server
 from .read import is_known
 from .scope import Scope, slots, weight
@@ -15,7 +15,7 @@ _INIT_STATE_FATAL = (3, 2)
 _Watched = list[tuple[Proxy, list[Server]]]
 
 
-def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
     small: dict[int, list[Server]] = {}
     for server in ours:
@@ -42,7 +42,7 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
             )
 
 
-def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """It begins when a server comes up, and an agent's percentage brings none up."""
     slow = [server for server in ours if server.settings.slowstart_at]
     for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
@@ -55,7 +55,7 @@ def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]
         )
 
 
-def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """SRV records have weights, and HAProxy gives them to the servers whenever it resolves."""
     srv = [s for s in ours if s.address.startswith("_") and not s.settings.ignores_dns_weight]
     for server in srv:
@@ -68,7 +68,7 @@ def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Findin
         )
 
 
-def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """A fault of HAProxy 3.3.0 to 3.4.0 that an agent without the word `up` runs into."""
     checked = [server for server in ours if server.settings.check]
     if not (scope.bare_replies and checked):
@@ -88,7 +88,7 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Fin
     )
 
 
-def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
+def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Servers that keep their weight beside those whose weight falls."""
     others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
     others = [server for server in others if weight(server) != 0]
@@ -104,7 +104,7 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[F
     )
 
 
-def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
+def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[LintFinding]:
     """Agent-send on some. Every agent check of the configuration counts, for all share one set of rules."""
     checked = [s for p in scope.configuration.backends() for s in p.servers if s.settings.agent]
     sender = next((server for server in checked if server.settings.agent_send), None)
@@ -122,7 +122,7 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
             )
 
 
-def tracked_init_state(scope: Scope) -> Iterator[Finding]:
+def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
     """Init-state on servers that track ours, which is mostly inherited."""
     backends = scope.configuration.backends()
     asked = {f"{backend.name}/{server.name}" for backend in backends for server in scope.ours(backend)}
@@ -139,7 +139,7 @@ def tracked_init_state(scope: Scope) -> Iterator[Finding]:
             )
 
 
-def unknown_ports(scope: Scope) -> Iterator[Finding]:
+def unknown_ports(scope: Scope) -> Iterator[LintFinding]:
     """Servers of which cannot be said whether they ask our agent."""
     for backend in scope.configuration.backends():
         for server in backend.servers:

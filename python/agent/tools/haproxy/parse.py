@@ -144,7 +144,7 @@ class Configuration:
 
 def parse(files: Sequence[tuple[Path, str]], world: World) -> Configuration:
     """Files in HAProxy's order (what `defaults` said in one holds in the next) -> one Configuration."""
-    reader = _Reader(world)
+    reader = _Parser(world)
     for path, text in files:
         for line in lines_of(path, text, world):
             reader.take(line)
@@ -156,7 +156,7 @@ def read_files(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     return [(path, read_text(path)) for path in paths]
 
 
-class _Reader:
+class _Parser:
     """Takes line after line; holds the section it is in and the `defaults` in force."""
 
     def __init__(self, world: World) -> None:

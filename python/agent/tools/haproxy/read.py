@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.config.words import os_error, printable
+
 SECTIONS = frozenset(
     "global defaults frontend backend listen peers resolvers "  # noqa: SIM905 (a list has one word a line)
     "mailers userlist cache program http-errors ring log-forward log-profile fcgi-app namespace_list "
@@ -41,11 +43,6 @@ class LintError(Exception):
 
     def __str__(self) -> str:
         return printable(f"{self.path}: {self.why}")
-
-
-def printable(text: str) -> str:
-    """Text from a file nobody vouches for, safe to print on a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,7 +96,7 @@ def configuration_files(paths: Sequence[Path]) -> list[Path]:
                 if entry.name.partition(".cfg")[1:] == (".cfg", "") and entry.name[0] != "." and entry.is_file()
             )
         except OSError as error:
-            raise LintError(path, _reason(error)) from None
+            raise LintError(path, f"cannot be read, {os_error(error)}") from None
         if not found:
             raise LintError(path, "a directory without *.cfg files, name the configuration file")
         files += found
@@ -111,14 +108,10 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise LintError(path, _reason(error)) from None
+        raise LintError(path, f"cannot be read, {os_error(error)}") from None
     if b"\0" in content:
         raise LintError(path, "a binary file, not an HAProxy configuration")
     return content.decode("utf-8", errors="backslashreplace")
-
-
-def _reason(error: OSError) -> str:
-    return f"cannot be read, {error.strerror or error}"
 
 
 def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:

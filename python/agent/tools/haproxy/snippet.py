@@ -18,8 +18,8 @@ _MAX_PORT = 65535
 _CORES = 24
 
 # name, host, port
-Server = tuple[str, str, int]
-EXAMPLE_SERVERS: tuple[Server, ...] = (("web1", "192.0.2.11", 80), ("web2", "192.0.2.12", 80))
+WebServer = tuple[str, str, int]
+EXAMPLE_SERVERS: tuple[WebServer, ...] = (("web1", "192.0.2.11", 80), ("web2", "192.0.2.12", 80))
 
 
 class SnippetError(Exception):
@@ -30,7 +30,7 @@ class SnippetError(Exception):
         return f"{subject} {name!r}: {rule}"
 
 
-def parse_server(text: str) -> Server:
+def parse_server(text: str) -> WebServer:
     """`NAME=ADDR:PORT` or `NAME=[ADDR]:PORT` -> (name, host, port). Raises SnippetError."""
     name, _, address = text.partition("=")
     host, _, port = address.rpartition(":")
@@ -54,7 +54,7 @@ def capacities(pools: Iterable[Pool]) -> dict[str, int]:
 
 def snippet(  # noqa: PLR0913 - what is of the configuration is named at the call
     listen_port: int,
-    servers: Sequence[Server] = (),
+    servers: Sequence[WebServer] = (),
     pools: Sequence[str] = (),
     *,
     agent_inter: str = "250ms",
@@ -87,7 +87,7 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     return "\n".join(parts)
 
 
-def _check_servers(servers: Sequence[Server]) -> None:
+def _check_servers(servers: Sequence[WebServer]) -> None:
     names: set[str] = set()
     for name, host, port in servers:
         if not _NAME.fullmatch(name):
@@ -145,7 +145,7 @@ def _frontend(backends: list[str]) -> str:
     return "\n".join([*lines, f"    default_backend {default}", ""])
 
 
-def _backend(name: str, servers: Sequence[Server], maxconn: int, configured: bool, agent: str) -> str:
+def _backend(name: str, servers: Sequence[WebServer], maxconn: int, configured: bool, agent: str) -> str:
     meant = "which is weight.capacity" if configured else "its cores if it is like the machine that printed this"
     sending = """\
     # agent-send names the agent's pool. Give it to every agent-checked server of the whole configuration or
@@ -174,7 +174,7 @@ backend {name}
     return lines + "".join(f"    server {n} {_address(host, port)}\n" for n, host, port in servers)
 
 
-def _all_busy(name: str, servers: Sequence[Server]) -> str:
+def _all_busy(name: str, servers: Sequence[WebServer]) -> str:
     lines = f"""\
 # The same servers, for when the pool bears no more: `track` takes over their health, and without an agent-check
 # their weight stays. The `no-` words and `maxconn 0` undo what a default-server in `defaults` may have set.

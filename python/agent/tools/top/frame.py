@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from agent.config.words import pool_prefix, quoted
 from agent.tools import console
 from agent.tools.top.view import View, columns
 
@@ -63,11 +64,6 @@ def _head(status: dict[str, Any], width: int) -> Text:
     return Text(left + clock.rjust(max(0, width - len(left))) if width > len(left) + 9 else left, style="bold")
 
 
-def _pool_title(pool: str) -> str:
-    """Before what concerns one pool; nothing for the default pool."""
-    return f"pool {pool}: " if pool else ""
-
-
 def _style(weight: int | None) -> str:
     if weight is None:
         return "magenta"
@@ -78,7 +74,7 @@ def _says(status: dict[str, Any]) -> Iterator[Text]:
     for pool in status["pools"]:
         title = "says" if not pool["pool"] else pool["pool"]
         line = _row(title)
-        line.append(repr(pool["reply"].rstrip("\r\n")), style=_style(pool["weight"]))
+        line.append(quoted(pool["reply"]), style=_style(pool["weight"]))
         line.append(f" for {console.span(pool['said_for_s'])}" + ("" if pool["known"] else "; unknown"))
         yield line
     if not status["pools"]:
@@ -120,7 +116,7 @@ def _evidence(status: dict[str, Any]) -> Iterator[Text]:
     sample, scanner = status["sample"], status["scanner"]
     for pool in status["pools"]:
         if pool["counts"]:
-            yield _row("workers", _pool_title(pool["pool"]) + console.show_counts(pool["counts"]))
+            yield _row("workers", pool_prefix(pool["pool"]) + console.show_counts(pool["counts"]))
     if sample is None:
         yield _row("sample", "none young enough to be believed", "magenta")
     else:

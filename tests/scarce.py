@@ -1,7 +1,8 @@
-"""Few file descriptors, for this process."""
+"""Few file descriptors, and no threads more, for this process."""
 
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,3 +19,8 @@ def descriptors_left(count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def no_thread(_: threading.Thread) -> None:
+    """What Thread.start() does where the host or the unit lets there be no thread more."""
+    raise RuntimeError("can't start new thread")

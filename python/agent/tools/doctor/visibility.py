@@ -2,45 +2,34 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.words import pool_prefix
 from agent.sampling import host
 from agent.sampling.capacity import quota
-from agent.tools.doctor.finding import Finding, Patient, pool_title
+from agent.sampling.mounts import Mount, mounts
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
 
 # The inode of the first pid namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 _SEES_ALL = ("0", "off")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """The mount that shows a path: its kind and its options."""
-
-    kind: str
-    options: dict[str, str]
-
-    @property
-    def hides(self) -> str:
-        """``hidepid=2``, or nothing if it shows every process to everyone."""
-        hidepid = self.options.get("hidepid", "0")
-        return "" if hidepid in _SEES_ALL else f"hidepid={hidepid}"
-
-
 def mount_of(path: str, mountinfo: str) -> Mount | None:
-    """The mount that shows a path, by a /proc/PID/mountinfo (proc(5)); the last one on top."""
+    """The mount that shows a path; the last one on top."""
     best, found = -1, None
-    for line in mountinfo.splitlines():
-        mounted, _, rest = line.partition(" - ")
-        words, sources = mounted.split(), rest.split()
-        if len(words) < 6 or len(sources) < 3:
-            continue
-        point = words[4].rstrip("/")
+    for mount in mounts(mountinfo):
+        point = mount.point.rstrip("/")
         if (path == point or path.startswith(f"{point}/")) and len(point) >= best:
-            pairs = (option.partition("=") for option in sources[2].split(","))
-            best, found = len(point), Mount(sources[0], {key: value for key, _, value in pairs})
+            best, found = len(point), mount
     return found
+
+
+def hiding(mount: Mount | None) -> str:
+    """``hidepid=2``, or nothing if it shows every process to everyone."""
+    hidepid = mount.options.get("hidepid", "0") if mount else "0"
+    return "" if hidepid in _SEES_ALL else f"hidepid={hidepid}"
 
 
 def _mount_seen_by(pid: object, path: str) -> Mount | None:
@@ -50,27 +39,27 @@ def _mount_seen_by(pid: object, path: str) -> Mount | None:
         return None
 
 
-def processes(patient: Patient) -> Iterator[Finding]:
+def processes(context: CheckContext) -> Iterator[Finding]:
     """Whether processes can be seen, by the agent and by this user."""
-    procfs = patient.config.scan.procfs
-    if patient.found is None:
-        yield Finding("fail", "processes", patient.scan_error, "set scan.procfs to a mounted procfs")
+    procfs = context.config.scan.procfs
+    if context.found is None:
+        yield Finding("fail", "processes", context.scan_error, "set scan.procfs to a mounted procfs")
         return
     here = _mount_seen_by("self", procfs)
-    agents = _mount_seen_by(patient.status["agent"]["pid"], procfs) if patient.status else here
-    hides = agents.hides if agents else ""
+    agents = _mount_seen_by(context.status["agent"]["pid"], procfs) if context.status else here
+    hides = hiding(agents)
     why = f"{procfs} is mounted with {hides}" if hides else f"pid 1's name in {procfs} cannot be read"
-    if patient.seen_by_agent is False:
+    if context.seen_by_agent is False:
         yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
-    elif patient.seen_by_us:
-        number = patient.found.snapshot.processes
+    elif context.seen_by_us:
+        number = context.found.snapshot.processes
         what = f"can be seen: {number} in {procfs}" + ("" if here and here.kind == "proc" else ", a tree of files")
-        if hides and patient.seen_by_agent is None and os.geteuid() == 0:
+        if hides and context.seen_by_agent is None and os.geteuid() == 0:
             what += f", by root; but it is mounted with {hides}"
             yield Finding("warn", "processes", what, _unhide(agents, here))
         else:
             yield Finding("ok", "processes", what + (f", in spite of {hides}" if hides else ""))
-    elif patient.seen_by_agent:
+    elif context.seen_by_agent:
         what = f"the agent sees them, but this user does not: {why}"
         yield Finding("warn", "processes", what, "run doctor as root, to have all of it checked")
     else:
@@ -80,12 +69,12 @@ def processes(patient: Patient) -> Iterator[Finding]:
 
 def _unhide(agents: Mount | None, here: Mount | None) -> str:
     """What to do about a mount that hides processes from the agent."""
-    if agents and agents.hides and here and not here.hides:
+    if hiding(agents) and here and not hiding(here):
         return "set ProtectProc=default in a drop-in of busyweight.service: the host's own mount hides nothing"
     gid = agents.options.get("gid") if agents else None
     if gid:
         return f"run the agent in group {gid} (SupplementaryGroups= in a drop-in of busyweight.service)"
-    if agents and agents.hides:
+    if hiding(agents):
         return "mount it with gid=GROUP and run the agent in that group, or mount it with hidepid=0"
     return "run the agent as a user that may read it, or look for a security module that forbids it"
 
@@ -110,12 +99,12 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
         yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows another one than ours")
 
 
-def capacity(patient: Patient) -> Iterator[Finding]:
+def capacity(context: CheckContext) -> Iterator[Finding]:
     """What counts as full, and where the number comes from; containers deceive about cores."""
-    cores, source = patient.cores
+    cores, source = context.cores
     contained = host.in_container()
-    for pool in patient.config.all_pools:
-        title, weight = pool_title(pool.name), pool.weight
+    for pool in context.config.all_pools:
+        title, weight = pool_prefix(pool.name), pool.weight
         if weight.capacity == "slots":
             yield Finding("ok", "capacity", f"{title}all threads of all workers, counting {weight.count}")
         elif weight.capacity == "cores":

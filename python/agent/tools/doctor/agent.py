@@ -7,52 +7,54 @@ from typing import Any
 
 from agent import _scan
 from agent.config import values
-from agent.config.schema import warnings
+from agent.config.advice import warnings
+from agent.config.words import os_error, pool_prefix, quoted
 from agent.operate.override import WAY_OUT
 from agent.tools import client, console
-from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding, listed
 
 POLL_TIMEOUT_S = 2.0
 START = "start it: systemctl start busyweight"
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def configuration(patient: Patient) -> Iterator[Finding]:
+def configuration(context: CheckContext) -> Iterator[Finding]:
     """The configuration at hand, and whether the agent runs by it."""
-    faults = list(warnings(patient.config))
+    faults = list(warnings(context.config))
     for warning in faults:
         yield Finding("warn", "configuration", warning)
     if not faults:
-        there = patient.file.exists()
-        yield Finding("ok", "configuration", f"{patient.file}" if there else f"no {patient.file}: all by default")
-    if patient.status is None:
+        there = context.file.exists()
+        yield Finding("ok", "configuration", f"{context.file}" if there else f"no {context.file}: all by default")
+    if context.status is None:
         return
-    used = patient.status["config"]
-    if os.path.realpath(used["file"]) != os.path.realpath(patient.file):
-        what = f"the agent runs by {used['file']}, and doctor goes by {patient.file}"
+    used = context.status["config"]
+    if os.path.realpath(used["file"]) != os.path.realpath(context.file):
+        what = f"the agent runs by {used['file']}, and doctor goes by {context.file}"
         yield Finding("warn", "configuration", what, f"busyweight doctor --config {used['file']}")
     if used["reload"] and not used["reload"]["ok"]:
         what = f"the last reload failed, and the former one is in force: {listed(used['reload']['faults'], 2)}"
         yield Finding("fail", "configuration", what, "mend the file and reload: systemctl reload busyweight")
 
 
-def agent(patient: Patient) -> Iterator[Finding]:
+def agent(context: CheckContext) -> Iterator[Finding]:
     """Whether there is one, what it says, and by whose order."""
-    status = patient.status
+    status = context.status
     if status is None:
-        yield Finding("warn", "agent", patient.silence)
-        if patient.found and patient.seen_by_us:
-            said = patient.found.said[0]
-            yield Finding("ok", "answer", f"by doctor's own scan it would say {_quoted(said.line.decode())}")
+        yield Finding("warn", "agent", context.no_answer)
+        if context.found and context.seen_by_us:
+            said = context.found.said[0]
+            yield Finding("ok", "answer", f"by doctor's own scan it would say {quoted(said.line.decode())}")
         return
     told = status["agent"]
     what = f"{told['version']}, pid {told['pid']}, {told['state']}, up {console.span(told['uptime_s'])}"
     if told["version"] != _scan.__version__:
         yield Finding("warn", "agent", f"{what}, but {_scan.__version__} is installed", "systemctl restart busyweight")
     else:
-        yield Finding("ok", "agent", f"{what}, commanded at {patient.control}")
+        yield Finding("ok", "agent", f"{what}, commanded at {context.control}")
     for pool in status["pools"]:
-        what = f"{pool_title(pool['pool'])}{_quoted(pool['reply'])} for {console.span(pool['said_for_s'])}"
+        what = f"{pool_prefix(pool['pool'])}{quoted(pool['reply'])} for {console.span(pool['said_for_s'])}"
         if pool["known"]:
             yield Finding("ok", "answer", what)
         else:
@@ -78,18 +80,18 @@ def _orders(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("ok", "orders", "none in force")
 
 
-def discovery(patient: Patient) -> Iterator[Finding]:
+def discovery(context: CheckContext) -> Iterator[Finding]:
     """How processes are found, and why not in the better way."""
-    wanted = patient.config.scan.discovery
-    if patient.status:
-        sample, scanner = patient.status["sample"], patient.status["scanner"]
+    wanted = context.config.scan.discovery
+    if context.status:
+        sample, scanner = context.status["sample"], context.status["scanner"]
         chosen, refused = sample["discovery"] if sample else "not known yet", scanner["refused"]
         if scanner["fallback"]:
             what = f"{chosen}; it began with a better one: {scanner['fallback']}"
             yield Finding("warn", "discovery", what, "restart the agent to try it again")
             return
-    elif patient.found:
-        chosen, refused = patient.found.snapshot.discovery, patient.found.refused
+    elif context.found:
+        chosen, refused = context.found.snapshot.discovery, context.found.refused
         chosen += ", for the user that runs doctor"
     else:
         return
@@ -101,14 +103,14 @@ def discovery(patient: Patient) -> Iterator[Finding]:
     yield Finding("warn" if named else "ok", "discovery", chosen + why, remedy)
 
 
-def readers(patient: Patient) -> Iterator[Finding]:
+def readers(context: CheckContext) -> Iterator[Finding]:
     """Whether titles can be read without hanging, and scans end."""
-    if patient.status is None:
-        hung = [w.pid for w in patient.found.workers if w.quarantined] if patient.found else []
+    if context.status is None:
+        hung = [w.pid for w in context.found.workers if w.quarantined] if context.found else []
         behind, failure = len(hung), None
     else:
-        hung = [worker["pid"] for worker in patient.workers if worker["quarantined"]]
-        behind, failure = patient.status["scanner"]["left_behind"], patient.status["scanner"]["failure"]
+        hung = [worker["pid"] for worker in context.workers if worker["quarantined"]]
+        behind, failure = context.status["scanner"]["left_behind"], context.status["scanner"]["failure"]
     if failure:
         yield Finding("fail", "readers", f"the last scan failed: {failure}", "see the agent's log")
     if hung or behind:
@@ -116,46 +118,46 @@ def readers(patient: Patient) -> Iterator[Finding]:
         what += f": pids {listed(hung)}; their last reading counts" if hung else ""
         yield Finding("warn", "readers", what, "something holds their memory lock: see /proc/PID/stack and wchan")
     elif not failure:
-        sample = patient.status and patient.status["sample"]
+        sample = context.status and context.status["sample"]
         age = f", newest sample {console.span(sample['age_s'])} old" if sample else ""
         yield Finding("ok", "readers", f"none hangs, nothing in quarantine{age}")
 
 
-def port(patient: Patient) -> Iterator[Finding]:
+def port(context: CheckContext) -> Iterator[Finding]:
     """Polls every listen address, as HAProxy does, and compares the line with ``status``."""
-    told = patient.status["polls"]["listening"] if patient.status else []
-    addresses = [values.address(text) for text in told] or list(patient.config.listen)
+    told = context.status["polls"]["listening"] if context.status else []
+    addresses = [values.address(text) for text in told] or list(context.config.listen)
     for address in addresses:
         shown = values.show_address(address)
-        said = {_line(patient)}
+        said = {_line(context)}
         try:
             line = _poll(address)
-        except (ConnectionRefusedError, TimeoutError, OSError) as error:
-            yield _unanswered(patient, shown, error)
+        except OSError as error:
+            yield _unanswered(context, shown, error)
             continue
-        said.add(_line(patient))
+        said.add(_line(context))
         if not line:
             yield Finding("warn", "port", f"{shown} closes without a word", "is this host's own address in allow?")
-        elif patient.status is None:
-            what = f"{shown} answers {_quoted(line)}, but whether that is busyweight cannot be told without its status"
+        elif context.status is None:
+            what = f"{shown} answers {quoted(line)}, but whether that is busyweight cannot be told without its status"
             yield Finding("warn", "port", what, "run doctor as root, and with the agent's --control")
         elif line in said:
-            yield Finding("ok", "port", f"{shown} answers {_quoted(line)}, as status says")
+            yield Finding("ok", "port", f"{shown} answers {quoted(line)}, as status says")
         else:
-            what = f"{shown} answers {_quoted(line)}, and status says {_quoted(str(said.pop()))}"
+            what = f"{shown} answers {quoted(line)}, and status says {quoted(str(said.pop()))}"
             yield Finding("fail", "port", what, f"another agent has the port: ss -ltnp sport = :{address[1]}")
-    if patient.status and told and not any(told_by_config(patient, text) for text in told):
-        what = f"the agent listens on {listed(told)}, the configuration says {_listen(patient)}"
+    if context.status and told and not any(told_by_config(context, text) for text in told):
+        what = f"the agent listens on {listed(told)}, the configuration says {_listen(context)}"
         yield Finding("warn", "port", what, "a socket of systemd's replaces listen; set ListenStream= there")
 
 
-def told_by_config(patient: Patient, address: str) -> bool:
+def told_by_config(context: CheckContext, address: str) -> bool:
     """Whether the configuration names this address, or leaves the port to the kernel."""
-    return any(values.show_address(one) == address or one[1] == 0 for one in patient.config.listen)
+    return any(values.show_address(one) == address or one[1] == 0 for one in context.config.listen)
 
 
-def _listen(patient: Patient) -> str:
-    return listed([values.show_address(address) for address in patient.config.listen])
+def _listen(context: CheckContext) -> str:
+    return listed([values.show_address(address) for address in context.config.listen])
 
 
 def reached(address: tuple[str, int]) -> tuple[str, int]:
@@ -172,7 +174,7 @@ def _poll(address: tuple[str, int]) -> str:
             return answer.readline(4096).decode(errors="replace")
 
 
-def _unanswered(patient: Patient, shown: str, error: OSError) -> Finding:
+def _unanswered(context: CheckContext, shown: str, error: OSError) -> Finding:
     if isinstance(error, ConnectionRefusedError):
         return Finding("fail", "port", f"nobody listens on {shown}", START)
     if isinstance(error, ConnectionResetError):
@@ -180,19 +182,15 @@ def _unanswered(patient: Patient, shown: str, error: OSError) -> Finding:
     if isinstance(error, TimeoutError):
         what = f"{shown} does not answer within {POLL_TIMEOUT_S:g} s"
         return Finding("fail", "port", what, "the agent is stopped or stuck, or a firewall drops: see its log")
-    return Finding("fail", "port", f"{shown} cannot be reached: {(error.strerror or str(error)).lower()}", START)
+    return Finding("fail", "port", f"{shown} cannot be reached: {os_error(error)}", START)
 
 
-def _line(patient: Patient) -> str | None:
+def _line(context: CheckContext) -> str | None:
     """What the agent says at this moment; None if it does not tell."""
-    if patient.status is None:
+    if context.status is None:
         return None
     try:
-        reply: str | None = client.ask(patient.control, "status")["status"]["reply"]
+        reply: str | None = client.ask(context.control, "status")["status"]["reply"]
     except client.ClientError:
         return None
     return reply
-
-
-def _quoted(line: str) -> str:
-    return repr(line.rstrip("\r\n"))

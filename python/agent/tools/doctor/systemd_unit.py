@@ -4,7 +4,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.tools.doctor.finding import Finding, Patient
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding
 
 UNIT = "busyweight.service"
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
@@ -21,7 +22,7 @@ WANTED = {
 }
 
 
-def unit(patient: Patient) -> Iterator[Finding]:
+def unit(context: CheckContext) -> Iterator[Finding]:
     """The unit's state, where systemd runs."""
     if not BOOTED.is_dir():
         yield Finding("ok", "systemd", "does not run here, so there is no unit to look at")
@@ -31,7 +32,7 @@ def unit(patient: Patient) -> Iterator[Finding]:
     except (OSError, subprocess.SubprocessError) as error:
         yield Finding("warn", "systemd", f"systemctl show {UNIT} failed: {error}")
         return
-    yield from judge(shown, patient.status["agent"]["pid"] if patient.status else None)
+    yield from judge(shown, context.status["agent"]["pid"] if context.status else None)
 
 
 def show() -> dict[str, str]:

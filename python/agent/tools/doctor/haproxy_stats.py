@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import values
+from agent.config.words import os_error, quoted
 from agent.tools import client
-from agent.tools.doctor.finding import Finding, Patient, listed
+from agent.tools.doctor.context import CheckContext
+from agent.tools.doctor.finding import Finding, listed
 
 TIMEOUT_S = 5.0
 # HAProxy hears of a change at its next agent-check, 2 s later by default.
@@ -23,7 +25,7 @@ FULL_WEIGHT, WEIGHT_MAX = 100, 256
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerLine:
     """A server line that asks this agent, as HAProxy sees it now."""
 
     name: str
@@ -47,7 +49,7 @@ class Server:
         return self.user == wanted and (self.effective == wanted or not self.usable)
 
 
-def servers(path: Path, ports: set[int]) -> list[Server]:
+def servers(path: Path, ports: set[int]) -> list[ServerLine]:
     """The server lines whose agent is on one of these ports of this host. Raises OSError."""
     here = _own_addresses()
     stat = {(row["# pxname"], row["svname"]): row for row in csv.DictReader(io.StringIO(_ask(path, "show stat")))}
@@ -65,8 +67,8 @@ def servers(path: Path, ports: set[int]) -> list[Server]:
     return found
 
 
-def _server(row: dict[str, str], state: dict[str, str], enabled: bool) -> Server:
-    return Server(
+def _server(row: dict[str, str], state: dict[str, str], enabled: bool) -> ServerLine:
+    return ServerLine(
         name=f"{row['# pxname']}/{row['svname']}",
         enabled=enabled,
         initial=int(state["srv_iweight"]),
@@ -97,18 +99,18 @@ def _own_addresses() -> set[str]:
     return {address.address.partition("%")[0] for each in psutil.net_if_addrs().values() for address in each}
 
 
-class Balancer:
+class HaproxyStats:
     """HAProxy, asked until it agrees with the agent or has had its time."""
 
-    def __init__(self, patient: Patient, path: Path) -> None:
-        self._patient = patient
+    def __init__(self, context: CheckContext, path: Path) -> None:
+        self._context = context
         self._path = path
         self.lines: int | None = None
         self.findings = list(self._look())
 
     def _look(self) -> Iterator[Finding]:
         path = self._path
-        ports = _ports(self._patient)
+        ports = _ports(self._context)
         end_s = time.monotonic() + AGREE_WITHIN_S
         while True:
             try:
@@ -121,7 +123,7 @@ class Balancer:
                 what = f"no server of this HAProxy asks an agent of this host on port {listed(sorted(ports))}"
                 yield Finding("warn", "haproxy", what, "look at its configuration: busyweight haproxy lint FILE")
                 return
-            pools = _said(self._patient)
+            pools = _said(self._context)
             judged = [_judge(server, pools) for server in found]
             if all(finding is None or finding.state != "fail" for finding in judged) or time.monotonic() > end_s:
                 break
@@ -137,24 +139,24 @@ class Balancer:
                 yield Finding("ok", "haproxy", f"asks the agent, which says no weight now: {shown}")
 
 
-def _ports(patient: Patient) -> set[int]:
-    if patient.status and patient.status["polls"]["listening"]:
-        return {values.address(text)[1] for text in patient.status["polls"]["listening"]}
-    return {number for _, number in patient.config.listen}
+def _ports(context: CheckContext) -> set[int]:
+    if context.status and context.status["polls"]["listening"]:
+        return {values.address(text)[1] for text in context.status["polls"]["listening"]}
+    return {number for _, number in context.config.listen}
 
 
-def _said(patient: Patient) -> list[dict[str, Any]]:
+def _said(context: CheckContext) -> list[dict[str, Any]]:
     """What each pool says now; nothing without an agent. A server's own pool is not told by HAProxy."""
-    if patient.status is None:
+    if context.status is None:
         return []
     try:
-        pools: list[dict[str, Any]] = client.ask(patient.control, "status")["status"]["pools"]
+        pools: list[dict[str, Any]] = client.ask(context.control, "status")["status"]["pools"]
     except client.ClientError:
         return []
     return pools
 
 
-def _judge(server: Server, pools: list[dict[str, Any]]) -> Finding | None:
+def _judge(server: ServerLine, pools: list[dict[str, Any]]) -> Finding | None:
     """What is wrong with one server, or None."""
     if not server.enabled:
         what = f"{server.name}: its agent-check is disabled, and weight {server.effective} stays"
@@ -168,12 +170,12 @@ def _judge(server: Server, pools: list[dict[str, Any]]) -> Finding | None:
     weights = [pool["weight"] for pool in pools]
     if not weights or None in weights or any(server.has(weight) for weight in weights):
         return None
-    said = listed([repr(pool["reply"].rstrip("\r\n")) for pool in pools], 3)
+    said = listed([quoted(pool["reply"]) for pool in pools], 3)
     what = f"{server.name}: weight {server.effective} of {server.initial}, but the agent says {said}"
     return Finding("fail", "haproxy", what, "was it set by hand (show servers state), or is balance static? See lint")
 
 
-def _small_weights(found: list[Server]) -> Iterator[Finding]:
+def _small_weights(found: list[ServerLine]) -> Iterator[Finding]:
     small = [server for server in found if 0 < server.initial < FULL_WEIGHT]
     if small:
         what = f"lines of less than weight {FULL_WEIGHT}, of which a share is rounded down: "
@@ -188,6 +190,6 @@ def _unreached(path: Path, error: Exception) -> Finding:
         return Finding("fail", "haproxy", f"nobody answers at {path}", "does HAProxy run? systemctl status haproxy")
     if isinstance(error, PermissionError):
         return Finding("fail", "haproxy", f"this user may not ask at {path}", "run doctor as root")
-    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    why = os_error(error) if isinstance(error, OSError) else str(error)
     what = f"{path} does not speak as HAProxy's statistics socket does: {why}"
     return Finding("fail", "haproxy", what, "name the path of `stats socket` in haproxy.cfg")

@@ -6,21 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config import schema
-from agent.config.schema import Checks, Config, ConfigError, Pool, Scan, Weight, Workers
+from agent.config import schema, toml
+from agent.config.advice import warnings
+from agent.config.schema import Config, Pool, Scan, Weight, Workers
+from agent.config.toml import Checks, ConfigError
 from agent.sampling import host
 
 WHERE = "busyweight.toml"
 
 
 def parse(text: str) -> Config:
-    return schema.parse(text, WHERE, host.CHECKS)
+    return toml.parse(text, WHERE, host.CHECKS)
 
 
 def faults(text: str, checks: Checks = host.CHECKS) -> list[str]:
     """The faults, without the file's name, which every one of them must have, on one line each."""
     with pytest.raises(ConfigError) as error:
-        schema.parse(text, WHERE, checks)
+        toml.parse(text, WHERE, checks)
     assert all(fault.startswith(f"{WHERE}: ") and "\n" not in fault for fault in error.value.faults)
     return [fault.removeprefix(f"{WHERE}: ") for fault in error.value.faults]
 
@@ -90,7 +92,7 @@ def test_nothing_configured_is_the_defaults() -> None:
 
 
 def test_the_defaults_are_what_operators_rely_on() -> None:
-    shown = tomllib.loads(schema.to_toml(Config()))
+    shown = tomllib.loads(toml.to_toml(Config()))
     assert shown == {
         "listen": ["127.0.0.1:5001"],
         "allow": [],
@@ -123,14 +125,14 @@ def test_the_defaults_are_what_operators_rely_on() -> None:
 
 def test_every_key_there_is_can_be_set_and_is_shown_as_it_is_read() -> None:
     everything = parse(EVERYTHING)
-    assert schema.parse(schema.to_toml(everything), WHERE) == everything
-    shown = tomllib.loads(schema.to_toml(everything))
+    assert toml.parse(toml.to_toml(everything), WHERE) == everything
+    shown = tomllib.loads(toml.to_toml(everything))
     for table, kinds in schema.KINDS.items():
         found = shown
         for name in filter(None, table.split(".")):
             found = found[name]
         assert kinds.keys() <= found.keys(), table
-    default = tomllib.loads(schema.to_toml(Config()))
+    default = tomllib.loads(toml.to_toml(Config()))
     same = {key for table in default for key in [table] if default[table] == shown[table]}
     assert same == set(), "these tables of the test say nothing but defaults"
 
@@ -148,7 +150,7 @@ def test_any_text_and_number_is_shown_so_that_it_is_read_back(
         scan=Scan(procfs=procfs, fresh_for=fresh_for),
         pools=(Pool("x.y#z", Workers(comm=tuple(comm)), Weight(capacity=capacity)),),
     )
-    assert schema.parse(schema.to_toml(made), WHERE) == made
+    assert toml.parse(toml.to_toml(made), WHERE) == made
 
 
 def test_every_fault_is_reported_at_once_with_key_finding_and_remedy() -> None:
@@ -317,9 +319,9 @@ WARNED = {
 
 @pytest.mark.parametrize("text", WARNED)
 def test_settings_that_make_answers_unknown_or_late_are_warned_of(text: str) -> None:
-    assert any(WARNED[text] in warning for warning in schema.warnings(parse(text)))
+    assert any(WARNED[text] in warning for warning in warnings(parse(text)))
 
 
 def test_the_defaults_and_the_strictest_settings_are_not_warned_of() -> None:
     for text in ("", "[scan]\nfresh_for = '0ms'\nmin_gap = '0ms'\nmax_duty = '100%'"):
-        assert list(schema.warnings(parse(text))) == []
+        assert list(warnings(parse(text))) == []

@@ -1,0 +1,73 @@
+"""WORLD. The configuration file: found, read, and read again; what the command line says comes on top.
+
+It knows no key but those that the command line has, too. What the text means is for `toml` to say.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from agent.config import toml
+from agent.config.schema import Config
+from agent.config.toml import Checks, ConfigError
+from agent.config.words import os_error
+
+DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
+
+
+class Source:
+    """Where a configuration comes from: a file, None for the default one, which need not be there, and what
+    stands in its place: ``procfs`` and ``listen``, where they are given."""
+
+    def __init__(
+        self, path: Path | None = None, procfs: str | None = None, listen: tuple[tuple[str, int], ...] = ()
+    ) -> None:
+        self.path = path
+        self.procfs = procfs
+        self.listen = listen
+
+    @property
+    def file(self) -> Path:
+        """The file, whether or not it is there."""
+        return self.path or DEFAULT_FILE
+
+    def load(self, checks: Checks) -> Config:
+        """The configuration as it is now. Raises ConfigError."""
+        return self._parse(self._text(), checks)
+
+    def reloader(self, checks: Checks) -> Callable[[], Config]:
+        """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
+        written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :meth:`load`."""
+        seen = False
+
+        def read() -> Config:
+            nonlocal seen
+            text = self._text()
+            if seen and not text:
+                what = "it is empty" if self.file.exists() else "no such file"
+                raise ConfigError(
+                    [f"{self.file}: {what}, and there were settings before; for all defaults, write a comment"]
+                )
+            seen = bool(text)
+            return self._parse(text, checks)
+
+        return read
+
+    def _text(self) -> str:
+        """The file's text; none where the default file is not there."""
+        try:
+            return self.file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            if self.path:
+                raise ConfigError([f"{self.path}: no such file"]) from None
+            return ""
+        except UnicodeDecodeError as error:
+            raise ConfigError([f"{self.file}: not UTF-8 at byte {error.start}"]) from None
+        except OSError as error:
+            raise ConfigError([f"{self.file}: cannot be read: {os_error(error)}"]) from None
+
+    def _parse(self, text: str, checks: Checks) -> Config:
+        config = toml.parse(text, str(self.file), checks)
+        if self.procfs:
+            config = replace(config, scan=replace(config.scan, procfs=self.procfs))
+        return replace(config, listen=self.listen) if self.listen else config

@@ -1,0 +1,26 @@
+"""PURE. What is said to people in several places, and in the same words in all of them."""
+
+
+def os_error(error: OSError) -> str:
+    """Why the system refused, for the end of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
+def printable(text: str) -> str:
+    """Text that anybody may have written, safe to print on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def pool_title(pool: str) -> str:
+    """What a pool is called; the default one has no name."""
+    return f"pool {pool}" if pool else "default pool"
+
+
+def pool_prefix(pool: str) -> str:
+    """What stands before a line about one pool: nothing for the default one."""
+    return f"pool {pool}: " if pool else ""
+
+
+def quoted(reply: str) -> str:
+    """A reply as it is shown: in quotes, without the end of its line."""
+    return repr(reply.rstrip("\r\n"))

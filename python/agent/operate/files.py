@@ -1,0 +1,46 @@
+"""WORLD. Small files of the agent's own: read with suspicion, and replaced whole.
+
+Whoever may write into the directory may have put anything there: a FIFO or a link must neither block nor lead
+elsewhere. It knows nothing of what is in them.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def read(path: Path, size_max: int) -> bytes:
+    """What is in it. Raises OSError, and ValueError with what is wrong with it."""
+    fd = os.open(path, os.O_RDONLY | _FLAGS)
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("not a regular file")
+        if about.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"belongs to user {about.st_uid}, not to root or the agent (uid {os.geteuid()})")
+        data = os.read(fd, size_max + 1)
+    finally:
+        os.close(fd)
+    if len(data) > size_max:
+        raise ValueError(f"larger than {size_max} bytes")
+    if not data:
+        raise ValueError("empty")
+    return data
+
+
+def replace(path: Path, text: str, *, sync: bool) -> None:
+    """It has this text from now on, or what it had before. ``sync``: it is on the disk by then. Raises OSError."""
+    new = path.with_suffix(".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
