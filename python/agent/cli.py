@@ -470,6 +470,7 @@ def _lint(options: argparse.Namespace) -> int:
             floor_above_zero=schema.lowest_weight(loaded) > 0,
             bare_replies=loaded.reply.health == "none",
             version=version,
+            pools=[pool.name for pool in loaded.pools],
         )
     except haproxy.LintError as error:
         return _fail(error, USAGE)
