@@ -109,8 +109,8 @@ class ControlSocket:
         self._loop = asyncio.get_running_loop()
         self._listener = open_socket(path)
         self._inode = _inode(path)
-        self._loop.add_reader(self._listener, self._accept)
         self._resting: asyncio.TimerHandle | None = None
+        self._watch()
 
     def close(self) -> None:
         """Ends it, and takes the socket away if it still is this one."""
@@ -124,6 +124,16 @@ class ControlSocket:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
+    def _watch(self) -> None:
+        self._resting = None
+        try:
+            self._loop.add_reader(self._listener, self._accept)
+        except OSError:  # the kernel has no room for one more watch
+            self._rest()
+
+    def _rest(self) -> None:
+        self._resting = self._loop.call_later(STUCK_PAUSE_S, self._watch)
+
     def _accept(self) -> None:
         for _ in range(BURST):
             try:
@@ -132,14 +142,10 @@ class ControlSocket:
                 return
             except OSError:
                 self._loop.remove_reader(self._listener)
-                self._resting = self._loop.call_later(STUCK_PAUSE_S, self._rested)
+                self._rest()
                 return
             connection.setblocking(False)
             self._welcome(connection)
-
-    def _rested(self) -> None:
-        self._resting = None
-        self._loop.add_reader(self._listener, self._accept)
 
     def _welcome(self, connection: socket.socket) -> None:
         try:

@@ -1,10 +1,12 @@
 """Drives one scanner from the event loop: starts scans, looks after them, takes their end.
 
-It knows no weights and no sockets, and never waits for a scan.
+It knows no weights and no sockets, and never waits for a scan. Where the kernel has no room to watch for
+the end of one, it looks now and then.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from agent._scan import Scanner, Snapshot
 
@@ -21,18 +23,30 @@ class Sampler:
         self.scanner = scanner
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(scanner.event_fd, self._take)
         self._nudge: asyncio.TimerHandle | None = None
+        self._watched = False
+        self._watch()
 
     def start(self) -> None:
         """Starts a scan."""
+        if not self._watched:
+            self._watch()
         self.scanner.start()
         self._nudge = self._loop.call_later(NUDGE_S, self._look_after, NUDGE_S)
 
+    def _watch(self) -> None:
+        # The kernel may have no room for one more watch (ENOSPC, ENOMEM); the next scan tries again.
+        with suppress(OSError):
+            self._loop.add_reader(self.scanner.event_fd, self._take)
+            self._watched = True
+
     def _look_after(self, period_s: float) -> None:
         # When no reader may be left behind any more, there is nothing to hurry for.
-        period_s = NUDGE_S if self.scanner.nudge() else min(2 * period_s, NUDGE_S_MAX)
+        hurry = self.scanner.nudge() or not self._watched
+        period_s = NUDGE_S if hurry else min(2 * period_s, NUDGE_S_MAX)
         self._nudge = self._loop.call_later(period_s, self._look_after, period_s)
+        if not self._watched:
+            self._take()
 
     def _take(self) -> None:
         try:

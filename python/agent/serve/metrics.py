@@ -227,8 +227,15 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._watch()
 
     def _watch(self) -> None:
-        if self.fileno() >= 0:
+        if self.fileno() < 0:
+            return
+        try:
             self._loop.add_reader(self.fileno(), self.handle_request)
+        except OSError:  # the kernel has no room for one more watch
+            self._rest()
+
+    def _rest(self) -> None:
+        self._loop.call_later(STUCK_PAUSE_S, self._watch)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -237,7 +244,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
         except OSError:
             self._loop.remove_reader(self.fileno())
-            self._loop.call_later(STUCK_PAUSE_S, self._watch)
+            self._rest()
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
