@@ -5,8 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::pid::Pid;
 use crate::procfs::{Files, Miss, Procfs, parse_cpu_ms, read_at_start};
-use crate::snapshot::Pid;
 
 /// Where CPU times are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cpu_time::Way;
+use crate::pid::Pid;
 use crate::presets::Selector;
 use crate::procfs::{Files, Miss, Stat, TITLE_LEN_MAX, read_at_start};
-use crate::snapshot::Pid;
 use crate::title::{Reading, first_string};
 
 /// A name of a process has at most 15 bytes, a kernel worker's some more.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod hidden;
 pub mod job;
 pub mod net;
+pub mod pid;
 pub mod presets;
 pub mod procfs;
 mod python;

@@ -16,7 +16,7 @@ use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom, StatxFla
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// A title is at most one page: the kernel keeps argv there, and MRI cuts at 1,023 bytes.
 pub const TITLE_LEN_MAX: usize = 4096;

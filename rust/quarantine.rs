@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// The wait after the first strike, and the longest one.
 const WAIT_MS: u64 = 1_000;

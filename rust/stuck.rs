@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// See the module.
 #[derive(Debug, Default)]

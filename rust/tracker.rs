@@ -13,9 +13,10 @@ use crate::cpu_time::Way;
 use crate::discovery::ebpf::Kernel;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
 use crate::job::{Context, Job, Kind, Outcome};
+use crate::pid::Pid;
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
-use crate::snapshot::{Pid, Snapshot};
+use crate::snapshot::Snapshot;
 
 mod counting;
 mod entry;

@@ -28,7 +28,7 @@ ROOMS = {
 # What a file that can be tested with plain values may import.
 PURE_PYTHON = {"config/schema", "config/values", "operate/override", "weight/policy", "weight/pools", "weight/reply"}
 HARMLESS = {"collections", "dataclasses", "ipaddress", "json", "math", "re", "tomllib", "typing"}
-PURE_RUST = {"effort", "net", "title", "presets", "snapshot", "quarantine", "tracker/rechecks"}
+PURE_RUST = {"effort", "net", "pid", "title", "presets", "snapshot", "quarantine", "tracker/rechecks"}
 
 
 def short(path: Path) -> str:

@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
 
 use super::{Discovery, Found, Look};
+use crate::pid::Pid;
 use crate::procfs::{Miss, Procfs, describe};
-use crate::snapshot::Pid;
 
 /// The kernel returns at most one page per read of a `cgroup.procs`, and fills it as far as
 /// whole lines fit. So a read that leaves more room than a line needs has reached the end.

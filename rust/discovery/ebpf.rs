@@ -19,9 +19,9 @@ pub use filter::{CommPrefix, MAX_PATTERNS};
 pub use unavailable::Unavailable;
 
 use super::{Discovery, Found, Look};
+use crate::pid::Pid;
 use crate::presets::Selector;
 use crate::procfs::{Procfs, describe};
-use crate::snapshot::Pid;
 
 /// Where the kernel tells its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

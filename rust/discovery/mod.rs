@@ -7,9 +7,9 @@ pub mod cgroup;
 pub mod ebpf;
 pub mod sweep;
 
+use crate::pid::Pid;
 use crate::presets::Selector;
 use crate::procfs::Procfs;
-use crate::snapshot::Pid;
 
 /// A process as the discovery names it. `ident` tells a reused pid from its former owner;
 /// it is 0 where the discovery cannot tell.

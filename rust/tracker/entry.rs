@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::rechecks::Kind;
 use crate::effort::Effort;
 use crate::job::Kept;
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 use crate::title::Reading;
 
 /// One worker, for people to look at.

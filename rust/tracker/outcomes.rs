@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Entry, Moment, State, TITLE_SHOWN_MAX, Tracker, Worker};
 use crate::effort::Effort;
 use crate::job::{Job, Kind, Match, Probed};
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 use crate::title::{Reading, first_string};
 
 impl Tracker {
