@@ -134,13 +134,12 @@ impl Tracker {
     /// reader hangs now.
     pub fn begin(&mut self, now_ns: u64, hangs: &dyn Fn(Pid) -> bool) {
         self.now_ms = now_ns / 1_000_000;
-        self.quarantine.heal(hangs, self.now_ms);
         self.next = Snapshot { began_ns: now_ns, visible: self.procfs.visible(), ..Snapshot::default() };
         if !self.next.visible {
             return;
         }
         match self.look() {
-            Some(Look::Listed) => self.take_listing(),
+            Some(Look::Listed) => self.take_listing(hangs),
             Some(_) => {}
             None => {
                 self.next.visible = false;
@@ -160,8 +159,9 @@ impl Tracker {
         self.queue_rechecks();
         // Those that hung a reader come last, so that they keep nobody waiting.
         // Not only upon a listing that changed: the reader may have come back after it.
-        self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid));
-        for pid in self.quarantine.due(self.now_ms) {
+        // One that holds a reader is there.
+        self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid) || hangs(pid));
+        for pid in self.quarantine.due(self.now_ms, hangs) {
             if self.entries.contains_key(&pid) {
                 self.queue.push_back(Job { pid, kind: Kind::Probe { start: false } });
             }
@@ -199,12 +199,12 @@ impl Tracker {
 
     /// A reader hangs at this process and was left behind. Its last reading stays.
     pub fn hung(&mut self, pid: Pid, mask: u32) {
-        self.quarantine.hung(pid, mask, self.now_ms);
+        self.quarantine.strike(pid, mask, self.now_ms);
     }
 
     /// A reader hangs at this process, and no other shall.
     pub fn leave_alone(&mut self, pid: Pid) {
-        if !self.quarantine.hangs(pid) {
+        if !self.quarantine.holds(pid) {
             self.hung_before(pid, self.now_ms * 1_000_000);
         }
     }
@@ -212,7 +212,7 @@ impl Tracker {
     /// A former scanner's reader hangs at this process. Whose it is can be read all the same.
     pub fn hung_before(&mut self, pid: Pid, now_ns: u64) {
         let mask = self.context.identify(pid, self.procfs.files()).map_or(u32::MAX, |of| of.accepted);
-        self.quarantine.hung(pid, mask, now_ns / 1_000_000);
+        self.quarantine.strike(pid, mask, now_ns / 1_000_000);
     }
 
     /// Forgets all, and closes what it can, because nobody will ask any more.
@@ -240,7 +240,7 @@ impl Tracker {
         snapshot
     }
 
-    fn take_listing(&mut self) {
+    fn take_listing(&mut self, hangs: &dyn Fn(Pid) -> bool) {
         let (found, before) = (std::mem::take(&mut self.found), std::mem::take(&mut self.before));
         let present = |pid: Pid| found.binary_search_by_key(&pid, |f| f.pid).is_ok();
         for pid in std::mem::take(&mut self.missing) {
@@ -256,7 +256,7 @@ impl Tracker {
                 }
                 match old.next_if(|o| o.pid == new.pid) {
                     Some(same) if same.ident == new.ident => {}
-                    _ => self.came(new),
+                    _ => self.came(new, hangs),
                 }
             }
             for gone in old {
@@ -267,14 +267,16 @@ impl Tracker {
         self.found = found;
     }
 
-    fn came(&mut self, new: Found) {
+    fn came(&mut self, new: Found, hangs: &dyn Fn(Pid) -> bool) {
         // What is there at the first scan came at a time that only its start tells.
         let came = if self.first && self.kernels { Moment::UNKNOWN } else { Moment::at(self.now_ms) };
         let fresh = Entry { ident: new.ident, state: State::Unread, came, started: Moment::UNKNOWN, due_ms: 0 };
         let entry = self.entries.entry(new.pid).or_insert(fresh);
         entry.ident = new.ident;
         entry.came = came;
-        if !self.quarantine.hangs(new.pid) {
+        if hangs(new.pid) {
+            self.leave_alone(new.pid);
+        } else {
             self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
         }
     }
