@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 
-use crate::job::Context;
 use crate::pid::Pid;
 use crate::procfs::{Files, Miss, Procfs, TITLE_LEN_MAX};
+use crate::read_task::Context;
 use crate::title::Reading;
 
 /// More are not looked for: one is enough to say so.

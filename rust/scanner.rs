@@ -21,10 +21,10 @@ use rustix::time::ClockId;
 
 use crate::clock::{nanos, now_ns};
 use crate::discovery::ebpf::Kernel;
+use crate::hung_reads::Stuck;
 use crate::pid::Pid;
 use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
 use crate::snapshot::Snapshot;
-use crate::stuck::Stuck;
 use crate::tracker::{Tracker, WorkerInfo};
 
 mod meter;

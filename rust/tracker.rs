@@ -12,10 +12,10 @@ use crate::cgroup_cpu::OtherCgroups;
 use crate::cpu_time::Way;
 use crate::discovery::ebpf::Kernel;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
-use crate::job::{Context, Job, Kind, Outcome};
 use crate::pid::Pid;
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
+use crate::read_task::{Context, Job, Kind, Outcome};
 use crate::snapshot::Snapshot;
 
 mod counting;

@@ -4,7 +4,7 @@
 
 use super::{Entry, State, Tracker};
 use crate::discovery::{Look, sweep::Sweep};
-use crate::job::Kind;
+use crate::read_task::Kind;
 
 /// File descriptors given back when the process has run out of them.
 const GIVE_BACK: usize = 16;

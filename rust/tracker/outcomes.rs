@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Entry, Moment, State, TITLE_SHOWN_MAX, Tracker, Worker};
 use crate::effort::Effort;
-use crate::job::{Job, Kind, Match, Probed};
 use crate::pid::Pid;
+use crate::read_task::{Job, Kind, Match, Probed};
 use crate::title::{Reading, first_string};
 
 impl Tracker {
