@@ -35,7 +35,7 @@ const TICK_MS: u64 = 10;
 
 /// Why one file of one process could not be read. Never an error of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Miss {
+pub enum ReadError {
     /// The process is gone.
     Gone,
     /// Reading it is not permitted.
@@ -44,7 +44,7 @@ pub enum Miss {
     NoFds,
 }
 
-impl From<Errno> for Miss {
+impl From<Errno> for ReadError {
     fn from(e: Errno) -> Self {
         match e {
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::NoFds,
@@ -204,8 +204,8 @@ impl Files {
     /// Opens one file of one process.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+    /// See [`ReadError`].
+    pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, ReadError> {
         let mut path = [0u8; 64];
         // 10 digits, a slash, a name of this crate and the NUL always fit.
         let _ = write!(&mut path[..63], "{pid}/{name}");
@@ -216,8 +216,8 @@ impl Files {
     /// Reads the beginning of one file of one process.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         read_at_start(&self.open(pid, name)?, buf)
     }
 
@@ -225,8 +225,8 @@ impl Files {
     /// on still show it. Empty if there is none, as of a zombie.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn title_without_leader<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn title_without_leader<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         if self.stat(pid)?.threads < 2 {
             return Ok(&buf[..0]);
         }
@@ -241,7 +241,7 @@ impl Files {
         Ok(&buf[..0])
     }
 
-    fn open_directory(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+    fn open_directory(&self, pid: Pid, name: &str) -> Result<OwnedFd, ReadError> {
         let path = format!("{pid}/{name}");
         Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
     }
@@ -249,8 +249,8 @@ impl Files {
     /// The name of a process, without its newline.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn comm<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn comm<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         let comm = self.read(pid, "comm", buf)?;
         Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
     }
@@ -258,17 +258,17 @@ impl Files {
     /// Parent and start of a process.
     ///
     /// # Errors
-    /// See [`Miss`]; a tree without `stat` files says `Gone`.
-    pub fn stat(&self, pid: Pid) -> Result<Stat, Miss> {
-        parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(Miss::Gone)
+    /// See [`ReadError`]; a tree without `stat` files says `Gone`.
+    pub fn stat(&self, pid: Pid) -> Result<Stat, ReadError> {
+        parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(ReadError::Gone)
     }
 
     /// The parent of a process from `status`, for trees that have no `stat`.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn ppid_from_status(&self, pid: Pid) -> Result<Pid, Miss> {
-        status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(Miss::Gone)
+    /// See [`ReadError`].
+    pub fn ppid_from_status(&self, pid: Pid) -> Result<Pid, ReadError> {
+        status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(ReadError::Gone)
     }
 
     /// The real and the effective user of a process: who started it, and whose rights it has. They are
@@ -276,23 +276,23 @@ impl Files {
     /// dumpable; the owner serves where there is no `status`.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn uids(&self, pid: Pid) -> Result<[u32; 2], Miss> {
+    /// See [`ReadError`].
+    pub fn uids(&self, pid: Pid) -> Result<[u32; 2], ReadError> {
         match self.read(pid, "status", &mut [0; 2048]) {
             Ok(status) => {
-                let nth = |nth| status_number(status, "Uid:", nth).ok_or(Miss::Denied);
+                let nth = |nth| status_number(status, "Uid:", nth).ok_or(ReadError::Denied);
                 Ok([nth(0)?, nth(1)?])
             }
-            Err(Miss::Gone) => Ok([fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid; 2]),
-            Err(miss) => Err(miss),
+            Err(ReadError::Gone) => Ok([fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid; 2]),
+            Err(error) => Err(error),
         }
     }
 
     /// The cgroup paths of a process: in the v2 hierarchy, and in systemd's own v1 hierarchy.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn cgroups(&self, pid: Pid) -> Result<Vec<String>, Miss> {
+    /// See [`ReadError`].
+    pub fn cgroups(&self, pid: Pid) -> Result<Vec<String>, ReadError> {
         Ok(parse_cgroups(self.read(pid, "cgroup", &mut [0; TITLE_LEN_MAX])?))
     }
 }
@@ -300,8 +300,8 @@ impl Files {
 /// Reads from the beginning of a file that may be kept open.
 ///
 /// # Errors
-/// See [`Miss`].
-pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+/// See [`ReadError`].
+pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
     match rustix::io::pread(file, &mut *buf, 0) {
         Ok(n) => Ok(&buf[..n]),
         // A pipe has no positions. Only a tree of plain files can hold one.
@@ -316,7 +316,7 @@ pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], 
 pub fn waits_for_a_cpu(tid: rustix::thread::Pid) -> bool {
     let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
     let mut buf = [0; 1024];
-    let stat = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Miss::from);
+    let stat = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(ReadError::from);
     stat.and_then(|file| read_at_start(&file, &mut buf).map(|s| parse_state(s) == Some(b'R'))).unwrap_or(false)
 }
 

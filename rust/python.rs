@@ -202,8 +202,8 @@ impl Scanner {
         let procfs = Procfs::open(Path::new(procfs))?;
         let event = scanner::new_event()?;
         let former = former.as_ref().map(|f| &f.scanner);
-        let kernel = former.and_then(scanner::Scanner::kernel);
-        let choice = discovery::choose(discovery, &procfs, &selectors, kernel, drop_privileges);
+        let candidates = former.and_then(scanner::Scanner::shared_candidates);
+        let choice = discovery::choose(discovery, &procfs, &selectors, candidates, drop_privileges);
         let way = Way::choose(&procfs);
         let context = Arc::new(Context { selectors, detail, way });
         scanner::reserve_fds(kept_max);
@@ -230,8 +230,8 @@ impl Scanner {
         py.detach(|| self.scanner.start());
     }
 
-    fn nudge(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.scanner.nudge())
+    fn check_deadline(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.scanner.check_deadline())
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Option<Snapshot>> {
@@ -266,8 +266,8 @@ impl Scanner {
         workers.into_iter().map(convert).collect()
     }
 
-    fn left_behind(&self, py: Python<'_>) -> u32 {
-        py.detach(|| self.scanner.left_behind())
+    fn hung_readers(&self, py: Python<'_>) -> u32 {
+        py.detach(|| self.scanner.hung_readers())
     }
 
     fn fallback(&self, py: Python<'_>) -> Option<String> {
@@ -279,9 +279,9 @@ impl Scanner {
 struct Totals {
     answered: u64,
     refused: u64,
-    lost: u64,
+    disconnected: u64,
     timed_out: u64,
-    crowded: u64,
+    evicted: u64,
     no_fds: u64,
 }
 
@@ -318,13 +318,13 @@ impl Answerer {
         self.0.settled(clock::now_ns())
     }
 
-    fn anyone(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
-        py.detach(|| self.0.anyone(borrowed(listener), most, clock::now_ns()))
+    fn accept_allowed(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
+        py.detach(|| self.0.accept_allowed(borrowed(listener), most, clock::now_ns()))
     }
 
-    fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
+    fn serve_batch(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
         let mut owing = Vec::new();
-        let end = py.detach(|| self.0.burst(borrowed(listener), most, clock::now_ns(), &mut owing));
+        let end = py.detach(|| self.0.serve_batch(borrowed(listener), most, clock::now_ns(), &mut owing));
         let end = match end {
             End::Drained => 0,
             End::More => 1,
@@ -337,15 +337,22 @@ impl Answerer {
         py.detach(|| self.0.readable(fd))
     }
 
-    #[pyo3(signature = (fd, *, crowded=false))]
-    fn expire(&mut self, py: Python<'_>, fd: RawFd, crowded: bool) {
-        py.detach(|| self.0.expire(fd, crowded));
+    #[pyo3(signature = (fd, *, evicted=false))]
+    fn expire(&mut self, py: Python<'_>, fd: RawFd, evicted: bool) {
+        py.detach(|| self.0.expire(fd, evicted));
     }
 
     fn totals(&self) -> Totals {
         let t = self.0.totals();
-        let (timed_out, crowded) = (t.timed_out, t.crowded);
-        Totals { answered: t.answered, refused: t.refused, lost: t.lost, timed_out, crowded, no_fds: t.no_fds }
+        let (timed_out, evicted) = (t.timed_out, t.evicted);
+        Totals {
+            answered: t.answered,
+            refused: t.refused,
+            disconnected: t.disconnected,
+            timed_out,
+            evicted,
+            no_fds: t.no_fds,
+        }
     }
 
     fn answered_by_pool(&self) -> HashMap<String, u64> {

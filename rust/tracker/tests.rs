@@ -59,12 +59,12 @@ impl Host {
         self.tracker.begin(now_ms * 1_000_000, &|_| false);
         let (files, context, mask) = (self.tracker.files(), self.tracker.context(), AtomicU32::new(0));
         let mut buf = [0; TITLE_LEN_MAX];
-        while let Some(job) = self.tracker.next_job() {
-            if let Kind::Probe { start } = job.kind {
-                self.probed.insert(job.pid, start);
+        while let Some(task) = self.tracker.next_task() {
+            if let Kind::Probe { start } = task.kind {
+                self.probed.insert(task.pid, start);
             }
-            let (outcome, title) = job.run(&context, &files, &mask, &mut buf);
-            self.tracker.take(job, outcome, title, now_ms * 1_000_000);
+            let (outcome, title) = task.run(&context, &files, &mask, &mut buf);
+            self.tracker.take(task, outcome, title, now_ms * 1_000_000);
         }
         self.tracker.finish()
     }
@@ -277,7 +277,7 @@ fn is_tried_again(hangs: bool) -> bool {
     let mut tried = false;
     for later_ms in [1, 10_000] {
         host.tracker.begin((START_MS + later_ms) * 1_000_000, &|_| hangs);
-        tried = std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7);
+        tried = std::iter::from_fn(|| host.tracker.next_task()).any(|task| task.pid == 7);
     }
     tried
 }

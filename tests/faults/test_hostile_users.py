@@ -133,7 +133,7 @@ def holders(count: int, comm: str) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def readers_that_hang(agent: Agent) -> int:
-    hang = json.loads(agent.order("status", "--json"))["scanner"]["left_behind"]
+    hang = json.loads(agent.order("status", "--json"))["scanner"]["hung_readers"]
     assert isinstance(hang, int)
     return hang
 

@@ -19,7 +19,7 @@ from agent._scan import Answerer
 from agent.config.values import show_address
 
 # Polls answered before the loop's other work has its turn.
-BURST = 64
+BATCH = 64
 
 # A listener that cannot accept is left alone for so long, or it would spin.
 STUCK_PAUSE_S = 0.05
@@ -143,7 +143,7 @@ class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
     At most ``awaiting_line_max`` connections are waited for, ``deadline_s`` each, until they send their
-    line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    line. ``ask`` is called once per batch of polls, unless the answerer was told that its replies
     are settled for now. It returns whether waiting could bring a better answer. Then nobody else
     is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`resume`
     or ``wait_at_most_s`` later, once per resume.
@@ -181,7 +181,7 @@ class Server:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
         if resting := self._backing_off.pop(listener, None):
             resting.cancel()
-        self._answer(listener, BURST * BURST)
+        self._answer(listener, BATCH * BATCH)
         # The reader goes first: systemd may hold a duplicate that keeps the socket alive.
         self._loop.remove_reader(listener.fileno())
         if resting := self._backing_off.pop(listener, None):
@@ -224,7 +224,7 @@ class Server:
         for each in self._listeners:
             waiting.register(each.fileno(), select.POLLIN)
         totals = self._answerer.totals()
-        turns = totals.answered + totals.refused + totals.lost
+        turns = totals.answered + totals.refused + totals.disconnected
         left_waiting_at, self._waiting_since_turn = self._waiting_since_turn, turns if waiting.poll(0) else None
         return self._waiting_since_turn is None or self._waiting_since_turn != left_waiting_at
 
@@ -242,24 +242,24 @@ class Server:
 
     def _readable(self, listener: socket.socket) -> None:
         if not self._answerer.settled():
-            if not self._answerer.anyone(listener.fileno(), BURST):
+            if not self._answerer.accept_allowed(listener.fileno(), BATCH):
                 return
             if self.ask() and not self._waited and self.wait_at_most_s > 0:
                 for each in self._listeners:
                     self._loop.remove_reader(each.fileno())
                 self._hold_timer = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
                 return
-        self._answer(listener, BURST)
+        self._answer(listener, BATCH)
 
     def _answer(self, listener: socket.socket, most: int) -> None:
         """Answers those in the backlog, and watches those who owe their line."""
-        end, owing = self._answerer.burst(listener.fileno(), most)
+        end, owing = self._answerer.serve_batch(listener.fileno(), most)
         for fd in owing:
             self._awaiting_line[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._await_line(fd)
         while len(self._awaiting_line) > self.awaiting_line_max:
             # Who has owed for longest makes room: a balancer sends its line with the connection.
-            self._expire(next(iter(self._awaiting_line)), crowded=True)
+            self._expire(next(iter(self._awaiting_line)), evicted=True)
         if end < 0:
             self._loop.remove_reader(listener.fileno())
             self._backing_off[listener] = self._loop.call_later(STUCK_PAUSE_S, self._back_off_ended, listener)
@@ -291,7 +291,7 @@ class Server:
         else:
             self._await_line(fd)
 
-    def _expire(self, fd: int, *, crowded: bool = False) -> None:
+    def _expire(self, fd: int, *, evicted: bool = False) -> None:
         self._loop.remove_reader(fd)
         self._awaiting_line.pop(fd).cancel()
-        self._answerer.expire(fd, crowded=crowded)
+        self._answerer.expire(fd, evicted=evicted)

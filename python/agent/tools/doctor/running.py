@@ -108,7 +108,7 @@ def readers(patient: Patient) -> Iterator[Finding]:
         behind, failure = len(hung), None
     else:
         hung = [worker["pid"] for worker in patient.workers if worker["quarantined"]]
-        behind, failure = patient.status["scanner"]["left_behind"], patient.status["scanner"]["failure"]
+        behind, failure = patient.status["scanner"]["hung_readers"], patient.status["scanner"]["failure"]
     if failure:
         yield Finding("fail", "readers", f"the last scan failed: {failure}", "see the agent's log")
     if hung or behind:
