@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::Error;
 use crate::pid::Pid;
@@ -38,7 +38,7 @@ const TICK_MS: u64 = 10;
 pub enum ReadError {
     /// The process is gone.
     Gone,
-    /// Reading it is not permitted.
+    /// Reading it is not permitted, or fails for a reason of its own.
     Denied,
     /// No file descriptor is free; nothing is known about the process.
     NoFds,
@@ -47,9 +47,10 @@ pub enum ReadError {
 impl From<Errno> for ReadError {
     fn from(e: Errno) -> Self {
         match e {
+            Errno::NOENT | Errno::SRCH | Errno::NOTDIR => Self::Gone,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::NoFds,
-            Errno::ACCESS | Errno::PERM | Errno::ISDIR => Self::Denied,
-            _ => Self::Gone,
+            // Whatever else it is: the process is there, and may be a worker.
+            _ => Self::Denied,
         }
     }
 }
@@ -210,7 +211,7 @@ impl Files {
         // 10 digits, a slash, a name of this crate and the NUL always fit.
         let _ = write!(&mut path[..63], "{pid}/{name}");
         let path = CStr::from_bytes_until_nul(&path).unwrap_or(c"");
-        Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        Ok(retry_on_intr(|| fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?)
     }
 
     /// Reads the beginning of one file of one process.
@@ -302,7 +303,7 @@ impl Files {
 /// # Errors
 /// See [`ReadError`].
 pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
-    match rustix::io::pread(file, &mut *buf, 0) {
+    match retry_on_intr(|| rustix::io::pread(file, &mut *buf, 0)) {
         Ok(n) => Ok(&buf[..n]),
         // A pipe has no positions. Only a tree of plain files can hold one.
         Err(Errno::SPIPE) => Ok(rustix::io::read(file, &mut *buf).map(|n| &buf[..n])?),
@@ -401,6 +402,15 @@ mod tests {
         assert_eq!(parse_stat(b""), None);
         let worked = b"12 (a) S 7 1 1 0 -1 0 0 0 0 0 150 7 9 9 20 0 1 0 4242 0 0";
         assert_eq!((parse_cpu_ms(worked), parse_cpu_ms(b"12 (a) S 7")), (Some(1570), None));
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_gone() {
+        assert_eq!(ReadError::from(Errno::SRCH), ReadError::Gone);
+        assert_eq!(ReadError::from(Errno::NOMEM), ReadError::NoFds);
+        for other in [Errno::ACCESS, Errno::IO, Errno::OVERFLOW] {
+            assert_eq!(ReadError::from(other), ReadError::Denied);
+        }
     }
 
     #[test]

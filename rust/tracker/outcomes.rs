@@ -100,6 +100,11 @@ impl Tracker {
         self.next.visible = false;
         if !self.workers.contains(&pid) {
             self.settle(pid, State::Unread);
+            // The next scan has not seen the host either, until this one is read.
+            if let Some(entry) = self.entries.get_mut(&pid) {
+                entry.due_ms = self.now_ms;
+                self.rechecks.plan(pid, self.now_ms);
+            }
         }
     }
 

@@ -268,6 +268,19 @@ fn a_discovery_that_ends_is_replaced_by_a_sweep_that_counts_the_same_and_calls_n
     assert!(gaps(&times).iter().all(|&gap| gap == 30_000) && times.len() >= 3, "{times:?}");
 }
 
+#[test]
+fn who_could_not_be_read_for_want_of_a_descriptor_is_read_by_the_next_scan() {
+    let mut host = Host::new();
+    host.add(7, "ruby", IDLE);
+    host.tracker.begin(START_MS * 1_000_000, &|_| false);
+    while let Some(task) = host.tracker.next_task() {
+        host.tracker.take(task, Outcome::NoFds, &[], START_MS * 1_000_000);
+    }
+    assert!(!host.tracker.finish().visible);
+    let next = host.scan(START_MS + 10);
+    assert_eq!((next.visible, next.pools[0].workers), (true, 1));
+}
+
 /// Whether a process that hung a reader is read again ten seconds later.
 fn is_tried_again(hangs: bool) -> bool {
     let mut host = Host::new();
