@@ -5,6 +5,7 @@ what it needs when it runs, so that the agent carries nothing it does not use.
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import sys
@@ -292,19 +293,22 @@ def _serve(options: argparse.Namespace) -> int:
     from agent.serve.startup import StartError, load_whole
 
     async def serve() -> None:
-        signals = Signals()
-        read = reloader(options)
-        # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
-        loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
-        logs.set_up(loaded.config.log.level, loaded.config.log.format)
-        daemon = Daemon(
-            loaded,
-            read,
-            signals,
-            file=options.config or DEFAULT_FILE,
-            state=paths.state_directory(options.state),
-            control=paths.control_socket(options.control),
-        )
+        try:
+            signals = Signals()
+            read = reloader(options)
+            # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
+            loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
+            logs.set_up(loaded.config.log.level, loaded.config.log.format)
+            daemon = Daemon(
+                loaded,
+                read,
+                signals,
+                file=options.config or DEFAULT_FILE,
+                state=paths.state_directory(options.state),
+                control=paths.control_socket(options.control),
+            )
+        except OSError as error:
+            raise StartError(f"cannot start: {(error.strerror or str(error)).lower()}") from None
         logs.begin()
         await daemon.run()
 
@@ -312,14 +316,15 @@ def _serve(options: argparse.Namespace) -> int:
         loop.run(serve())
     except StoppedError:
         return WELL
-    except (StartError, schema.ConfigError) as error:
+    except (StartError, schema.ConfigError, loop.NoLoopError) as error:
         logs.end()
         code, faults = WRONG, [f"busyweight: {error}"]
         if isinstance(error, schema.ConfigError):
             code, faults = USAGE, error.faults
         for fault in faults:
             _complain(fault)
-        loop.run(farewell.say())
+        with contextlib.suppress(loop.NoLoopError, OSError):
+            loop.run(farewell.say())
         return code
     finally:
         logs.end()

@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,9 @@ class Session:
             self._deadline.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        self._socket.close()
+        # The descriptor is gone whatever close(2) says.
+        with suppress(OSError):
+            self._socket.close()
 
     def _patience(self, seconds: float, then: Callable[[], None]) -> None:
         if self._deadline:

@@ -117,7 +117,8 @@ class ControlSocket:
         self._loop.remove_reader(self._listener)
         if self._resting:
             self._resting.cancel()
-        self._listener.close()
+        with contextlib.suppress(OSError):
+            self._listener.close()
         for client in list(self.clients):
             client.close()
         if _inode(self.path) == self._inode:
@@ -144,20 +145,20 @@ class ControlSocket:
                 self._loop.remove_reader(self._listener)
                 self._rest()
                 return
-            connection.setblocking(False)
             self._welcome(connection)
 
     def _welcome(self, connection: socket.socket) -> None:
         try:
+            connection.setblocking(False)
             peer = peer_of(connection)
         except OSError:
-            connection.close()
+            with contextlib.suppress(OSError):
+                connection.close()
             return
         if why := self._refusal(peer):
             # A new connection's buffer has room for a line.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), connection:
                 connection.send(encode(failure(why)))
-            connection.close()
             return
         self.clients.add(Session(connection, peer, self.commands, self.clients.discard))
 

@@ -134,8 +134,12 @@ def _serves(listener: socket.socket, *, v6only: bool) -> bool:
 
 
 def _waiting(listener: socket.socket) -> int:
-    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked."""
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked. One batch
+    where the kernel does not tell."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    except OSError:
+        return BATCH
     return int.from_bytes(info[24:28], sys.byteorder)
 
 
@@ -187,7 +191,9 @@ class Server:
         if resting := self._backing_off.pop(listener, None):
             resting.cancel()
         self._listeners.remove(listener)
-        listener.close()
+        # The descriptor is gone whatever close(2) says.
+        with suppress(OSError):
+            listener.close()
 
     def close(self) -> None:
         """Ends all. Pollers that owe their line get the default reply."""
@@ -218,7 +224,10 @@ class Server:
         No, if a listener does not listen any more, or if somebody waits as at the last call
         and nobody has had a turn since.
         """
-        if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+        try:
+            if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+                return False
+        except OSError:
             return False
         waiting = select.poll()
         for each in self._listeners:
