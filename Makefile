@@ -20,7 +20,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -typ
 BENCHES := $(patsubst benches/%/__main__.py,bench-%,$(wildcard benches/*/__main__.py))
 
 .NOTPARALLEL:
-.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak dist test-dist test-first-hour test-matrix lock clean
+.PHONY: help run demo build test test-parts lint bench $(BENCHES) soak soak-faults soak-calls soak-lives dist test-dist test-first-hour test-matrix lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -51,10 +51,24 @@ bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: benc
 $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*
 
-# CI=true makes a missing real part a failure, as in .ci/run.
-soak: build ## the long tests, about three quarters of an hour; installs what they need
+# CI=true makes a missing real part a failure, as in .ci/run. The parts may be run apart.
+SOAKED := $(BIN)/pytest --timeout=1800
+SOAK := CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m
+LONG_PARTS := tests/faults/test_injection.py tests/faults/test_last_words.py
+
+soak: soak-faults soak-calls soak-lives ## the long tests, three hours in all; installs what they need
+
+soak-faults: build
 	@tools/setup.sh soak
-	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 55m $(BIN)/pytest --timeout=1800 tests/faults
+	$(SOAK) 55m $(SOAKED) $(LONG_PARTS:%=--ignore=%) tests/faults
+
+soak-calls: build ## each system call of the agent's life fails or hangs: half an hour
+	@tools/setup.sh soak
+	$(SOAK) 45m $(SOAKED) -rP tests/faults/test_injection.py
+
+soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders and faults: an hour and a half
+	@tools/setup.sh soak
+	$(SOAK) 150m $(SOAKED) tests/faults/test_last_words.py
 
 # zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
 dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/

@@ -64,11 +64,11 @@ pub struct Totals {
     /// Connections from outside the allowed networks.
     pub refused: u64,
     /// Connections that were gone before their reply.
-    pub lost: u64,
+    pub disconnected: u64,
     /// Pollers that owed a line for too long, and got the default reply.
     pub timed_out: u64,
     /// Pollers that owed a line for longest when too many did, and got the default reply.
-    pub crowded: u64,
+    pub evicted: u64,
     /// Times that no file descriptor was free.
     pub no_fds: u64,
 }
@@ -162,7 +162,7 @@ impl Answerer {
 
     /// Turns away who is not allowed, `most` of them at most, up to the first who is, and keeps
     /// that one for the next burst. Whether there may be such a one.
-    pub fn anyone(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
+    pub fn accept_allowed(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
         if self.allow.is_empty() || self.first.is_some() {
             return true;
         }
@@ -190,7 +190,7 @@ impl Answerer {
 
     /// Accepts and answers at most `most` polls. With pools, those that owe their line are
     /// put into `owing`, to be watched by the caller.
-    pub fn burst(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
+    pub fn serve_batch(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
         let mut came = false;
         if let Some((socket, peer)) = self.first.take() {
             came = true;
@@ -224,11 +224,11 @@ impl Answerer {
         line_is_there
     }
 
-    /// A poller's time is over, or its place is wanted by others (`crowded`): it gets the
+    /// A poller's time is over, or its place is wanted by others (`evicted`): it gets the
     /// default pool's reply.
-    pub fn expire(&mut self, fd: RawFd, crowded: bool) {
+    pub fn expire(&mut self, fd: RawFd, evicted: bool) {
         if let Some(owing) = self.owing.remove(&fd) {
-            *(if crowded { &mut self.totals.crowded } else { &mut self.totals.timed_out }) += 1;
+            *(if evicted { &mut self.totals.evicted } else { &mut self.totals.timed_out }) += 1;
             self.reply_to_line(&Owing { line: Vec::new(), ..owing });
         }
     }
@@ -261,7 +261,7 @@ impl Answerer {
                 | Errno::OPNOTSUPP
                 | Errno::PERM,
             ) => {
-                self.totals.lost += 1;
+                self.totals.disconnected += 1;
                 Ok(None)
             }
             Err(_) => Err(End::Stuck),
@@ -325,7 +325,7 @@ impl Answerer {
     }
 
     fn tally(&mut self, sent: bool) {
-        if sent { self.totals.answered += 1 } else { self.totals.lost += 1 }
+        if sent { self.totals.answered += 1 } else { self.totals.disconnected += 1 }
     }
 
     fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {

@@ -5,8 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::procfs::{Files, Miss, Procfs, parse_cpu_ms, read_at_start};
-use crate::snapshot::Pid;
+use crate::pid::Pid;
+use crate::procfs::{Files, Procfs, ReadError, parse_cpu_ms, read_at_start};
 
 /// Where CPU times are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl Way {
     /// The file to be kept open for [`Self::read_ns`], where there is one.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn open(self, pid: Pid, files: &Files) -> Result<Option<OwnedFd>, Miss> {
+    /// See [`ReadError`].
+    pub fn open(self, pid: Pid, files: &Files) -> Result<Option<OwnedFd>, ReadError> {
         match self {
             Self::Clock => Ok(None),
             Self::Stat => files.open(pid, "stat").map(Some),

@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 
-use crate::job::Context;
-use crate::procfs::{Files, Miss, Procfs, TITLE_LEN_MAX};
-use crate::snapshot::Pid;
+use crate::pid::Pid;
+use crate::procfs::{Files, Procfs, ReadError, TITLE_LEN_MAX};
+use crate::read_task::Context;
 use crate::title::Reading;
 
 /// More are not looked for: one is enough to say so.
@@ -45,7 +45,7 @@ pub fn hidden_by_name(procfs: &mut Procfs, context: &Context) -> Vec<Hidden> {
     found
 }
 
-fn look(pid: Pid, files: &Files, context: &Context, copies: &mut HashSet<Pid>) -> Result<Option<Hidden>, Miss> {
+fn look(pid: Pid, files: &Files, context: &Context, copies: &mut HashSet<Pid>) -> Result<Option<Hidden>, ReadError> {
     let mut buf = [0; 64];
     let comm = files.comm(pid, &mut buf)?;
     let foreign = context.bits(|s| !s.comm.matches(comm));
@@ -57,7 +57,7 @@ fn look(pid: Pid, files: &Files, context: &Context, copies: &mut HashSet<Pid>) -
     if accepted == 0 {
         return Ok(None);
     }
-    let reads = |pid: Pid| -> Result<u32, Miss> {
+    let reads = |pid: Pid| -> Result<u32, ReadError> {
         let mut title = [0; TITLE_LEN_MAX];
         let title = files.read(pid, "cmdline", &mut title)?;
         Ok(context.bits(|s| s.grammar.read(title) != Reading::No))

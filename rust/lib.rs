@@ -1,7 +1,7 @@
 //! The map of the crate; no logic.
 //!
 //! Data flows one way: a [`discovery`] names processes, the [`tracker`] knows which of them
-//! are workers and what must be read, a [`job`] reads it, [`presets`] give it meaning, and
+//! are workers and what must be read, a [`read_task`] reads it, [`presets`] give it meaning, and
 //! [`snapshot`] adds it up. [`scanner`] runs that on a thread of its own; [`answer`] hands
 //! replies to pollers; `python` is the boundary.
 
@@ -13,15 +13,16 @@ pub mod discovery;
 mod effort;
 pub mod error;
 pub mod hidden;
-pub mod job;
+pub mod hung_reads;
 pub mod net;
+pub mod pid;
 pub mod presets;
 pub mod procfs;
 mod python;
 pub mod quarantine;
+pub mod read_task;
 pub mod scanner;
 pub mod selector;
 pub mod snapshot;
-pub mod stuck;
 pub mod title;
 pub mod tracker;

@@ -92,7 +92,7 @@ fn faktory(title: &[u8]) -> Reading {
 /// anywhere; the version's digit tells it from `resque-scheduler`, which does no jobs.
 ///
 /// Its relatives write the same states: resqued puts a `[tag]` before them, php-resque and pyres
-/// their queues after the version, ` (q1,q2)` or ` [q1,q2]`.
+/// their queues after the version, ` (q1,q2)` or ` [q1,q2]`. Older ones begin as `resque: Starting`.
 fn resque(title: &[u8]) -> Reading {
     const NAMES: [&[u8]; 2] = [b"resque-", b"pyres_worker-"];
     for at in 0..title.len() {
@@ -105,7 +105,11 @@ fn resque(title: &[u8]) -> Reading {
             };
         }
     }
-    Reading::No
+    match title.strip_prefix(b"resque: ").map(|state| words(state).next()) {
+        Some(Some(b"Starting")) => Reading::IDLE,
+        Some(_) => Reading::Unparsable,
+        None => Reading::No,
+    }
 }
 
 /// `VERSION[ (QUEUES)][ [QUEUES]]: [[TAG]]STATE` -> STATE.
@@ -143,7 +147,7 @@ fn rq(title: &[u8]) -> Reading {
 ///
 /// A backend shows where its client is: `[local]` or `ADDRESS(PORT)`. The server's own
 /// processes (checkpointer, autovacuum, parallel workers) do not, and serve nobody directly;
-/// a walsender does, and serves no query.
+/// a walsender does (`wal sender process` before version 10), and serves no query.
 fn postgres(title: &[u8]) -> Reading {
     let Some(rest) = title.strip_prefix(b"postgres: ") else { return Reading::No };
     let rest = match rest.windows(2).position(|w| w == b": ") {
@@ -155,7 +159,7 @@ fn postgres(title: &[u8]) -> Reading {
         |w: &[u8]| w == b"[local]" || (w.ends_with(b")") && w.iter().position(|&b| b == b'(').is_some_and(|i| i > 0));
     let Some(host) = all.iter().skip(2).position(|w| is_host(w)).map(|i| i + 2) else { return Reading::No };
     match all.get(host + 1) {
-        _ if all[0] == b"walsender" => Reading::No,
+        _ if all[0] == b"walsender" || all.starts_with(&[b"wal", b"sender", b"process"]) => Reading::No,
         None => Reading::Unparsable,
         Some(&b"idle") => Reading::IDLE,
         Some(_) => Reading::BUSY,
@@ -219,6 +223,11 @@ mod tests {
         ("resque", b"resque-2.6.0: Dreaming", UNPARSABLE),
         ("resque", b"resque-scheduler-4.0: Processing Delayed Items", NO),
         ("resque", b"resque-", NO),
+        // The first title of an old one has no version.
+        ("resque", b"resque: Starting\0", IDLE),
+        ("resque", b"resque: Dreaming", UNPARSABLE),
+        ("resque", b"my resque: Starting", NO),
+        ("resque", b"resque: resque-2.6.0: Forked 12 at 1700000000", BUSY),
         // The state is read behind any name.
         ("rq", b"rq:worker:a: b: Listening on default", IDLE),
         ("rq", b"rq:worker:a: Processing f from q since 1", BUSY),
@@ -234,6 +243,8 @@ mod tests {
         ("postgres", b"postgres: 15/main: app shop [local] INSERT waiting", BUSY),
         ("postgres", b"postgres: app shop [local]", UNPARSABLE),
         ("postgres", b"postgres: walsender app 10.0.0.5(51234) streaming 0/1", NO),
+        ("postgres", b"postgres: 9.6/main: wal sender process app 10.0.0.5(51234) streaming 0/1", NO),
+        ("postgres", b"postgres: wal sender [local] SELECT", BUSY),
         ("postgres", b"postgres: 15/main: parallel worker for PID 12", NO),
         ("postgres", b"postgres: autovacuum worker shop", NO),
         ("postgres", b"postgres: ", NO),

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{self, Access, AtFlags, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::Error;
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// A title is at most one page: the kernel keeps argv there, and MRI cuts at 1,023 bytes.
 pub const TITLE_LEN_MAX: usize = 4096;
@@ -35,21 +35,22 @@ const TICK_MS: u64 = 10;
 
 /// Why one file of one process could not be read. Never an error of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Miss {
+pub enum ReadError {
     /// The process is gone.
     Gone,
-    /// Reading it is not permitted.
+    /// Reading it is not permitted, or fails for a reason of its own.
     Denied,
     /// No file descriptor is free; nothing is known about the process.
     NoFds,
 }
 
-impl From<Errno> for Miss {
+impl From<Errno> for ReadError {
     fn from(e: Errno) -> Self {
         match e {
+            Errno::NOENT | Errno::SRCH | Errno::NOTDIR => Self::Gone,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::NoFds,
-            Errno::ACCESS | Errno::PERM | Errno::ISDIR => Self::Denied,
-            _ => Self::Gone,
+            // Whatever else it is: the process is there, and may be a worker.
+            _ => Self::Denied,
         }
     }
 }
@@ -204,20 +205,20 @@ impl Files {
     /// Opens one file of one process.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+    /// See [`ReadError`].
+    pub fn open(&self, pid: Pid, name: &str) -> Result<OwnedFd, ReadError> {
         let mut path = [0u8; 64];
         // 10 digits, a slash, a name of this crate and the NUL always fit.
         let _ = write!(&mut path[..63], "{pid}/{name}");
         let path = CStr::from_bytes_until_nul(&path).unwrap_or(c"");
-        Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        Ok(retry_on_intr(|| fs::openat(&self.root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?)
     }
 
     /// Reads the beginning of one file of one process.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn read<'b>(&self, pid: Pid, name: &str, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         read_at_start(&self.open(pid, name)?, buf)
     }
 
@@ -225,8 +226,8 @@ impl Files {
     /// on still show it. Empty if there is none, as of a zombie.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn title_without_leader<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn title_without_leader<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         if self.stat(pid)?.threads < 2 {
             return Ok(&buf[..0]);
         }
@@ -241,7 +242,7 @@ impl Files {
         Ok(&buf[..0])
     }
 
-    fn open_directory(&self, pid: Pid, name: &str) -> Result<OwnedFd, Miss> {
+    fn open_directory(&self, pid: Pid, name: &str) -> Result<OwnedFd, ReadError> {
         let path = format!("{pid}/{name}");
         Ok(fs::openat(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
     }
@@ -249,8 +250,8 @@ impl Files {
     /// The name of a process, without its newline.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn comm<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
+    /// See [`ReadError`].
+    pub fn comm<'b>(&self, pid: Pid, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
         let comm = self.read(pid, "comm", buf)?;
         Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
     }
@@ -258,17 +259,17 @@ impl Files {
     /// Parent and start of a process.
     ///
     /// # Errors
-    /// See [`Miss`]; a tree without `stat` files says `Gone`.
-    pub fn stat(&self, pid: Pid) -> Result<Stat, Miss> {
-        parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(Miss::Gone)
+    /// See [`ReadError`]; a tree without `stat` files says `Gone`.
+    pub fn stat(&self, pid: Pid) -> Result<Stat, ReadError> {
+        parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(ReadError::Gone)
     }
 
     /// The parent of a process from `status`, for trees that have no `stat`.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn ppid_from_status(&self, pid: Pid) -> Result<Pid, Miss> {
-        status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(Miss::Gone)
+    /// See [`ReadError`].
+    pub fn ppid_from_status(&self, pid: Pid) -> Result<Pid, ReadError> {
+        status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(ReadError::Gone)
     }
 
     /// The real and the effective user of a process: who started it, and whose rights it has. They are
@@ -276,23 +277,23 @@ impl Files {
     /// dumpable; the owner serves where there is no `status`.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn uids(&self, pid: Pid) -> Result<[u32; 2], Miss> {
+    /// See [`ReadError`].
+    pub fn uids(&self, pid: Pid) -> Result<[u32; 2], ReadError> {
         match self.read(pid, "status", &mut [0; 2048]) {
             Ok(status) => {
-                let nth = |nth| status_number(status, "Uid:", nth).ok_or(Miss::Denied);
+                let nth = |nth| status_number(status, "Uid:", nth).ok_or(ReadError::Denied);
                 Ok([nth(0)?, nth(1)?])
             }
-            Err(Miss::Gone) => Ok([fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid; 2]),
-            Err(miss) => Err(miss),
+            Err(ReadError::Gone) => Ok([fs::statat(&self.root, pid.to_string(), AtFlags::empty())?.st_uid; 2]),
+            Err(error) => Err(error),
         }
     }
 
     /// The cgroup paths of a process: in the v2 hierarchy, and in systemd's own v1 hierarchy.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn cgroups(&self, pid: Pid) -> Result<Vec<String>, Miss> {
+    /// See [`ReadError`].
+    pub fn cgroups(&self, pid: Pid) -> Result<Vec<String>, ReadError> {
         Ok(parse_cgroups(self.read(pid, "cgroup", &mut [0; TITLE_LEN_MAX])?))
     }
 }
@@ -300,9 +301,9 @@ impl Files {
 /// Reads from the beginning of a file that may be kept open.
 ///
 /// # Errors
-/// See [`Miss`].
-pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], Miss> {
-    match rustix::io::pread(file, &mut *buf, 0) {
+/// See [`ReadError`].
+pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], ReadError> {
+    match retry_on_intr(|| rustix::io::pread(file, &mut *buf, 0)) {
         Ok(n) => Ok(&buf[..n]),
         // A pipe has no positions. Only a tree of plain files can hold one.
         Err(Errno::SPIPE) => Ok(rustix::io::read(file, &mut *buf).map(|n| &buf[..n])?),
@@ -316,7 +317,7 @@ pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], 
 pub fn waits_for_a_cpu(tid: rustix::thread::Pid) -> bool {
     let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
     let mut buf = [0; 1024];
-    let stat = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Miss::from);
+    let stat = fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(ReadError::from);
     stat.and_then(|file| read_at_start(&file, &mut buf).map(|s| parse_state(s) == Some(b'R'))).unwrap_or(false)
 }
 
@@ -401,6 +402,15 @@ mod tests {
         assert_eq!(parse_stat(b""), None);
         let worked = b"12 (a) S 7 1 1 0 -1 0 0 0 0 0 150 7 9 9 20 0 1 0 4242 0 0";
         assert_eq!((parse_cpu_ms(worked), parse_cpu_ms(b"12 (a) S 7")), (Some(1570), None));
+    }
+
+    #[test]
+    fn only_what_is_not_there_is_gone() {
+        assert_eq!(ReadError::from(Errno::SRCH), ReadError::Gone);
+        assert_eq!(ReadError::from(Errno::NOMEM), ReadError::NoFds);
+        for other in [Errno::ACCESS, Errno::IO, Errno::OVERFLOW] {
+            assert_eq!(ReadError::from(other), ReadError::Denied);
+        }
     }
 
     #[test]

@@ -21,9 +21,9 @@ use crate::cpu_time::Way;
 use crate::discovery;
 use crate::error::Error;
 use crate::hidden;
-use crate::job::Context;
 use crate::net::Net;
 use crate::procfs::Procfs;
+use crate::read_task::Context;
 use crate::scanner;
 use crate::selector::{self, Spec};
 use crate::snapshot;
@@ -208,8 +208,8 @@ impl Scanner {
         let procfs = Procfs::open(Path::new(procfs))?;
         let event = scanner::new_event()?;
         let former = former.as_ref().map(|f| &f.scanner);
-        let kernel = former.and_then(scanner::Scanner::kernel);
-        let choice = discovery::choose(discovery, &procfs, &selectors, kernel, drop_privileges);
+        let candidates = former.and_then(scanner::Scanner::shared_candidates);
+        let choice = discovery::choose(discovery, &procfs, &selectors, candidates, drop_privileges);
         let way = Way::choose(&procfs);
         let context = Arc::new(Context { selectors, detail, way });
         scanner::reserve_fds(kept_max);
@@ -236,8 +236,8 @@ impl Scanner {
         py.detach(|| self.scanner.start());
     }
 
-    fn nudge(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.scanner.nudge())
+    fn check_deadline(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.scanner.check_deadline())
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Option<Snapshot>> {
@@ -272,8 +272,8 @@ impl Scanner {
         workers.into_iter().map(convert).collect()
     }
 
-    fn left_behind(&self, py: Python<'_>) -> u32 {
-        py.detach(|| self.scanner.left_behind())
+    fn hung_readers(&self, py: Python<'_>) -> u32 {
+        py.detach(|| self.scanner.hung_readers())
     }
 
     fn fallback(&self, py: Python<'_>) -> Option<String> {
@@ -285,9 +285,9 @@ impl Scanner {
 struct Totals {
     answered: u64,
     refused: u64,
-    lost: u64,
+    disconnected: u64,
     timed_out: u64,
-    crowded: u64,
+    evicted: u64,
     no_fds: u64,
 }
 
@@ -324,13 +324,13 @@ impl Answerer {
         self.0.settled(clock::now_ns())
     }
 
-    fn anyone(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
-        py.detach(|| self.0.anyone(borrowed(listener), most, clock::now_ns()))
+    fn accept_allowed(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> bool {
+        py.detach(|| self.0.accept_allowed(borrowed(listener), most, clock::now_ns()))
     }
 
-    fn burst(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
+    fn serve_batch(&mut self, py: Python<'_>, listener: RawFd, most: usize) -> (i8, Vec<RawFd>) {
         let mut owing = Vec::new();
-        let end = py.detach(|| self.0.burst(borrowed(listener), most, clock::now_ns(), &mut owing));
+        let end = py.detach(|| self.0.serve_batch(borrowed(listener), most, clock::now_ns(), &mut owing));
         let end = match end {
             End::Drained => 0,
             End::More => 1,
@@ -343,15 +343,22 @@ impl Answerer {
         py.detach(|| self.0.readable(fd))
     }
 
-    #[pyo3(signature = (fd, *, crowded=false))]
-    fn expire(&mut self, py: Python<'_>, fd: RawFd, crowded: bool) {
-        py.detach(|| self.0.expire(fd, crowded));
+    #[pyo3(signature = (fd, *, evicted=false))]
+    fn expire(&mut self, py: Python<'_>, fd: RawFd, evicted: bool) {
+        py.detach(|| self.0.expire(fd, evicted));
     }
 
     fn totals(&self) -> Totals {
         let t = self.0.totals();
-        let (timed_out, crowded) = (t.timed_out, t.crowded);
-        Totals { answered: t.answered, refused: t.refused, lost: t.lost, timed_out, crowded, no_fds: t.no_fds }
+        let (timed_out, evicted) = (t.timed_out, t.evicted);
+        Totals {
+            answered: t.answered,
+            refused: t.refused,
+            disconnected: t.disconnected,
+            timed_out,
+            evicted,
+            no_fds: t.no_fds,
+        }
     }
 
     fn answered_by_pool(&self) -> HashMap<String, u64> {
@@ -396,7 +403,7 @@ fn now_ns() -> u64 {
 fn _scan(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("PRESETS", PyTuple::new(m.py(), selector::names().collect::<Vec<_>>())?)?;
-    m.add("LEFT_BEHIND_MAX", scanner::LEFT_BEHIND_MAX)?;
+    m.add("HUNG_READERS_MAX", scanner::HUNG_READERS_MAX)?;
     m.add_function(wrap_pyfunction!(now_ns, m)?)?;
     m.add_function(wrap_pyfunction!(hidden_by_name, m)?)?;
     m.add_class::<Selector>()?;

@@ -1,11 +1,12 @@
 //! PURE. Processes that hung a reader: who they are, and when to try them again.
 //!
-//! A process is tried again only after the reader that hung at it has come back, so one that
-//! hangs for ever costs one thread and no more. Every strike doubles the wait.
+//! A process is tried again only when no reader hangs at it, so one that hangs for ever costs one
+//! thread and no more. Where readers hang now is not known here: callers say so. Every strike doubles
+//! the wait, which begins with it.
 
 use std::collections::HashMap;
 
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// The wait after the first strike, and the longest one.
 const WAIT_MS: u64 = 1_000;
@@ -15,14 +16,7 @@ const WAIT_MS_MAX: u64 = 60_000;
 struct Held {
     strikes: u32,
     until_ms: u64,
-    stuck: bool,
     mask: u32,
-}
-
-impl Held {
-    fn wait_from(&mut self, now_ms: u64) {
-        self.until_ms = now_ms + (WAIT_MS << (self.strikes - 1).min(16)).min(WAIT_MS_MAX);
-    }
 }
 
 /// See the module. Times are milliseconds of one clock; masks are selectors as bits.
@@ -32,27 +26,12 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// A reader hangs at this process now.
-    pub fn hung(&mut self, pid: Pid, mask: u32, now_ms: u64) {
-        let held = self.held.entry(pid).or_insert(Held { strikes: 0, until_ms: 0, stuck: true, mask });
+    /// A reader hangs at this process since just now.
+    pub fn strike(&mut self, pid: Pid, mask: u32, now_ms: u64) {
+        let held = self.held.entry(pid).or_insert(Held { strikes: 0, until_ms: 0, mask });
+        held.until_ms = now_ms + (WAIT_MS << held.strikes.min(16)).min(WAIT_MS_MAX);
         held.strikes += 1;
-        held.stuck = true;
         held.mask |= mask;
-        held.wait_from(now_ms);
-    }
-
-    /// Readers may have come back: none hangs but where `hangs` says so.
-    pub fn heal(&mut self, hangs: impl Fn(Pid) -> bool, now_ms: u64) {
-        for (_, held) in self.held.iter_mut().filter(|(pid, held)| held.stuck && !hangs(**pid)) {
-            held.stuck = false;
-            held.wait_from(now_ms);
-        }
-    }
-
-    /// Whether a reader hangs there, as far as is known.
-    #[must_use]
-    pub fn hangs(&self, pid: Pid) -> bool {
-        self.held.get(&pid).is_some_and(|held| held.stuck)
     }
 
     /// It was read in good time.
@@ -68,10 +47,10 @@ impl Quarantine {
         !self.held.is_empty() && self.held.contains_key(&pid)
     }
 
-    /// Those that may be tried again now.
+    /// Those that may be tried again now, but for those where a reader `hangs`.
     #[must_use]
-    pub fn due(&self, now_ms: u64) -> Vec<Pid> {
-        self.held.iter().filter(|(_, h)| !h.stuck && h.until_ms <= now_ms).map(|(&pid, _)| pid).collect()
+    pub fn due(&self, now_ms: u64, hangs: impl Fn(Pid) -> bool) -> Vec<Pid> {
+        self.held.iter().filter(|(pid, h)| h.until_ms <= now_ms && !hangs(**pid)).map(|(&pid, _)| pid).collect()
     }
 
     /// How many this selector accepts, as far as is known.
@@ -80,9 +59,9 @@ impl Quarantine {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32
     }
 
-    /// Forgets processes that are no more. One that holds a reader is there.
+    /// Forgets processes that are no more.
     pub fn forget_unless(&mut self, exists: impl Fn(Pid) -> bool) {
-        self.held.retain(|&pid, held| held.stuck || exists(pid));
+        self.held.retain(|&pid, _| exists(pid));
     }
 }
 
@@ -91,25 +70,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_tried_again_only_after_its_reader_came_back() {
+    fn it_is_tried_again_after_its_wait_and_not_while_a_reader_hangs_there() {
         let mut q = Quarantine::default();
-        q.hung(7, 1, 0);
-        assert!(q.holds(7) && q.due(1_000_000).is_empty());
-        q.heal(|pid| pid == 7, 4_000);
-        assert!(q.hangs(7) && q.due(1_000_000).is_empty());
-        q.heal(|_| false, 5_000);
-        assert!(q.due(5_999).is_empty());
-        assert_eq!(q.due(6_000), [7]);
+        q.strike(7, 1, 0);
+        assert!(q.holds(7));
+        assert!(q.due(1_000_000, |pid| pid == 7).is_empty());
+        assert!(q.due(999, |_| false).is_empty());
+        assert_eq!(q.due(1_000, |_| false), [7]);
     }
 
     #[test]
     fn every_strike_doubles_the_wait_up_to_a_minute() {
         let mut q = Quarantine::default();
         for (strike, wait_ms) in [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000].into_iter().enumerate() {
-            q.hung(7, 1, 0);
-            q.heal(|_| false, 0);
-            assert!(q.due(wait_ms - 1).is_empty(), "strike {strike}");
-            assert_eq!(q.due(wait_ms), [7], "strike {strike}");
+            q.strike(7, 1, 0);
+            assert!(q.due(wait_ms - 1, |_| false).is_empty(), "strike {strike}");
+            assert_eq!(q.due(wait_ms, |_| false), [7], "strike {strike}");
         }
         q.release(7);
         assert!(!q.holds(7));
@@ -118,9 +94,11 @@ mod tests {
     #[test]
     fn it_counts_for_the_selectors_whose_names_it_bears() {
         let mut q = Quarantine::default();
-        q.hung(7, 0b10, 0);
+        q.strike(7, 0b10, 0);
         assert_eq!((q.count(0b01), q.count(0b10)), (0, 1));
+        q.forget_unless(|_| true);
+        assert!(q.holds(7));
         q.forget_unless(|_| false);
-        assert!(q.holds(7), "its reader still hangs there");
+        assert!(!q.holds(7));
     }
 }

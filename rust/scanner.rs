@@ -1,10 +1,10 @@
-//! WORLD. One scan in flight, on a reader thread that can be left behind.
+//! WORLD. One scan at a time, on a reader thread that can be detached.
 //!
 //! Reading a `cmdline` can block for as long as its process likes, and nothing can interrupt
 //! it. So one thread does all the reading, with the tracker unlocked around every read; when
-//! a read takes too long, [`Scanner::nudge`] leaves that thread behind with its process,
+//! a read takes too long, [`Scanner::check_deadline`] detaches that thread, which keeps hanging at its process,
 //! quarantines the process, and lets a new thread go on with the same scan. Threads are only
-//! ever made for that, at most [`LEFT_BEHIND_MAX`] of them; beyond, reading stops until one
+//! ever made for that, at most [`HUNG_READERS_MAX`] of them; beyond, reading stops until one
 //! comes back, and the sample grows old, which is the truth.
 //!
 //! Nothing here waits for a reader except [`Scanner::scan`].
@@ -20,23 +20,24 @@ use rustix::thread::{Pid as Tid, gettid};
 use rustix::time::ClockId;
 
 use crate::clock::{nanos, now_ns};
-use crate::discovery::ebpf::Kernel;
+use crate::discovery::ebpf::SharedCandidates;
+use crate::hung_reads::HungReads;
+use crate::pid::Pid;
 use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
-use crate::snapshot::{Pid, Snapshot};
-use crate::stuck::Stuck;
+use crate::snapshot::Snapshot;
 use crate::tracker::{Tracker, WorkerInfo};
 
 mod meter;
 
 use meter::Meter;
 
-/// A read that takes longer is left behind. Against a process that loops over mprotect a read
+/// The thread of a read that takes longer is detached. Against a process that loops over mprotect a read
 /// took 18 ms at the median; on an idle host it takes some microseconds.
 pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 
-/// Threads left behind at one time, by a scanner and those that it succeeded, each at a process
+/// Threads detached at one time, by a scanner and those that it succeeded, each at a process
 /// that holds its own memory lock. (One more may hang where a scanner ended in the middle of a scan.)
-pub const LEFT_BEHIND_MAX: u32 = 16;
+pub const HUNG_READERS_MAX: u32 = 16;
 
 /// A reader needs room for one title and little else.
 const STACK_BYTES: usize = 256 * 1024;
@@ -55,35 +56,35 @@ struct Reading {
 struct Progress {
     /// The selectors that accept the process, as far as it was read.
     mask: AtomicU32,
-    /// Its process was told to be stuck.
-    left: AtomicBool,
+    /// It hangs, and was told to be among those that do.
+    detached: AtomicBool,
 }
 
-/// Takes a process off the stuck ones when the reader that was left behind there is back, however
+/// Takes a process off the hung reads when the reader that was detached there is back, however
 /// that ends.
-struct Back<'a> {
+struct ReturnGuard<'a> {
     pid: Pid,
     progress: &'a Progress,
-    stuck: &'a Stuck,
+    hung: &'a HungReads,
 }
 
-impl Drop for Back<'_> {
+impl Drop for ReturnGuard<'_> {
     fn drop(&mut self) {
-        if self.progress.left.load(Ordering::Relaxed) {
-            self.stuck.remove(self.pid);
+        if self.progress.detached.load(Ordering::Relaxed) {
+            self.hung.remove(self.pid);
         }
     }
 }
 
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "they are independent; every combination can occur")]
-struct Flight {
-    /// The reader that owns the scan; all others were left behind.
+struct ScanState {
+    /// The reader that owns the scan; all others were detached.
     owner: u64,
     /// A reader thread exists for the owner's number.
-    manned: bool,
+    has_reader: bool,
     running: bool,
-    /// The scan was begun by a reader that was left behind since.
+    /// The scan was begun by a reader that was detached since.
     begun: bool,
     reading: Option<Reading>,
     /// What the owner's predecessor hangs at, until the owner takes it over.
@@ -95,12 +96,12 @@ struct Flight {
 
 struct Shared {
     tracker: Mutex<Tracker>,
-    flight: Mutex<Flight>,
+    state: Mutex<ScanState>,
     /// For the reader: there is something to do. For `scan`: it is done.
     changed: Condvar,
     /// Readable when a scan is done, for event loops.
     event: OwnedFd,
-    stuck: Arc<Stuck>,
+    hung: Arc<HungReads>,
     /// Of the tracker, for those who cannot wait for its lock.
     fallback: OnceLock<String>,
     found_by: Mutex<FoundBy>,
@@ -112,12 +113,12 @@ struct Shared {
 #[derive(Clone)]
 struct FoundBy {
     name: &'static str,
-    kernel: Option<Kernel>,
+    candidates: Option<SharedCandidates>,
 }
 
 impl FoundBy {
     fn of(tracker: &Tracker) -> Self {
-        Self { name: tracker.discovery(), kernel: tracker.kernel() }
+        Self { name: tracker.discovery(), candidates: tracker.shared_candidates() }
     }
 }
 
@@ -136,17 +137,17 @@ impl Scanner {
     /// the first scan. `event` is what [`new_event`] made.
     #[must_use]
     pub fn new(mut tracker: Tracker, event: OwnedFd, former: Option<&Self>) -> Self {
-        let stuck = former.map(|f| f.shared.all_stuck()).unwrap_or_default();
-        for pid in stuck.all() {
+        let hung = former.map(|f| f.shared.all_hung()).unwrap_or_default();
+        for pid in hung.all() {
             tracker.hung_before(pid, now_ns());
         }
         let found_by = Mutex::new(FoundBy::of(&tracker));
         let shared = Shared {
             tracker: Mutex::new(tracker),
-            flight: Mutex::new(Flight::default()),
+            state: Mutex::new(ScanState::default()),
             changed: Condvar::new(),
             event,
-            stuck,
+            hung,
             fallback: OnceLock::new(),
             found_by,
             dropped: AtomicBool::new(false),
@@ -156,31 +157,31 @@ impl Scanner {
 
     /// Starts a scan unless one is running. Returns at once.
     pub fn start(&self) {
-        let mut flight = lock(&self.shared.flight);
-        if !flight.running {
-            flight.running = true;
-            flight.begun = false;
-            flight.done = None;
-            Shared::man(&self.shared, &mut flight);
+        let mut state = lock(&self.shared.state);
+        if !state.running {
+            state.running = true;
+            state.begun = false;
+            state.done = None;
+            Shared::ensure_reader(&self.shared, &mut state);
             self.shared.changed.notify_all();
         }
     }
 
-    /// Leaves a reader behind that has been at one process for too long. Returns at once; to
+    /// Detaches a reader that has been at one process for too long. Returns at once; to
     /// be called now and then while a scan runs. Whether it is worth asking again soon: not when
-    /// as many have been left behind as may be.
+    /// as many have been detached as may be.
     #[must_use]
-    pub fn nudge(&self) -> bool {
-        let mut flight = lock(&self.shared.flight);
-        // Left behind once: until its successor reads, there is nothing else to be late.
-        let overdue = flight.reading.take_if(|r| r.is_overdue() && self.left_behind() < LEFT_BEHIND_MAX);
+    pub fn check_deadline(&self) -> bool {
+        let mut state = lock(&self.shared.state);
+        // Detached once: until its successor reads, there is nothing else to be late.
+        let overdue = state.reading.take_if(|r| r.is_overdue() && self.hung_readers() < HUNG_READERS_MAX);
         if let Some(reading) = overdue {
-            self.shared.leave_behind(&mut flight, &reading);
-            flight.taken_over = Some(reading);
-            flight.manned = false;
-            Shared::man(&self.shared, &mut flight);
+            self.shared.detach_reader(&mut state, &reading);
+            state.taken_over = Some(reading);
+            state.has_reader = false;
+            Shared::ensure_reader(&self.shared, &mut state);
         }
-        self.left_behind() < LEFT_BEHIND_MAX
+        self.hung_readers() < HUNG_READERS_MAX
     }
 
     /// The finished scan's snapshot, once. `None` while it runs.
@@ -191,7 +192,7 @@ impl Scanner {
     pub fn take(&self) -> Option<Result<Snapshot, String>> {
         let mut counter = [0; 8];
         let _ = rustix::io::read(&self.shared.event, &mut counter);
-        lock(&self.shared.flight).done.take()
+        lock(&self.shared.state).done.take()
     }
 
     /// Readable when [`Self::take`] has something.
@@ -207,31 +208,31 @@ impl Scanner {
     /// The text of what broke the scan.
     pub fn scan(&self, give_up: Duration) -> Result<Snapshot, String> {
         let until_ns = now_ns() + give_up.as_nanos() as u64;
-        lock(&self.shared.flight).waiting += 1;
+        lock(&self.shared.state).waiting += 1;
         self.start();
         let done = loop {
-            let mut flight = lock(&self.shared.flight);
-            if flight.running {
-                let waited = self.shared.changed.wait_timeout(flight, READ_DEADLINE);
-                flight = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let mut state = lock(&self.shared.state);
+            if state.running {
+                let waited = self.shared.changed.wait_timeout(state, READ_DEADLINE);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if let Some(done) = flight.done.take() {
+            if let Some(done) = state.done.take() {
                 break done;
             }
-            drop(flight);
+            drop(state);
             if now_ns() > until_ns {
                 break Err("the readers hang".into());
             }
-            let _ = self.nudge();
+            let _ = self.check_deadline();
         };
-        lock(&self.shared.flight).waiting -= 1;
+        lock(&self.shared.state).waiting -= 1;
         done
     }
 
     /// Readers that hang now.
     #[must_use]
-    pub fn left_behind(&self) -> u32 {
-        self.shared.stuck.count()
+    pub fn hung_readers(&self) -> u32 {
+        self.shared.hung.count()
     }
 
     /// Every process with a worker's title, as of the last scan. May wait for a scan's own
@@ -243,8 +244,8 @@ impl Scanner {
 
     /// The programs in the kernel, for a successor to take over.
     #[must_use]
-    pub fn kernel(&self) -> Option<Kernel> {
-        lock(&self.shared.found_by).kernel.clone()
+    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
+        lock(&self.shared.found_by).candidates.clone()
     }
 
     /// The discovery in use.
@@ -270,21 +271,21 @@ impl Reading {
 
 impl Drop for Scanner {
     fn drop(&mut self) {
-        let mut flight = lock(&self.shared.flight);
-        match flight.reading.take() {
-            Some(reading) => self.shared.leave_behind(&mut flight, &reading),
-            None => flight.owner += 1,
+        let mut state = lock(&self.shared.state);
+        match state.reading.take() {
+            Some(reading) => self.shared.detach_reader(&mut state, &reading),
+            None => state.owner += 1,
         }
         self.shared.changed.notify_all();
-        drop(flight);
+        drop(state);
         // A reader that hangs keeps all this for as long as it hangs, and needs nothing of it. One that
         // hangs with the tracker's lock in hand lets go of it when it is back; nobody waits for that.
         self.shared.dropped.store(true, Ordering::SeqCst);
-        self.shared.abandon_if_dropped();
+        self.shared.shut_down_if_dropped();
     }
 }
 
-impl Flight {
+impl ScanState {
     /// The scan is over. Whether somebody waits for that, rather than for the event.
     fn end(&mut self, done: Result<Snapshot, String>) -> bool {
         self.running = false;
@@ -295,67 +296,67 @@ impl Flight {
 }
 
 impl Shared {
-    fn abandon_if_dropped(&self) {
+    fn shut_down_if_dropped(&self) {
         if self.dropped.load(Ordering::SeqCst) {
             match self.tracker.try_lock() {
-                Ok(mut tracker) => tracker.abandon(),
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().abandon(),
+                Ok(mut tracker) => tracker.shut_down(),
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().shut_down(),
                 Err(TryLockError::WouldBlock) => {}
             }
         }
     }
 
-    /// The owner shall end when it comes back from this, and its process is stuck until then.
-    fn leave_behind(&self, flight: &mut Flight, reading: &Reading) {
-        reading.progress.left.store(true, Ordering::Relaxed);
-        self.stuck.add(reading.pid);
-        flight.owner += 1;
+    /// The owner shall end when it comes back from this, and its read is a hung one until then.
+    fn detach_reader(&self, state: &mut ScanState, reading: &Reading) {
+        reading.progress.detached.store(true, Ordering::Relaxed);
+        self.hung.add(reading.pid);
+        state.owner += 1;
     }
 
-    /// The stuck ones, that at which the owner itself hangs included.
-    fn all_stuck(&self) -> Arc<Stuck> {
-        let flight = lock(&self.flight);
-        if let Some(reading) = flight.reading.as_ref().filter(|r| r.is_overdue()) {
-            reading.progress.left.store(true, Ordering::Relaxed);
-            self.stuck.add(reading.pid);
+    /// The hung reads, that of the owner itself included.
+    fn all_hung(&self) -> Arc<HungReads> {
+        let state = lock(&self.state);
+        if let Some(reading) = state.reading.as_ref().filter(|r| r.is_overdue()) {
+            reading.progress.detached.store(true, Ordering::Relaxed);
+            self.hung.add(reading.pid);
         }
-        Arc::clone(&self.stuck)
+        Arc::clone(&self.hung)
     }
 
     /// Makes sure that the owner's number has a thread.
-    fn man(shared: &Arc<Self>, flight: &mut Flight) {
-        if flight.manned {
+    fn ensure_reader(shared: &Arc<Self>, state: &mut ScanState) {
+        if state.has_reader {
             return;
         }
-        let (mine, owner) = (Arc::clone(shared), flight.owner);
+        let (mine, owner) = (Arc::clone(shared), state.owner);
         let name = std::thread::Builder::new().name("reader".into()).stack_size(STACK_BYTES);
         match name.spawn(move || mine.read_for(owner)) {
-            Ok(_) => flight.manned = true,
+            Ok(_) => state.has_reader = true,
             Err(e) => {
-                let waited_for = flight.end(Err(format!("no reader thread: {e}")));
+                let waited_for = state.end(Err(format!("no reader thread: {e}")));
                 shared.tell_the_end(waited_for);
             }
         }
     }
 
-    /// A reader's life: scans while it is the owner, and ends when it has been left behind.
+    /// A reader's life: scans while it is the owner, and ends when it has been detached.
     fn read_for(&self, owner: u64) {
         let (mut meter, tid) = (Meter::default(), gettid());
         loop {
-            let mut flight = lock(&self.flight);
-            while flight.owner == owner && !flight.running {
-                flight = self.changed.wait(flight).unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&self.state);
+            while state.owner == owner && !state.running {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if flight.owner != owner {
+            if state.owner != owner {
                 return;
             }
-            let taken_over = flight.taken_over.take();
-            let begun = std::mem::replace(&mut flight.begun, true);
-            drop(flight);
+            let taken_over = state.taken_over.take();
+            let begun = std::mem::replace(&mut state.begun, true);
+            drop(state);
             let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, tid, begun, taken_over)));
             let done = match done {
                 Ok(None) => {
-                    self.abandon_if_dropped();
+                    self.shut_down_if_dropped();
                     return;
                 }
                 Ok(Some(mut snapshot)) => {
@@ -364,13 +365,13 @@ impl Shared {
                 }
                 Err(_) => Err("the scan panicked".into()),
             };
-            let mut flight = lock(&self.flight);
-            if flight.owner != owner {
+            let mut state = lock(&self.state);
+            if state.owner != owner {
                 return;
             }
-            let waited_for = flight.end(done);
+            let waited_for = state.end(done);
             // Unlocked first: who is told would only find it locked.
-            drop(flight);
+            drop(state);
             self.tell_the_end(waited_for);
         }
     }
@@ -384,50 +385,50 @@ impl Shared {
         }
     }
 
-    /// One scan, or the rest of one. `None` when this reader was left behind.
+    /// One scan, or the rest of one. `None` when this reader was detached.
     fn scan(&self, owner: u64, tid: Tid, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
         let mut tracker = lock(&self.tracker);
         if let Some(reading) = taken_over {
             tracker.hung(reading.pid, reading.progress.mask.load(Ordering::Relaxed));
         }
         if !begun {
-            tracker.begin(now_ns(), &|pid| self.stuck.has(pid));
+            tracker.begin(now_ns(), &|pid| self.hung.has(pid));
         }
         let (files, context) = (tracker.files(), tracker.context());
         let progress = Arc::new(Progress::default());
         let mut buf = [0; TITLE_LEN_MAX];
-        while let Some(job) = tracker.next_job() {
+        while let Some(task) = tracker.next_task() {
             // It may have been queued twice, or hang a former scanner's reader by now.
-            if self.stuck.has(job.pid) {
-                tracker.leave_alone(job.pid);
+            if self.hung.has(task.pid) {
+                tracker.leave_alone(task.pid);
                 continue;
             }
             drop(tracker);
-            progress.mask.store(job.mask(), Ordering::Relaxed);
+            progress.mask.store(task.mask(), Ordering::Relaxed);
             let since_ns = now_ns();
-            let reading = Reading { pid: job.pid, tid, since_ns, progress: Arc::clone(&progress) };
-            let mut flight = lock(&self.flight);
-            if flight.owner != owner {
+            let reading = Reading { pid: task.pid, tid, since_ns, progress: Arc::clone(&progress) };
+            let mut state = lock(&self.state);
+            if state.owner != owner {
                 return None;
             }
-            flight.reading = Some(reading);
-            drop(flight);
-            let _back = Back { pid: job.pid, progress: &progress, stuck: &self.stuck };
-            let (outcome, title) = job.run(&context, &files, &progress.mask, &mut buf);
-            let mut flight = lock(&self.flight);
-            let left_behind = flight.owner != owner;
-            if !left_behind {
-                flight.reading = None;
+            state.reading = Some(reading);
+            drop(state);
+            let _guard = ReturnGuard { pid: task.pid, progress: &progress, hung: &self.hung };
+            let (outcome, title) = task.run(&context, &files, &progress.mask, &mut buf);
+            let mut state = lock(&self.state);
+            let detached = state.owner != owner;
+            if !detached {
+                state.reading = None;
             }
-            drop(flight);
+            drop(state);
             tracker = lock(&self.tracker);
-            if left_behind {
+            if detached {
                 // What it brought is late, and true all the same.
-                tracker.take(job, outcome, title, since_ns);
+                tracker.take(task, outcome, title, since_ns);
                 return None;
             }
-            tracker.on_time(job.pid);
-            tracker.take(job, outcome, title, since_ns);
+            tracker.on_time(task.pid);
+            tracker.take(task, outcome, title, since_ns);
         }
         if let Some(why) = tracker.fallback() {
             if self.fallback.get().is_none() {

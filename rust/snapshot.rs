@@ -2,10 +2,8 @@
 //!
 //! It must never know where a reading came from, nor what the counts will be used for.
 
+use crate::pid::Pid;
 use crate::title::Reading;
-
-/// A process id, as the procfs root shows it.
-pub type Pid = u32;
 
 /// One process whose title matched a selector.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,7 @@
 //!
 //! Workers keep their `cmdline` file open and cost one read each per scan. Whatever is not a
 //! worker is looked at again by time, not by scan. A process that hung a reader is
-//! quarantined. The tracker itself never reads a process: it hands out [`Job`]s and takes
+//! quarantined. The tracker itself never reads a process: it hands out [`ReadTask`]s and takes
 //! their outcomes, so that it is free while a reader hangs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use crate::cgroup_cpu::OtherCgroups;
 use crate::cpu_time::Way;
-use crate::discovery::ebpf::Kernel;
+use crate::discovery::ebpf::SharedCandidates;
 use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
-use crate::job::{Context, Job, Kind, Outcome};
+use crate::pid::Pid;
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
-use crate::snapshot::{Pid, Snapshot};
+use crate::read_task::{Context, Kind, Outcome, ReadTask};
+use crate::snapshot::Snapshot;
 
 mod counting;
 mod entry;
@@ -49,7 +50,7 @@ pub struct Tracker {
     missing: Vec<Pid>,
     rechecks: Rechecks,
     quarantine: Quarantine,
-    queue: VecDeque<Job>,
+    queue: VecDeque<ReadTask>,
     /// One per selector.
     others: Vec<OtherCgroups>,
     denied: u32,
@@ -99,13 +100,13 @@ impl Tracker {
         }
     }
 
-    /// The files that jobs read.
+    /// The files that tasks read.
     #[must_use]
     pub fn files(&self) -> Files {
         self.procfs.files().clone()
     }
 
-    /// What jobs are read by.
+    /// What tasks are read by.
     #[must_use]
     pub fn context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
@@ -125,21 +126,20 @@ impl Tracker {
 
     /// The programs in the kernel, for a successor to take over.
     #[must_use]
-    pub fn kernel(&self) -> Option<Kernel> {
-        self.discovery.kernel()
+    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
+        self.discovery.shared_candidates()
     }
 
     /// Begins a scan: looks for processes, and queues what is to be read. `hangs` tells where a
     /// reader hangs now.
     pub fn begin(&mut self, now_ns: u64, hangs: &dyn Fn(Pid) -> bool) {
         self.now_ms = now_ns / 1_000_000;
-        self.quarantine.heal(hangs, self.now_ms);
         self.next = Snapshot { began_ns: now_ns, visible: self.procfs.visible(), ..Snapshot::default() };
         if !self.next.visible {
             return;
         }
         match self.look() {
-            Some(Look::Listed) => self.take_listing(),
+            Some(Look::Listed) => self.take_listing(hangs),
             Some(_) => {}
             None => {
                 self.next.visible = false;
@@ -152,42 +152,43 @@ impl Tracker {
                 if !self.quarantine.holds(pid) {
                     let (files, accepted) = (worker.files.clone(), worker.accepted);
                     let kind = Kind::Title { files, accepted, cpu: accepted & wants_cpu != 0 };
-                    self.queue.push_back(Job { pid, kind });
+                    self.queue.push_back(ReadTask { pid, kind });
                 }
             }
         }
         self.queue_rechecks();
         // Those that hung a reader come last, so that they keep nobody waiting.
         // Not only upon a listing that changed: the reader may have come back after it.
-        self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid));
-        for pid in self.quarantine.due(self.now_ms) {
+        // One that holds a reader is there.
+        self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid) || hangs(pid));
+        for pid in self.quarantine.due(self.now_ms, hangs) {
             if self.entries.contains_key(&pid) {
-                self.queue.push_back(Job { pid, kind: Kind::Probe { start: false } });
+                self.queue.push_back(ReadTask { pid, kind: Kind::Probe { start: false } });
             }
         }
     }
 
     /// The next thing to read, if any.
-    pub fn next_job(&mut self) -> Option<Job> {
+    pub fn next_task(&mut self) -> Option<ReadTask> {
         self.queue.pop_front()
     }
 
-    /// Takes what a job brought, that began at `at_ns`. `title` holds the bytes of a [`Kind::Title`] job.
-    pub fn take(&mut self, job: Job, outcome: Outcome, title: &[u8], at_ns: u64) {
+    /// Takes what a task brought, that began at `at_ns`. `title` holds the bytes of a [`Kind::Title`] task.
+    pub fn take(&mut self, task: ReadTask, outcome: Outcome, title: &[u8], at_ns: u64) {
         match outcome {
-            Outcome::NoFds if self.give_back() => self.queue.push_back(job),
-            Outcome::NoFds => self.starved(job.pid),
+            Outcome::NoFds if self.give_back() => self.queue.push_back(task),
+            Outcome::NoFds => self.starved(task.pid),
             Outcome::Title { cpu_ns } => {
-                let wanted = matches!(job.kind, Kind::Title { cpu: true, .. });
+                let wanted = matches!(task.kind, Kind::Title { cpu: true, .. });
                 self.next.cpu_untold += u32::from(wanted && cpu_ns.is_none());
-                self.take_title(job.pid, title, cpu_ns.map(|cpu_ns| (at_ns, cpu_ns)));
+                self.take_title(task.pid, title, cpu_ns.map(|cpu_ns| (at_ns, cpu_ns)));
             }
             Outcome::Probed(probed) => {
                 self.next.rechecked += 1;
-                self.take_probe(job.pid, probed, at_ns);
+                self.take_probe(task.pid, probed, at_ns);
             }
-            Outcome::Gone => self.take_gone(&job),
-            Outcome::Denied(mask) => self.settle(job.pid, State::Denied(mask)),
+            Outcome::Gone => self.take_gone(&task),
+            Outcome::Denied(mask) => self.settle(task.pid, State::Denied(mask)),
         }
     }
 
@@ -196,14 +197,14 @@ impl Tracker {
         self.quarantine.release(pid);
     }
 
-    /// A reader hangs at this process and was left behind. Its last reading stays.
+    /// A reader hangs at this process and was detached. Its last reading stays.
     pub fn hung(&mut self, pid: Pid, mask: u32) {
-        self.quarantine.hung(pid, mask, self.now_ms);
+        self.quarantine.strike(pid, mask, self.now_ms);
     }
 
     /// A reader hangs at this process, and no other shall.
     pub fn leave_alone(&mut self, pid: Pid) {
-        if !self.quarantine.hangs(pid) {
+        if !self.quarantine.holds(pid) {
             self.hung_before(pid, self.now_ms * 1_000_000);
         }
     }
@@ -211,11 +212,11 @@ impl Tracker {
     /// A former scanner's reader hangs at this process. Whose it is can be read all the same.
     pub fn hung_before(&mut self, pid: Pid, now_ns: u64) {
         let mask = self.context.identify(pid, self.procfs.files()).map_or(u32::MAX, |of| of.accepted);
-        self.quarantine.hung(pid, mask, now_ns / 1_000_000);
+        self.quarantine.strike(pid, mask, now_ns / 1_000_000);
     }
 
     /// Forgets all, and closes what it can, because nobody will ask any more.
-    pub fn abandon(&mut self) {
+    pub fn shut_down(&mut self) {
         self.discovery = Box::new(Sweep::default());
         self.queue.clear();
         self.workers.clear();
@@ -239,7 +240,7 @@ impl Tracker {
         snapshot
     }
 
-    fn take_listing(&mut self) {
+    fn take_listing(&mut self, hangs: &dyn Fn(Pid) -> bool) {
         let (found, before) = (std::mem::take(&mut self.found), std::mem::take(&mut self.before));
         let present = |pid: Pid| found.binary_search_by_key(&pid, |f| f.pid).is_ok();
         for pid in std::mem::take(&mut self.missing) {
@@ -255,7 +256,7 @@ impl Tracker {
                 }
                 match old.next_if(|o| o.pid == new.pid) {
                     Some(same) if same.ident == new.ident => {}
-                    _ => self.came(new),
+                    _ => self.came(new, hangs),
                 }
             }
             for gone in old {
@@ -266,15 +267,17 @@ impl Tracker {
         self.found = found;
     }
 
-    fn came(&mut self, new: Found) {
+    fn came(&mut self, new: Found, hangs: &dyn Fn(Pid) -> bool) {
         // What is there at the first scan came at a time that only its start tells.
         let came = if self.first && self.kernels { Moment::UNKNOWN } else { Moment::at(self.now_ms) };
         let fresh = Entry { ident: new.ident, state: State::Unread, came, started: Moment::UNKNOWN, due_ms: 0 };
         let entry = self.entries.entry(new.pid).or_insert(fresh);
         entry.ident = new.ident;
         entry.came = came;
-        if !self.quarantine.hangs(new.pid) {
-            self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
+        if hangs(new.pid) {
+            self.leave_alone(new.pid);
+        } else {
+            self.queue.push_back(ReadTask { pid: new.pid, kind: Kind::Probe { start: false } });
         }
     }
 
@@ -312,7 +315,7 @@ impl Tracker {
             }
             // The start of an old candidate tells whether its pid was reused.
             let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came.ms(), self.now_ms);
-            self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came == Moment::UNKNOWN } });
+            self.queue.push_back(ReadTask { pid, kind: Kind::Probe { start: start || entry.came == Moment::UNKNOWN } });
         }
     }
 

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
-from agent._scan import LEFT_BEHIND_MAX, Scanner, Selector
+from agent._scan import HUNG_READERS_MAX, Scanner, Selector
 from tests.farm import sidekiq_title
 from tests.real.parts import Agent, until
 
@@ -96,7 +96,7 @@ class Tree:
 
     def hang_scans(self) -> list[int]:
         """As many such processes as it takes for a scan to hang: every reader does, and there may be no more."""
-        return [self.add_hanging(200 + i) for i in range(LEFT_BEHIND_MAX + 1)]
+        return [self.add_hanging(200 + i) for i in range(HUNG_READERS_MAX + 1)]
 
     def feed(self, pid: int, title: bytes) -> None:
         """The reader that hangs there gets this title; the next one hangs again."""

@@ -55,7 +55,10 @@ def resque(cmdline: bytes) -> tuple[int, int, bool] | str | None:
         rb"(?:resque|pyres_worker)-\d[^: ]*(?: \([^)]*\))?(?: \[[^\]]*\])?: +(?:\[[^\]]*\] *)?([^ ]*)",
         cmdline.split(b"\0")[0],
     )
-    return found and _one_job(found[1], {b"Waiting", b"Paused", b"Starting"}, {b"Processing", b"Forked"})
+    if found:
+        return _one_job(found[1], {b"Waiting", b"Paused", b"Starting"}, {b"Processing", b"Forked"})
+    early = re.match(rb"resque: +([^ ]*)", cmdline.split(b"\0")[0])
+    return early and _one_job(early[1], {b"Starting"}, set())
 
 
 def rq(cmdline: bytes) -> tuple[int, int, bool] | str | None:
@@ -78,7 +81,7 @@ def postgres(cmdline: bytes) -> tuple[int, int, bool] | str | None:
     words = [word for word in (after if colon else cluster).split(b" ") if word]
     for i, word in enumerate(words[2:], start=2):
         if word == b"[local]" or re.fullmatch(rb"[^(].*\(.*\)|[^(]+\(.*\)", word, re.DOTALL):
-            if words[0] == b"walsender":
+            if words[0] == b"walsender" or words[:3] == [b"wal", b"sender", b"process"]:
                 return None
             activity = words[i + 1 : i + 2]
             return "unparsable" if not activity else (int(activity != [b"idle"]), 1, False)

@@ -30,7 +30,7 @@ OURS, SWEEPING, HUNG, EBPF = "busyweight", "busyweight-sweeping", "busyweight-hu
 CONTESTANTS = (C, "c-recv", "c-segment", OURS, HUNG, UVLOOP, ASYNCIO)
 BALANCED = (C, "c-segment", OURS, UVLOOP, ASYNCIO)  # by a real HAProxy
 SWEPT = (OURS, SWEEPING, EBPF)
-HANGING = 17  # one more than readers may be left behind: from then on no scan ends
+HANGING = 17  # one more than readers may be detached: from then on no scan ends
 
 PROCESSES = 10_000
 WORKERS = 100

@@ -12,8 +12,8 @@ __version__: str
 PRESETS: tuple[str, ...]
 """What ``workers.preset`` may be: the known programs (rust/presets.rs), and custom."""
 
-LEFT_BEHIND_MAX: int
-"""As many readers are left behind at most; then a scan waits until one comes back."""
+HUNG_READERS_MAX: int
+"""As many readers are detached at most; then a scan waits until one comes back."""
 
 def now_ns() -> int:
     """Nanoseconds of ``CLOCK_BOOTTIME``, to which any step back (checkpoint/restore) was added: it never
@@ -157,8 +157,8 @@ class Scanner:
     def start(self) -> None:
         """Starts a scan unless one is running."""
 
-    def nudge(self) -> bool:
-        """While a scan runs: leaves a read behind that hangs, so that the rest goes on.
+    def check_deadline(self) -> bool:
+        """While a scan runs: detaches a reader that hangs, so that the rest goes on.
         Whether it is worth asking again soon."""
 
     def take(self) -> Snapshot | None:
@@ -171,9 +171,9 @@ class Scanner:
         """Every process with a worker's title, as of the last scan; by pid. May wait for a
         running scan's own work (milliseconds), never for a hung reader."""
 
-    def left_behind(self) -> int:
+    def hung_readers(self) -> int:
         """Readers that hang now, each at a process of its own, those of former scanners included.
-        Beyond LEFT_BEHIND_MAX none is left behind any more: the scan waits."""
+        Beyond HUNG_READERS_MAX none is detached any more: the scan waits."""
 
     def fallback(self) -> str | None:
         """Why the discovery is not the one it began with, as of the last scan."""
@@ -184,9 +184,9 @@ class Totals:
 
     answered: int
     refused: int  # from outside the allowed networks
-    lost: int  # gone before their reply
+    disconnected: int  # gone before their reply
     timed_out: int  # owed their line for too long, and got the default reply
-    crowded: int  # owed their line for longest when too many did, and got the default reply
+    evicted: int  # owed their line for longest when too many did, and got the default reply
     no_fds: int  # times that no file descriptor was free
 
 @final
@@ -207,14 +207,14 @@ class Answerer:
         """Until then (seconds of CLOCK_BOOTTIME) nobody need be asked what to reply."""
 
     def settled(self) -> bool:
-        """Whether that time is yet to come. Spares most bursts all but two calls."""
+        """Whether that time is yet to come. Spares most batches all but two calls."""
 
-    def anyone(self, listener: int, most: int) -> bool:
+    def accept_allowed(self, listener: int, most: int) -> bool:
         """Whether somebody may be waiting who is allowed to poll. At most ``most`` strangers are
-        turned away on the way; the first who is none is answered by the next burst, whatever its
+        turned away on the way; the first who is none is answered by the next batch, whatever its
         listener and its ``most``. GIL released."""
 
-    def burst(self, listener: int, most: int) -> tuple[int, list[int]]:
+    def serve_batch(self, listener: int, most: int) -> tuple[int, list[int]]:
         """Accepts and answers at most ``most`` polls. Returns how it ended (0: nobody waits;
         1: there may be more; -1: the listener cannot accept now, come back later) and the
         connections that owe their line, to be watched. GIL released."""
@@ -223,8 +223,8 @@ class Answerer:
         """A connection that owed its line can be read. True when it is done with and its
         descriptor closed."""
 
-    def expire(self, fd: int, *, crowded: bool = False) -> None:
-        """A connection's time is over, or its place is wanted (``crowded``): default reply,
+    def expire(self, fd: int, *, evicted: bool = False) -> None:
+        """A connection's time is over, or its place is wanted (``evicted``): default reply,
         then close."""
 
     def totals(self) -> Totals: ...

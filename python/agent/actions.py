@@ -5,12 +5,14 @@ what it needs when it runs, so that the agent carries nothing it does not use.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
 from agent.config import toml, values
 from agent.config.file import Source
 from agent.config.schema import Config
+from agent.config.words import os_error
 
 WELL, WRONG, USAGE = 0, 1, 2
 
@@ -70,19 +72,22 @@ def serve(options: argparse.Namespace) -> int:
     source = _source(options)
 
     async def run() -> None:
-        signals = Signals()
-        read = source.reloader(host.CHECKS)
-        # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
-        loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
-        logs.set_up(loaded.config.log.level, loaded.config.log.format)
-        daemon = Daemon(
-            loaded,
-            read,
-            signals,
-            file=source.file,
-            state=paths.state_directory(options.state),
-            control=paths.control_socket(options.control),
-        )
+        try:
+            signals = Signals()
+            read = source.reloader(host.CHECKS)
+            # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
+            loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
+            logs.set_up(loaded.config.log.level, loaded.config.log.format)
+            daemon = Daemon(
+                loaded,
+                read,
+                signals,
+                file=source.file,
+                state=paths.state_directory(options.state),
+                control=paths.control_socket(options.control),
+            )
+        except OSError as error:
+            raise StartError(f"cannot start: {os_error(error)}") from None
         logs.begin()
         await daemon.run()
 
@@ -90,14 +95,15 @@ def serve(options: argparse.Namespace) -> int:
         loop.run(run())
     except StoppedError:
         return WELL
-    except (StartError, toml.ConfigError) as error:
+    except (StartError, toml.ConfigError, loop.NoLoopError) as error:
         logs.end()
         code, faults = WRONG, [f"busyweight: {error}"]
         if isinstance(error, toml.ConfigError):
             code, faults = USAGE, error.faults
         for fault in faults:
             complain(fault)
-        loop.run(farewell.say())
+        with contextlib.suppress(loop.NoLoopError, OSError):
+            loop.run(farewell.say())
         return code
     finally:
         logs.end()
@@ -251,6 +257,7 @@ def lint(options: argparse.Namespace) -> int:
             floor_above_zero=loaded.lowest_weight > 0,
             bare_replies=loaded.reply.health == "none",
             version=version,
+            pools=[pool.name for pool in loaded.pools],
         )
     except haproxy.LintError as error:
         return fail(error, USAGE)

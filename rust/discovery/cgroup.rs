@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
 
 use super::{Discovery, Found, Look};
-use crate::procfs::{Miss, Procfs, describe};
-use crate::snapshot::Pid;
+use crate::pid::Pid;
+use crate::procfs::{Procfs, ReadError, describe};
 
 /// The kernel returns at most one page per read of a `cgroup.procs`, and fills it as far as
 /// whole lines fit. So a read that leaves more room than a line needs has reached the end.
@@ -161,7 +161,7 @@ impl Discovery for Cgroup {
     fn look(&mut self, _procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
         match self.read_tree() {
             Ok(()) => {}
-            Err(e) if Miss::from(e) == Miss::NoFds => {
+            Err(e) if ReadError::from(e) == ReadError::NoFds => {
                 // Half a tree is of no use, and its descriptors are wanted elsewhere.
                 self.procs.clear();
                 self.incomplete = true;

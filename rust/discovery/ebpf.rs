@@ -19,9 +19,9 @@ pub use filter::{CommPrefix, MAX_PATTERNS};
 pub use unavailable::Unavailable;
 
 use super::{Discovery, Found, Look};
+use crate::pid::Pid;
 use crate::procfs::{Procfs, describe};
 use crate::selector::Selector;
-use crate::snapshot::Pid;
 
 /// Where the kernel tells its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -34,11 +34,11 @@ const LOOKS_PER_CHECK: u32 = 64;
 
 /// The programs and their map, which a reload hands on: by then the privileges to load them
 /// again are gone.
-pub type Kernel = Arc<Mutex<Candidates>>;
+pub type SharedCandidates = Arc<Mutex<Candidates>>;
 
 /// See the module.
 pub struct Ebpf {
-    kernel: Kernel,
+    candidates: SharedCandidates,
     /// As read last, ascending.
     map: Vec<Candidate>,
     /// Ascending, and none of them in the map.
@@ -59,7 +59,7 @@ impl Ebpf {
     pub fn new(
         procfs: &Procfs,
         selectors: &[Selector],
-        former: Option<Kernel>,
+        former: Option<SharedCandidates>,
         drop_privileges: bool,
     ) -> Result<Self, Unavailable> {
         if !procfs.is_kernels() {
@@ -74,16 +74,16 @@ impl Ebpf {
                 prefixes.push(prefix);
             }
         }
-        let kernel = match former {
-            Some(kernel) => {
-                lock(&kernel).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;
-                kernel
+        let candidates = match former {
+            Some(candidates) => {
+                lock(&candidates).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;
+                candidates
             }
             None => Arc::new(Mutex::new(Candidates::load(procfs.path(), &prefixes, CANDIDATES_MAX, drop_privileges)?)),
         };
-        let lost = lock(&kernel).counters().map_err(|e| Unavailable::Refused(e.to_string()))?.lost;
+        let lost = lock(&candidates).counters().map_err(|e| Unavailable::Refused(e.to_string()))?.lost;
         Ok(Self {
-            kernel,
+            candidates,
             map: Vec::new(),
             seeds: Vec::new(),
             seeded: false,
@@ -96,13 +96,13 @@ impl Ebpf {
 
     /// What has moved in the kernel; an error if something got lost there.
     fn counters(&mut self) -> Result<Counters, String> {
-        let kernel = lock(&self.kernel);
-        let counters = kernel.counters().map_err(|e| e.to_string())?;
+        let candidates = lock(&self.candidates);
+        let counters = candidates.counters().map_err(|e| e.to_string())?;
         if counters.lost != self.lost {
             return Err(format!("the kernel's map is full ({CANDIDATES_MAX} candidates)"));
         }
         self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS_PER_CHECK) && kernel.misses().map_err(|e| e.to_string())? > 0 {
+        if self.looks.is_multiple_of(LOOKS_PER_CHECK) && candidates.misses().map_err(|e| e.to_string())? > 0 {
             return Err("the kernel skipped a hook".into());
         }
         Ok(counters)
@@ -120,7 +120,7 @@ impl Discovery for Ebpf {
         if self.counters == Some(counters) && self.left.is_empty() {
             return Ok(Look::Same);
         }
-        lock(&self.kernel).read(&mut self.map).map_err(|e| e.to_string())?;
+        lock(&self.candidates).read(&mut self.map).map_err(|e| e.to_string())?;
         self.map.sort_unstable();
         if !self.seeded {
             procfs
@@ -159,8 +159,8 @@ impl Discovery for Ebpf {
         }
     }
 
-    fn kernel(&self) -> Option<Kernel> {
-        Some(Arc::clone(&self.kernel))
+    fn shared_candidates(&self) -> Option<SharedCandidates> {
+        Some(Arc::clone(&self.candidates))
     }
 }
 
@@ -172,6 +172,6 @@ pub fn give_up_privileges() -> std::io::Result<()> {
     privileges::give_up(|| Ok(()))
 }
 
-fn lock(kernel: &Kernel) -> MutexGuard<'_, Candidates> {
-    kernel.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(candidates: &SharedCandidates) -> MutexGuard<'_, Candidates> {
+    candidates.lock().unwrap_or_else(PoisonError::into_inner)
 }

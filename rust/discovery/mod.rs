@@ -7,9 +7,9 @@ pub mod cgroup;
 pub mod ebpf;
 pub mod sweep;
 
+use crate::pid::Pid;
 use crate::procfs::Procfs;
 use crate::selector::Selector;
-use crate::snapshot::Pid;
 
 /// A process as the discovery names it. `ident` tells a reused pid from its former owner;
 /// it is 0 where the discovery cannot tell.
@@ -55,7 +55,7 @@ pub trait Discovery: Send {
     fn forget(&mut self, _pid: Pid) {}
 
     /// The programs in the kernel, for a successor to take over.
-    fn kernel(&self) -> Option<ebpf::Kernel> {
+    fn shared_candidates(&self) -> Option<ebpf::SharedCandidates> {
         None
     }
 
@@ -83,7 +83,7 @@ pub fn choose(
     kind: &str,
     procfs: &Procfs,
     selectors: &[Selector],
-    former: Option<ebpf::Kernel>,
+    former: Option<ebpf::SharedCandidates>,
     drop_privileges: bool,
 ) -> Choice {
     let mut refused = Vec::new();

@@ -7,8 +7,8 @@
 use std::os::fd::OwnedFd;
 
 use super::{Discovery, Found, Look};
+use crate::pid::Pid;
 use crate::procfs::{Procfs, describe, read_at_start};
-use crate::snapshot::Pid;
 
 /// The shortcut is not trusted for ever: a process restored by CRIU takes its old pid without
 /// moving the last one given out.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::rechecks::Kind;
 use crate::effort::Effort;
-use crate::job::Kept;
-use crate::snapshot::Pid;
+use crate::pid::Pid;
+use crate::read_task::Kept;
 use crate::title::Reading;
 
 /// One worker, for people to look at.

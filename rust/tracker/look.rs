@@ -4,7 +4,7 @@
 
 use super::{Entry, State, Tracker};
 use crate::discovery::{Look, sweep::Sweep};
-use crate::job::Kind;
+use crate::read_task::Kind;
 
 /// File descriptors given back when the process has run out of them.
 const GIVE_BACK: usize = 16;
@@ -47,9 +47,9 @@ impl Tracker {
                 }
             }
         }
-        // A queued job holds its file too, and must let go of it.
-        for job in &mut self.queue {
-            if let Kind::Title { files, .. } = &mut job.kind {
+        // A queued task holds its file too, and must let go of it.
+        for task in &mut self.queue {
+            if let Kind::Title { files, .. } = &mut task.kind {
                 *files = None;
             }
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Entry, Moment, State, TITLE_SHOWN_MAX, Tracker, Worker};
 use crate::effort::Effort;
-use crate::job::{Job, Kind, Match, Probed};
-use crate::snapshot::Pid;
+use crate::pid::Pid;
+use crate::read_task::{Kind, Match, Probed, ReadTask};
 use crate::title::{Reading, first_string};
 
 impl Tracker {
@@ -100,15 +100,20 @@ impl Tracker {
         self.next.visible = false;
         if !self.workers.contains(&pid) {
             self.settle(pid, State::Unread);
+            // The next scan has not seen the host either, until this one is read.
+            if let Some(entry) = self.entries.get_mut(&pid) {
+                entry.due_ms = self.now_ms;
+                self.rechecks.plan(pid, self.now_ms);
+            }
         }
     }
 
-    pub(super) fn take_gone(&mut self, job: &Job) {
+    pub(super) fn take_gone(&mut self, task: &ReadTask) {
         self.next.vanished += 1;
-        self.discovery.forget(job.pid);
-        let listed = self.found.binary_search_by_key(&job.pid, |f| f.pid).is_ok();
-        if matches!(job.kind, Kind::Title { .. }) {
-            self.drop_entry(job.pid);
+        self.discovery.forget(task.pid);
+        let listed = self.found.binary_search_by_key(&task.pid, |f| f.pid).is_ok();
+        if matches!(task.kind, Kind::Title { .. }) {
+            self.drop_entry(task.pid);
             // Its pid may be another process's by now, which no listing would tell.
             if listed {
                 let now_ms = self.now_ms;
@@ -119,11 +124,11 @@ impl Tracker {
                     started: Moment::UNKNOWN,
                     due_ms: 0,
                 };
-                self.entries.insert(job.pid, fresh);
-                self.queue.push_back(Job { pid: job.pid, kind: Kind::Probe { start: false } });
+                self.entries.insert(task.pid, fresh);
+                self.queue.push_back(ReadTask { pid: task.pid, kind: Kind::Probe { start: false } });
             }
         } else {
-            self.settle(job.pid, State::Unread);
+            self.settle(task.pid, State::Unread);
         }
     }
 }

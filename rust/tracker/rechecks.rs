@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// A process that came or was renamed this recently is looked at every second: a booting
 /// `ruby` becomes `sidekiq` up to a minute later.

@@ -59,12 +59,12 @@ impl Host {
         self.tracker.begin(now_ms * 1_000_000, &|_| false);
         let (files, context, mask) = (self.tracker.files(), self.tracker.context(), AtomicU32::new(0));
         let mut buf = [0; TITLE_LEN_MAX];
-        while let Some(job) = self.tracker.next_job() {
-            if let Kind::Probe { start } = job.kind {
-                self.probed.insert(job.pid, start);
+        while let Some(task) = self.tracker.next_task() {
+            if let Kind::Probe { start } = task.kind {
+                self.probed.insert(task.pid, start);
             }
-            let (outcome, title) = job.run(&context, &files, &mask, &mut buf);
-            self.tracker.take(job, outcome, title, now_ms * 1_000_000);
+            let (outcome, title) = task.run(&context, &files, &mask, &mut buf);
+            self.tracker.take(task, outcome, title, now_ms * 1_000_000);
         }
         self.tracker.finish()
     }
@@ -268,6 +268,19 @@ fn a_discovery_that_ends_is_replaced_by_a_sweep_that_counts_the_same_and_calls_n
     assert!(gaps(&times).iter().all(|&gap| gap == 30_000) && times.len() >= 3, "{times:?}");
 }
 
+#[test]
+fn who_could_not_be_read_for_want_of_a_descriptor_is_read_by_the_next_scan() {
+    let mut host = Host::new();
+    host.add(7, "ruby", IDLE);
+    host.tracker.begin(START_MS * 1_000_000, &|_| false);
+    while let Some(task) = host.tracker.next_task() {
+        host.tracker.take(task, Outcome::NoFds, &[], START_MS * 1_000_000);
+    }
+    assert!(!host.tracker.finish().visible);
+    let next = host.scan(START_MS + 10);
+    assert_eq!((next.visible, next.pools[0].workers), (true, 1));
+}
+
 /// Whether a process that hung a reader is read again ten seconds later.
 fn is_tried_again(hangs: bool) -> bool {
     let mut host = Host::new();
@@ -277,7 +290,7 @@ fn is_tried_again(hangs: bool) -> bool {
     let mut tried = false;
     for later_ms in [1, 10_000] {
         host.tracker.begin((START_MS + later_ms) * 1_000_000, &|_| hangs);
-        tried = std::iter::from_fn(|| host.tracker.next_job()).any(|job| job.pid == 7);
+        tried = std::iter::from_fn(|| host.tracker.next_task()).any(|task| task.pid == 7);
     }
     tried
 }

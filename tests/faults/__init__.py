@@ -1,4 +1,4 @@
-"""Faults of every kind. `make test` runs a short form of each; `make soak` the long one, 45 minutes in all."""
+"""Faults of every kind. `make test` runs a short form of each, `make soak` the long one: three hours."""
 
 import os
 

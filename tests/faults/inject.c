@@ -1,44 +1,66 @@
 // Runs a program and makes one of its system calls, and no other, fail or hang.
 //
-//     inject REPORT NAME NTH ERRNO|hang:MS PROGRAM [ARGUMENT...]
+//     inject REPORT SITE NTH ERRNO|hang:MS PROGRAM [ARGUMENT...]
 //
-// Calls are counted over all threads from the program's second epoll_create1 on, which is when its event loop begins
-// (the first is Python's, to see whether there is such a call), and only those that are listed here: what a kernel really fails now and then. The NTH call of this NAME fails; 0
-// fails none. REPORT gets a line for each counted call: its name, its number among those, the thread that made it
-// (0: the first one). The signals that end or reload a program go through to it; its exit is this one's.
+// A site is `PHASE CALL THREAD OBJECT`: the digit that the file REPORT.phase holds at that moment, the call's name,
+// the thread's (`main` is the first one), and what it is about: the file or kind of socket behind its descriptor, or
+// its path, with # for numbers and ~ for $HOME. So a site is the same in every run, whatever the order of threads.
+// The NTH call of SITE fails, or hangs; NTH 0: none. REPORT gets each counted call's site, and a line `struck` before
+// the one that is made to fail.
+//
+// Calls count from the program's second epoll_create1 on, which is when its event loop begins (the first is Python's,
+// to see whether there is such a call), and only those that are listed here: what a kernel really fails now and then.
+// The signals that end or reload a program go through to it; its exit is this one's.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CALL(name) [SYS_##name] = #name
-static const char *const COUNTED[512] = {
-    CALL(read),          CALL(write),         CALL(pread64),     CALL(openat),      CALL(open),          CALL(close),
-    CALL(fstat),         CALL(newfstatat),    CALL(statx),       CALL(lseek),       CALL(getdents64),    CALL(socket),
-    CALL(bind),          CALL(listen),        CALL(accept4),     CALL(connect),     CALL(sendto),        CALL(sendmsg),
-    CALL(recvfrom),      CALL(recvmsg),       CALL(setsockopt),  CALL(getsockopt),  CALL(getsockname),   CALL(shutdown),
-    CALL(epoll_create1), CALL(epoll_ctl),     CALL(eventfd2),    CALL(pipe2),       CALL(dup),           CALL(fcntl),
-    CALL(ioctl),         CALL(mkdir),         CALL(rename),      CALL(unlink),      CALL(fsync),         CALL(access),
-    CALL(faccessat2),    CALL(readlink),      CALL(clone3),      CALL(clone),       CALL(prlimit64),     CALL(poll),
-    CALL(epoll_wait),    CALL(epoll_pwait),   CALL(getpeername), CALL(chmod),       CALL(inotify_init1), CALL(faccessat),
-    CALL(inotify_add_watch),
+enum about { NOTHING, FD, PATH, PATH2, EVENTS };
+#define CALL(name, about) [SYS_##name] = {#name, about}
+static const struct {
+    const char *name;
+    enum about about;
+} COUNTED[512] = {
+    CALL(read, FD),            CALL(write, FD),          CALL(pread64, FD),       CALL(openat, PATH2),
+    CALL(open, PATH),          CALL(close, FD),          CALL(fstat, FD),         CALL(newfstatat, PATH2),
+    CALL(statx, PATH2),        CALL(lseek, FD),          CALL(getdents64, FD),    CALL(socket, NOTHING),
+    CALL(bind, FD),            CALL(listen, FD),         CALL(accept4, FD),       CALL(connect, FD),
+    CALL(sendto, FD),          CALL(sendmsg, FD),        CALL(recvfrom, FD),      CALL(recvmsg, FD),
+    CALL(setsockopt, FD),      CALL(getsockopt, FD),     CALL(getsockname, FD),   CALL(getpeername, FD),
+    CALL(shutdown, FD),        CALL(epoll_create1, NOTHING), CALL(epoll_ctl, EVENTS), CALL(epoll_wait, NOTHING),
+    CALL(epoll_pwait, NOTHING), CALL(poll, NOTHING),     CALL(eventfd2, NOTHING), CALL(pipe2, NOTHING),
+    CALL(socketpair, NOTHING), CALL(dup, FD),            CALL(fcntl, FD),         CALL(ioctl, FD),
+    CALL(mkdir, PATH),         CALL(rename, PATH),       CALL(unlink, PATH),      CALL(chmod, PATH),
+    CALL(fchmod, FD),          CALL(ftruncate, FD),      CALL(fsync, FD),         CALL(fdatasync, FD),
+    CALL(access, PATH),        CALL(faccessat, PATH2),   CALL(faccessat2, PATH2), CALL(readlink, PATH),
+    CALL(clone3, NOTHING),     CALL(clone, NOTHING),     CALL(prlimit64, NOTHING),
+    CALL(inotify_init1, NOTHING), CALL(inotify_add_watch, PATH2),
 };
 
-enum { THREADS_MAX = 1024 };
+enum { THREADS_MAX = 1024, FDS_MAX = 4096, SITE_MAX = 512 };
 static struct thread {
     pid_t tid;
     int failing;       // the call that it is in is to fail
     long long until;   // hangs until then, in ms
+    const char *socket; // the kind that the call it is in makes
 } threads[THREADS_MAX];
+
+// Of sockets the kernel names no more than a number.
+static const char *sockets[FDS_MAX];
 
 static pid_t first;
 
@@ -65,12 +87,86 @@ static void hand_on(int number) {
 
 static void woken(int number) { (void)number; }
 
+// Numbers differ from run to run, and so do the names in which they are; the home is the test's own.
+static void append_plain(char *site, const char *text) {
+    const char *home = getenv("HOME");
+    size_t length = strlen(site), skip = home ? strlen(home) : 0;
+    if (skip && !strncmp(text, home, skip)) {
+        site[length++] = '~';
+        text += skip;
+    }
+    for (; *text && length < SITE_MAX - 1; text++) {
+        int digit = *text >= '0' && *text <= '9';
+        if (digit && length && site[length - 1] == '#') continue;
+        site[length++] = digit ? '#' : *text == '\n' || *text == ' ' ? '_' : *text;
+    }
+    site[length] = 0;
+}
+
+static void append_fd(char *site, pid_t tid, long long fd) {
+    char link[64], path[SITE_MAX];
+    if (fd >= 0 && fd < FDS_MAX && sockets[fd]) {
+        append_plain(site, sockets[fd]);
+        return;
+    }
+    snprintf(link, sizeof link, "/proc/%d/fd/%lld", tid, fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    append_plain(site, length < 0 ? "closed" : path);
+}
+
+// Whether there is one: with an empty path some calls are about their descriptor.
+static int append_path(char *site, pid_t tid, unsigned long long address) {
+    char path[256] = "";
+    // To the end of the page and no further: the next one need not be there.
+    size_t room = 4096 - address % 4096;
+    struct iovec here = {path, room < sizeof path - 1 ? room : sizeof path - 1}, there = {(void *)address, here.iov_len};
+    if (process_vm_readv(tid, &here, 1, &there, 1, 0) < 0) path[0] = 0;
+    append_plain(site, path);
+    return path[0] != 0;
+}
+
+static void append_thread(char *site, pid_t tid) {
+    char path[64], name[32] = "main";
+    if (tid != first) {
+        snprintf(path, sizeof path, "/proc/%d/comm", tid);
+        int fd = open(path, O_RDONLY);
+        ssize_t length = fd < 0 ? 0 : read(fd, name, sizeof name - 1);
+        name[length > 0 ? length - 1 : 0] = 0;
+        if (fd >= 0) close(fd);
+    }
+    append_plain(site, name);
+}
+
+static const char *kind_of_socket(unsigned long long domain, unsigned long long type) {
+    int stream = (type & 0xf) == SOCK_STREAM;
+    if (domain == AF_UNIX) return stream ? "unix-stream" : "unix-datagram";
+    return stream ? "inet-stream" : "inet-datagram";
+}
+
+// A call that makes a socket, or lets go of one.
+static void note_sockets(struct thread *one, const struct user_regs_struct *registers) {
+    unsigned long long fd = registers->rdi;
+    one->socket = NULL;
+    if (registers->orig_rax == SYS_socket) one->socket = kind_of_socket(fd, registers->rsi);
+    if (registers->orig_rax == SYS_accept4 && fd < FDS_MAX && sockets[fd])
+        one->socket = strcmp(sockets[fd], "unix-listener") ? "poll" : "command";
+    if (fd >= FDS_MAX || !sockets[fd]) return;
+    if (registers->orig_rax == SYS_listen)
+        sockets[fd] = strcmp(sockets[fd], "unix-stream") ? "inet-listener" : "unix-listener";
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) return 2;
     FILE *report = fopen(argv[1], "w");
-    if (!report) return 2;
-    long nth = atol(argv[3]);
-    static long counted[512];
+    char path[4096];
+    snprintf(path, sizeof path, "%s.phase", argv[1]);
+    int phase_file = open(path, O_RDONLY);
+    if (!report || phase_file < 0) return 2;
+    const volatile char *phase = mmap(NULL, 1, PROT_READ, MAP_SHARED, phase_file, 0);
+    if (phase == MAP_FAILED) return 2;
+    const char *wanted = argv[2];
+    long nth = atol(argv[3]), met = 0;
     int hang_ms = strncmp(argv[4], "hang:", 5) ? 0 : atoi(argv[4] + 5), error = hang_ms ? 0 : atoi(argv[4]);
     int epolls = 0;
 
@@ -105,7 +201,7 @@ int main(int argc, char **argv) {
         }
         struct thread *one = thread_of(tid);
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
-            one->tid = 0;
+            *one = (struct thread){0};
             if (tid != first) continue;
             fclose(report);
             if (WIFEXITED(status)) return WEXITSTATUS(status);
@@ -122,12 +218,29 @@ int main(int argc, char **argv) {
             long call = (long)registers.orig_rax;
             if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
                 epolls += call == SYS_epoll_create1;
-                const char *name = call >= 0 && call < 512 ? COUNTED[call] : NULL;
+                note_sockets(one, &registers);
+                const char *name = call >= 0 && call < 512 ? COUNTED[call].name : NULL;
                 if (epolls >= 2 && name) {
-                    int chosen = ++counted[call] == nth && !strcmp(name, argv[2]);
-                    fprintf(report, "%s %ld %d\n", name, counted[call], tid == first ? 0 : tid);
+                    char site[SITE_MAX];
+                    snprintf(site, sizeof site, "%c %s ", *phase, name);
+                    append_thread(site, tid);
+                    strcat(site, " ");
+                    switch (COUNTED[call].about) {
+                        case NOTHING: strcat(site, "-"); break;
+                        case FD: append_fd(site, tid, (int)registers.rdi); break;
+                        case PATH: append_path(site, tid, registers.rdi); break;
+                        case PATH2:
+                            if (!append_path(site, tid, registers.rsi)) append_fd(site, tid, (int)registers.rdi);
+                            break;
+                        case EVENTS:
+                            append_plain(site, registers.rsi == 1 ? "add:" : registers.rsi == 2 ? "del:" : "mod:");
+                            append_fd(site, tid, (int)registers.rdx);
+                    }
+                    int chosen = !strcmp(site, wanted) && ++met == nth;
+                    fprintf(report, "%s%s\n", chosen ? "struck\n" : "", site);
                     fflush(report);
                     if (chosen && hang_ms) {
+                        if (call == SYS_close && registers.rdi < FDS_MAX) sockets[registers.rdi] = NULL;
                         one->until = now_ms() + hang_ms;
                         struct itimerval tick = {{0, 50000}, {0, 50000}};
                         setitimer(ITIMER_REAL, &tick, NULL);
@@ -139,10 +252,13 @@ int main(int argc, char **argv) {
                         one->failing = 1;
                     }
                 }
+                if (call == SYS_close && registers.rdi < FDS_MAX) sockets[registers.rdi] = NULL;
             } else if (one->failing) {
                 one->failing = 0;
                 registers.rax = (unsigned long long)-error;
                 ptrace(PTRACE_SETREGS, tid, 0, &registers);
+            } else if (one->socket && registers.rax < FDS_MAX) {
+                sockets[registers.rax] = one->socket;
             }
         } else if (status >> 16) {
             // a thread or process was made, or the program is another one: nothing to hand on

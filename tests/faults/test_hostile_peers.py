@@ -123,10 +123,10 @@ def come_from_elsewhere(port: int, dice: random.Random) -> None:
 
 # With what the agent counts of each, which shows that it is what it is called.
 ATTACKS: dict[Attack, set[str]] = {
-    send_slowly: {"crowded", "timed_out"},
+    send_slowly: {"evicted", "timed_out"},
     never_read: {"default"},
     stay_half_open: {"default", "timed_out"},
-    reset_at_every_moment: {"lost"},
+    reset_at_every_moment: {"disconnected"},
     flood: {"default"},
     send_garbage: {"default"},
     send_without_end: {"default"},
@@ -152,7 +152,7 @@ def watch(tmp_path: Path, agent: TreeAgent) -> Iterator[Watch]:
 def counted(agent: TreeAgent) -> Counter[str]:
     """Replies by pool, and what the agent counts beside them."""
     polls = client.ask(agent.control, "status")["status"]["polls"]
-    counts = Counter({name: polls[name] for name in ("refused", "lost", "timed_out", "crowded", "no_fds")})
+    counts = Counter({name: polls[name] for name in ("refused", "disconnected", "timed_out", "evicted", "no_fds")})
     for row in polls["replies"]:
         counts[row["pool"] or "default"] += row["replies"]
     return counts

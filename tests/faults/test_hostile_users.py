@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from agent._scan import LEFT_BEHIND_MAX, Counts, Scanner, Selector
+from agent._scan import HUNG_READERS_MAX, Counts, Scanner, Selector
 from tests.cgroups import cgroup, controlled, limit
 from tests.farm import Farm, room_for, sidekiq_title
 from tests.faults import SOAK, amount
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make oth
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0
 
-MORE_THAN_READERS = LEFT_BEHIND_MAX + 4
+MORE_THAN_READERS = HUNG_READERS_MAX + 4
 
 NOBODY = 65534
 _names = count()
@@ -132,7 +132,7 @@ def holders(count: int, comm: str) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def readers_that_hang(agent: Agent) -> int:
-    hang = json.loads(agent.order("status", "--json"))["scanner"]["left_behind"]
+    hang = json.loads(agent.order("status", "--json"))["scanner"]["hung_readers"]
     assert isinstance(hang, int)
     return hang
 

@@ -232,7 +232,7 @@ def holds_or_heeds(pid: int) -> bool:
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
-# Two thousand take an hour and more; fifty, on a machine that has other work, some minutes.
+# Two thousand take an hour and a half; fifty, on a machine that has other work, some minutes.
 TestLife = pytest.mark.timeout(amount(900, 3 * 3600))(Life.TestCase)
 TestLife.settings = settings(
     max_examples=int(amount(50, 2000)),

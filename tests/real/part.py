@@ -53,7 +53,8 @@ def until(condition: Callable[[], T], what: str, deadline_s: float, evidence: Ca
 
 def free_port() -> int:
     """A loopback TCP port that nobody uses, below the range from which outgoing connections take theirs."""
-    for port in random.sample(range(20000, 30000), 100):
+    # Not by the seed that hypothesis gives to every process alike.
+    for port in random.SystemRandom().sample(range(20000, 30000), 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent._scan import LEFT_BEHIND_MAX
+from agent._scan import HUNG_READERS_MAX
 from tests.real.prometheus import ALERTS, FIRES_WITHIN_S, Prometheus
 from tests.tree import Tree, TreeAgent
 
@@ -69,7 +69,7 @@ def test_workers_that_hang_are_quarantined_and_so_many_that_no_scan_ends_make_th
     quarantined, stale = {"BusyweightQuarantined"}, {"BusyweightStale"}
     pids = [site.tree.add_hanging(200)]
     site.wait(quarantined, quiet=stale)
-    pids += [site.tree.add_hanging(201 + i) for i in range(LEFT_BEHIND_MAX)]
+    pids += [site.tree.add_hanging(201 + i) for i in range(HUNG_READERS_MAX)]
     site.wait(stale)
     for pid in pids:
         site.tree.heal(pid, b"irb")

@@ -117,7 +117,7 @@ def test_a_scan_that_hangs_before_it_reads_a_title_keeps_nobody_waiting(tree: Tr
     scans = [scanner(tree)]
     scans[0].start()
     within(lambda: scans[0].discovery)
-    within(scans[0].nudge)
+    within(scans[0].check_deadline)
     successor = Scanner("/proc", "sweep", [Selector("sidekiq")], kept_max=10, former=scans[0])
     within(scans.clear)
     assert successor.scan().visible

@@ -208,7 +208,7 @@ def test_who_closes_instead_of_sending_the_line_is_let_go() -> None:
             half = connect(address, b"mail")
             half.shutdown(socket.SHUT_WR)
             assert said(half) == b"up 20%\n"
-        assert serving.totals().crowded == 0
+        assert serving.totals().evicted == 0
 
 
 def test_so_many_connections_are_set_aside_and_no_more() -> None:
@@ -219,7 +219,7 @@ def test_so_many_connections_are_set_aside_and_no_more() -> None:
         for poll in owing:
             poll.sendall(b"mail\n")
         assert [said(poll) for poll in owing] == [b"up 20%\n"] * 2
-        assert serving.totals().crowded == 1
+        assert serving.totals().evicted == 1
 
 
 def test_who_owes_the_line_when_a_listener_goes_is_still_answered() -> None:

@@ -7,13 +7,14 @@ use _scan::presets::{PRESETS, Preset};
 use _scan::title::Reading;
 use regex::bytes::Regex;
 
-const NAMES: [&str; 7] =
-    ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "rq:worker:", "rq: ", "postgres: ", ""];
+const NAMES: [&str; 8] =
+    ["sidekiq 7.3.0 ", "faktory-worker 1.1.1 ", "resque-2.6.0: ", "resque: ", "rq:worker:", "rq: ", "postgres: ", ""];
 
-const WORDS: [&[u8]; 48] = [
+const WORDS: [&[u8]; 51] = [
     b"sidekiq ",
     b"faktory-worker ",
     b"resque-",
+    b"resque: ",
     b"rq:worker:",
     b"rq: ",
     b"postgres: ",
@@ -49,6 +50,8 @@ const WORDS: [&[u8]; 48] = [
     b"idle",
     b"SELECT",
     b"walsender",
+    b"wal sender process ",
+    b"wal ",
     b"\0",
     b"\n",
     b"\xff",
@@ -98,8 +101,10 @@ struct Twins {
     sidekiq_stops: Regex,
     faktory_stops: Regex,
     resque: Regex,
+    resque_starts: Regex,
     rq: Regex,
     postgres: Regex,
+    wal_sender: Regex,
     busyweight: Regex,
     counts: Regex,
 }
@@ -114,12 +119,14 @@ impl Twins {
             resque: regex(
                 r"(?:resque|pyres_worker)-\d[^: ]*(?: \([^)]*\))?(?: \[[^\]]*\])?: +(?:\[[^\]]*\] *)?([^ ]*)",
             ),
+            resque_starts: regex(r"^resque: +Starting( |$)"),
             rq: regex(
-                r"^rq(?::worker:.*?|: .*?|): +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
+                r"^rq(?::worker:.*?|(?:: .*?)??): +(?:(Listening|Started|Suspended|Cleaning|Idle)|Processing|Forked|Spawned)( |$)",
             ),
             postgres: regex(
                 r"^postgres: +(?:[^ ]+ +){2,}?(?:\[local\]|[^ (][^ ]*\([^ ]*\)|[^ (]\([^ ]*\))(?: +([^ ]+).*| *)$",
             ),
+            wal_sender: regex(r"^postgres: +(walsender|wal +sender +process) "),
             busyweight: regex(r"^.* \| busyweight \[(.*)$"),
             counts: regex(r"^(\d{1,6}) of (\d{1,6}) busy\]"),
         }
@@ -163,11 +170,14 @@ impl Twins {
     }
 
     fn resque(&self, title: &[u8]) -> Reading {
-        self.resque.captures(title).map_or(Reading::No, |found| match &found[1] {
-            b"Waiting" | b"Paused" | b"Starting" => Reading::IDLE,
-            b"Processing" | b"Forked" => Reading::BUSY,
-            _ => Reading::Unparsable,
-        })
+        match self.resque.captures(title).as_ref().map(|found| &found[1]) {
+            Some(b"Waiting" | b"Paused" | b"Starting") => Reading::IDLE,
+            Some(b"Processing" | b"Forked") => Reading::BUSY,
+            Some(_) => Reading::Unparsable,
+            None if self.resque_starts.is_match(title) => Reading::IDLE,
+            None if title.starts_with(b"resque: ") => Reading::Unparsable,
+            None => Reading::No,
+        }
     }
 
     fn rq(&self, title: &[u8]) -> Reading {
@@ -187,7 +197,7 @@ impl Twins {
         match self.postgres.captures(&plain) {
             _ if !title.starts_with(b"postgres: ") => Reading::No,
             None => Reading::No,
-            Some(_) if regex(r"^postgres: +walsender ").is_match(&plain) => Reading::No,
+            Some(_) if self.wal_sender.is_match(&plain) => Reading::No,
             Some(found) => found.get(1).map_or(Reading::Unparsable, |activity| match activity.as_bytes() {
                 b"idle" => Reading::IDLE,
                 _ => Reading::BUSY,

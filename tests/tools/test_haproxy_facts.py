@@ -142,6 +142,33 @@ class Names:
             self.asked += bool(found)
 
 
+def test_a_server_state_file_brings_a_port_back_that_the_configuration_has_no_more(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.touch()
+    text = f"global\n server-state-file {state}\n{DEFAULTS} load-server-state-from-file global\n"
+
+    def with_port(port: int) -> Balancer:
+        return Balancer(tmp_path, f"{text}backend web\n server a 127.0.0.1:{port} weight 100\n")
+
+    with with_port(7001).running() as balancer:
+        balancer.ask("set weight web/a 50%")
+        state.write_text(balancer.ask("show servers state"))
+    with with_port(7002).running() as balancer:
+        (server,) = balancer.servers()
+        assert (server["srv_uweight"], server["srv_port"]) == ("50", "7001")
+
+
+def test_an_agent_port_without_an_agent_check_is_taken_without_a_word_and_nobody_is_asked(tmp_path: Path) -> None:
+    agent = Peer(b"50%\n")
+    inter = "agent-inter 20ms"
+    lines = f" server a 127.0.0.1:1 weight 100 agent-port {agent.port} {inter}\n"
+    lines += f" server b 127.0.0.1:1 weight 100 agent-check agent-port {agent.port} {inter}\n"
+    with Balancer(tmp_path, f"{DEFAULTS}backend web\n{lines}").running() as balancer:
+        eventually(lambda: balancer.stat("web", "b")["weight"] == "50")
+        assert balancer.stat("web", "a")["weight"] == "100"
+        assert balancer.stat("web", "a")["agent_status"] == ""
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_an_srv_record_gives_a_full_host_its_weight_back_unless_its_weight_is_ignored(
     tmp_path: Path, ignored: bool

@@ -40,6 +40,13 @@ TOPICS = {
     "dns": " from DNS and from the agent$",
     "init-state": " init-state and track$",
     "port": "variable is not set here$",
+    "no-check": " agent-port and no agent-check$",
+    "seldom": r" agent-inter \S+$",
+    "one-agent": " ask one agent, ",
+    "line": " is a line without an end$",
+    "nobody": "^No server asks an agent on port ",
+    "no-pool": ", which is no pool$",
+    "no-send": " no agent-send, and the agent has pools$",
 }
 Mark = tuple[str, int, str, str]
 
@@ -100,20 +107,46 @@ def test_several_files_are_one_configuration_in_the_order_given() -> None:
     parts = sorted((CORPUS / "traps" / "conf.d").glob("*.cfg"))
     assert found(*parts) == expected(CORPUS / "traps" / "conf.d")
     # Without the first one's defaults nobody asks an agent.
-    assert found(*parts[1:]) == set()
+    assert {m[2:] for m in found(*parts[1:])} == {("note", "nobody")}
 
 
 def test_agents_on_other_ports_are_judged_only_on_demand() -> None:
     foreign = CORPUS / "sound" / "foreign.cfg"
-    assert found(foreign) == set()
+    assert {m[3] for m in found(foreign)} == {"nobody"}
     topics = {m[3] for m in found(foreign, all_checks=True)}
     assert topics == {"weight", "static", "all-at-zero", "reload"}
 
 
 def test_each_configured_port_is_ours(tmp_path: Path) -> None:
     path = write(tmp_path, "backend b\n server s 192.0.2.1:80 agent-check agent-port 7001\n")
-    assert lint([path], {5001}, environment={}) == []
-    assert lint([path], {5001, 7001}, environment={})
+    (note,) = lint([path], {5001}, environment={})
+    assert "port 5001, and s asks one on port 7001" in note.what
+    assert "nobody" not in {mark(finding)[3] for finding in lint([path], {5001, 7001}, environment={})}
+
+
+def test_where_nobody_asks_an_agent_the_first_backend_is_told_so(tmp_path: Path) -> None:
+    assert found(write(tmp_path, "global\ndefaults\n mode http\n")) == set()
+    path = write(tmp_path, "frontend f\nbackend b\n server s 192.0.2.1:80\n")
+    assert found(path) == {(str(path), 2, "note", "nobody")}
+    # In one of the two ways in which it may be read somebody does.
+    path = write(tmp_path, f"{path.read_text()}.if feature(X)\n server t ::1:1 agent-check agent-port 5001\n.endif\n")
+    assert "nobody" not in {m[3] for m in found(path)}
+
+
+def test_what_is_sent_is_judged_by_the_agents_pools_where_they_are_known(tmp_path: Path) -> None:
+    def topics(send: str, *pools: str) -> set[tuple[str, str]]:
+        server = f"server s 192.0.2.1:80 weight 100 agent-check agent-port 5001 {send}"
+        text = write(tmp_path, f"backend b\n {server}\n")
+        return {m[2:] for m in found(text, pools=pools)} & {
+            (severity, topic) for severity in ("note", "finding") for topic in ("line", "no-pool", "no-send")
+        }
+
+    assert topics('agent-send "mail\\n"') == topics('agent-send "mail\\n"', "mail", "web") == topics("") == set()
+    assert topics('agent-send "$POOL\\n"', "mail") == set()
+    assert topics("agent-send mail") == {("note", "line")}
+    assert topics("agent-send mail", "mail") == {("finding", "line")}
+    assert topics('agent-send "post\\n"', "mail") == {("finding", "no-pool")}
+    assert topics("", "mail") == {("finding", "no-send")}
 
 
 def test_a_port_that_hangs_on_an_unknown_variable_is_noted_and_not_judged(tmp_path: Path) -> None:
@@ -122,7 +155,7 @@ def test_a_port_that_hangs_on_an_unknown_variable_is_noted_and_not_judged(tmp_pa
     assert note.severity == "note"
     assert "${AGENT}" in note.what
     assert {f.severity for f in lint([path], {5001}, environment={"AGENT": "5001"})} == {"finding", "note"}
-    assert lint([path], {5001}, environment={"AGENT": "9"}) == []
+    assert {m[3] for m in map(mark, lint([path], {5001}, environment={"AGENT": "9"}))} == {"nobody"}
 
 
 def test_a_weight_that_hangs_on_an_unknown_variable_is_not_judged(tmp_path: Path) -> None:

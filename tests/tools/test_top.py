@@ -303,7 +303,7 @@ def test_no_frame_is_larger_than_its_screen_whatever_it_shows(
         {"address": f"2001:db8:0:1234:5678:9abc:def0:{n:x}", "polls": n, "last_s": n * 1e5, "allowed": n % 2 == 0}
         for n in range(60)
     ]
-    status["scanner"] |= {"failure": "z" * 300, "left_behind": 16}
+    status["scanner"] |= {"failure": "z" * 300, "hung_readers": 16}
     status["history"] = [(9e9, 100), (300.0, None), (200.0, 0), (0.1, 50)]
     many = View(status, workers * 40, 5000, None)
     for charset in ("C.UTF-8", "C"):

@@ -28,7 +28,8 @@ def control_socket(option: str | None, environ: Mapping[str, str] = os.environ) 
 def tryout() -> Path | None:
     """The directory of `make run`, where this is the command of a checkout that has one."""
     directory = Path(sys.prefix, TRYOUT)
-    return directory if sys.prefix != sys.base_prefix and directory.is_dir() else None
+    # Not Path.is_dir, which raises where that cannot be told.
+    return directory if sys.prefix != sys.base_prefix and os.path.isdir(directory) else None  # noqa: PTH112
 
 
 @contextlib.contextmanager

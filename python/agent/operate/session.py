@@ -82,7 +82,9 @@ class Session:
 
     def _over(self, _: "asyncio.Task[None]") -> None:
         self._left(self)
-        self._socket.close()
+        # The descriptor is gone whatever close(2) says.
+        with contextlib.suppress(OSError):
+            self._socket.close()
 
     async def _serve(self) -> None:
         # An OSError: the client is gone, does not read, or cannot be watched, the kernel having no room for that.

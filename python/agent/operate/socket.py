@@ -115,7 +115,8 @@ class ControlSocket:
     def close(self) -> None:
         """Ends it, and takes the socket away if it still is this one."""
         self._watch.close()
-        self._listener.close()
+        with contextlib.suppress(OSError):
+            self._listener.close()
         for client in list(self.clients):
             client.close()
         if _inode(self.path) == self._inode:
@@ -131,20 +132,20 @@ class ControlSocket:
             except OSError:
                 self._watch.back_off()
                 return
-            connection.setblocking(False)
             self._welcome(connection)
 
     def _welcome(self, connection: socket.socket) -> None:
         try:
+            connection.setblocking(False)
             peer = peer_of(connection)
         except OSError:
-            connection.close()
+            with contextlib.suppress(OSError):
+                connection.close()
             return
         if why := self._refusal(peer):
             # A new connection's buffer has room for a line.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), connection:
                 connection.send(encode(failure(why)))
-            connection.close()
             return
         self.clients.add(Session(connection, peer, self.commands, self.clients.discard))
 

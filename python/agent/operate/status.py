@@ -91,7 +91,7 @@ class SampleStatus:
 @dataclass(frozen=True, eq=False, repr=False)
 class ScannerStatus:
     """``age_s`` is that of the newest sample, believed or not; ``for_s`` how long a scan has been
-    running; ``ended`` sums over all scans; ``left_behind`` the readers that hang."""
+    running; ``ended`` sums over all scans; ``hung_readers`` those that hang."""
 
     scans: int
     scanning: bool
@@ -101,7 +101,7 @@ class ScannerStatus:
     failure: str | None
     refused: list[str]
     fallback: str | None
-    left_behind: int
+    hung_readers: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -195,9 +195,9 @@ class PollsStatus:
     listening: list[str]
     answered: int
     refused: int
-    lost: int
+    disconnected: int
     timed_out: int
-    crowded: int
+    evicted: int
     no_fds: int
     replies: list[RepliesStatus]
     pollers: list[PollerStatus]

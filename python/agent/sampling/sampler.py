@@ -1,17 +1,19 @@
 """Drives one scanner from the event loop: starts scans, looks after them, takes their end.
 
-It knows no weights and no sockets, and never waits for a scan.
+It knows no weights and no sockets, and never waits for a scan. Where the kernel has no room to watch for
+the end of one, it looks now and then.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from agent._scan import Scanner, Snapshot
 
-# How often a running scan is looked after; a read that hangs is left behind then.
-NUDGE_S = 0.03
-# Of a scan that goes on without anything to leave behind.
-NUDGE_S_MAX = 1.0
+# How often a running scan is looked after; a reader that hangs is detached then.
+LOOK_S = 0.03
+# Of a scan that goes on without anything to detach.
+LOOK_S_MAX = 1.0
 
 
 class Sampler:
@@ -21,18 +23,30 @@ class Sampler:
         self.scanner = scanner
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(scanner.event_fd, self._take)
-        self._nudge: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._watched = False
+        self._watch()
 
     def start(self) -> None:
         """Starts a scan."""
+        if not self._watched:
+            self._watch()
         self.scanner.start()
-        self._nudge = self._loop.call_later(NUDGE_S, self._look_after, NUDGE_S)
+        self._next_look = self._loop.call_later(LOOK_S, self._look_after, LOOK_S)
+
+    def _watch(self) -> None:
+        # The kernel may have no room for one more watch (ENOSPC, ENOMEM); the next scan tries again.
+        with suppress(OSError):
+            self._loop.add_reader(self.scanner.event_fd, self._take)
+            self._watched = True
 
     def _look_after(self, period_s: float) -> None:
-        # When no reader may be left behind any more, there is nothing to hurry for.
-        period_s = NUDGE_S if self.scanner.nudge() else min(2 * period_s, NUDGE_S_MAX)
-        self._nudge = self._loop.call_later(period_s, self._look_after, period_s)
+        # When no reader may be detached any more, there is nothing to hurry for.
+        hurry = self.scanner.check_deadline() or not self._watched
+        period_s = LOOK_S if hurry else min(2 * period_s, LOOK_S_MAX)
+        self._next_look = self._loop.call_later(period_s, self._look_after, period_s)
+        if not self._watched:
+            self._take()
 
     def _take(self) -> None:
         try:
@@ -41,12 +55,12 @@ class Sampler:
             snapshot, why = None, str(error)
         if snapshot is None and not why:
             return
-        if self._nudge:
-            self._nudge.cancel()
+        if self._next_look:
+            self._next_look.cancel()
         self._ended(snapshot, why)
 
     def close(self) -> None:
         """Ends it. A scan that runs ends by itself, unheard."""
         self._loop.remove_reader(self.scanner.event_fd)
-        if self._nudge:
-            self._nudge.cancel()
+        if self._next_look:
+            self._next_look.cancel()

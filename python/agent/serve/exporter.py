@@ -55,7 +55,11 @@ class Exporter:
         try:
             metrics = await run_in_thread(_library)
             listener = open_listener(wanted, metrics.BACKLOG, beside=[endpoint.listener] if endpoint else [])
-            return Prepared(wanted, metrics.Endpoint(listener, self._report, wanted=wanted))
+            try:
+                return Prepared(wanted, metrics.Endpoint(listener, self._report, wanted=wanted))
+            except BaseException:
+                listener.close()
+                raise
         except ModuleNotFoundError as error:
             if error.name != "prometheus_client":
                 return Prepared(wanted, None, f"metrics cannot be served: {error}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from agent.config import values
 from agent.config.schema import Config
+from agent.config.words import os_error
 from agent.serve.server import Address, Server, address_of, open_listeners
 from agent.serve.systemd import Notifier
 
@@ -18,6 +19,22 @@ log = logging.getLogger("busyweight")
 def _name(address: Address) -> str:
     """An address in what sd_notify(3) allows in a name."""
     return values.show_address(address).replace(":", "_")
+
+
+def _told(address: Address, listener: socket.socket) -> Address:
+    """The address that a socket has, or was asked for where the kernel does not tell."""
+    try:
+        return address_of(listener)
+    except OSError:
+        return address
+
+
+def _resize(address: Address, listener: socket.socket, backlog: int) -> None:
+    """Another backlog for a socket that listens. Where the kernel refuses it, the former one stays."""
+    try:
+        listener.listen(backlog)
+    except OSError as error:
+        log.warning("the backlog of %s stays as it is: %s", values.show_address(address), os_error(error))
 
 
 class Listeners:
@@ -47,8 +64,8 @@ class Listeners:
             if listener not in stay.values():
                 self._notify.keep_no_more(name)
                 listener.close()
-        for listener in stay.values():
-            listener.listen(config.limits.backlog)
+        for address, listener in stay.items():
+            _resize(address, listener, config.limits.backlog)
         self._add({address: opened.get(address) or stay[address] for address in (given or config.listen)})
         self._keep(opened)
         self._warn_of_passed(config)
@@ -73,8 +90,8 @@ class Listeners:
             self._notify.keep_no_more(_name(address))
             self._server.remove(listener)
         self._keep(opened)
-        for listener in self._sockets.values():
-            listener.listen(config.limits.backlog)
+        for address, listener in self._sockets.items():
+            _resize(address, listener, config.limits.backlog)
         self._warn_of_passed(config)
 
     def _keep(self, opened: dict[Address, socket.socket]) -> None:
@@ -94,13 +111,13 @@ class Listeners:
 
     def addresses(self) -> list[Address]:
         """Where polls are answered."""
-        return [address_of(listener) for listener in self._sockets.values()]
+        return [_told(address, listener) for address, listener in self._sockets.items()]
 
     def _add(self, opened: dict[Address, socket.socket]) -> None:
         for address, listener in opened.items():
             self._sockets[address] = listener
             self._server.add(listener)
-            log.info("listening on %s", values.show_address(address_of(listener)))
+            log.info("listening on %s", values.show_address(_told(address, listener)))
 
     def _warn_of_passed(self, config: Config) -> None:
         if self._passed and set(self._sockets) != set(config.listen):

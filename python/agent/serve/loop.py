@@ -40,14 +40,36 @@ def _import_without_tls() -> None:
             sys.modules.pop(name, None)
 
 
+class NoLoopError(Exception):
+    """There is no event loop to be had. The text says why, on one line."""
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs until ``main`` ends. To be imported before anything that imports asyncio."""
+    """Runs until ``main`` ends. To be imported before anything that imports asyncio. Raises NoLoopError."""
     import asyncio
 
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+    begun = done = False
+
+    async def begin() -> None:
+        nonlocal begun, done
+        begun = True
+        await main
+        done = True
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(begin())
+    # An event loop that the kernel has no room for cannot even be closed, says uvloop.
+    except (OSError, RuntimeError) as error:
+        if done:
+            return  # what cannot be closed goes with the process
+        if begun:
+            raise
+        main.close()
+        why = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise NoLoopError(f"cannot start: no event loop: {getattr(why, 'strerror', None) or why}") from None
 
 
 _import_without_tls()

@@ -150,7 +150,7 @@ def _scans(scanner: dict[str, Any]) -> Iterator[Metric]:
     fell_back = float(scanner["fallback"] is not None)
     yield _gauge("discovery_fallback", "Whether the discovery had to change since the start.", _one(fell_back))
     yield _gauge("scan_running_seconds", "For how long a scan has been running; 0 if none is.", _one(scanner["for_s"]))
-    yield _gauge("hung_readers", "Readers that hang in processes.", _one(scanner["left_behind"]))
+    yield _gauge("hung_readers", "Readers that hang in processes.", _one(scanner["hung_readers"]))
     outcomes = [((outcome,), ended[outcome]) for outcome in ("done", "failed")]
     yield _counter("scans_total", "Scans that ended.", outcomes, "outcome")
     yield SummaryMetricFamily(
@@ -166,14 +166,14 @@ def _scans(scanner: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
-    outcomes = [((outcome,), polls[outcome]) for outcome in ("answered", "refused", "lost")]
+    outcomes = [((outcome,), polls[outcome]) for outcome in ("answered", "refused", "disconnected")]
     yield _counter(
-        "polls_total", "Polls: answered, refused (not in allow), or lost before the reply.", outcomes, "outcome"
+        "polls_total", "Polls: answered, refused (not in allow), or disconnected before the reply.", outcomes, "outcome"
     )
     replies = [((each["pool"], each["outcome"]), each["replies"]) for each in polls["replies"]]
     yield _counter("replies_total", "Replies by what they rest on: measured, unknown, ordered.",
                    replies, "pool", "outcome")  # fmt: skip
-    reasons = [((reason,), polls[reason]) for reason in ("timed_out", "crowded")]
+    reasons = [((reason,), polls[reason]) for reason in ("timed_out", "evicted")]
     yield _counter(
         "missing_lines_total", "Polls answered for the default pool, no agent-send line having come.", reasons, "reason"
     )

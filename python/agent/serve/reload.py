@@ -161,7 +161,6 @@ class Reloader:
         """The new scanner's first scan ended: it takes over."""
         if self._successor is None:
             return
-        self._successor = None
         self.close()
         self._adopt(plan)
         self._pipeline.sampled(snapshot, why)

@@ -125,7 +125,7 @@ class Reporter:
             failure=cache.failure,
             refused=scanner.refused,
             fallback=scanner.fallback(),
-            left_behind=scanner.left_behind(),
+            hung_readers=scanner.hung_readers(),
         )
 
     def _polls(self) -> told.PollsStatus:
@@ -135,9 +135,9 @@ class Reporter:
             listening=[values.show_address(address) for address in self._listeners.addresses()],
             answered=totals.answered,
             refused=totals.refused,
-            lost=totals.lost,
+            disconnected=totals.disconnected,
             timed_out=totals.timed_out,
-            crowded=totals.crowded,
+            evicted=totals.evicted,
             no_fds=totals.no_fds,
             replies=[
                 told.RepliesStatus(pool, outcome, replies)

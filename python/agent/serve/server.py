@@ -22,7 +22,7 @@ from agent.config.words import os_error
 from agent.operate.listener import ListenerWatch
 
 # Polls answered before the loop's other work has its turn.
-BURST = 64
+BATCH = 64
 
 # A listener that cannot accept is left alone for so long, or it would spin.
 STUCK_PAUSE_S = 0.05
@@ -137,8 +137,12 @@ def _serves(listener: socket.socket, *, v6only: bool) -> bool:
 
 
 def _waiting(listener: socket.socket) -> int:
-    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked."""
-    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked. One batch
+    where the kernel does not tell."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    except OSError:
+        return BATCH
     return int.from_bytes(info[24:28], sys.byteorder)
 
 
@@ -146,7 +150,7 @@ class Server:
     """Serves any number of listening sockets, which it is given and then owns.
 
     At most ``awaiting_line_max`` connections are waited for, ``deadline_s`` each, until they send their
-    line. ``ask`` is called once per burst of polls, unless the answerer was told that its replies
+    line. ``ask`` is called once per batch of polls, unless the answerer was told that its replies
     are settled for now. It returns whether waiting could bring a better answer. Then nobody else
     is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`resume`
     or ``wait_at_most_s`` later, once per resume.
@@ -182,10 +186,12 @@ class Server:
 
     def remove(self, listener: socket.socket) -> None:
         """Serves it no more. Polls that it has accepted into its backlog are answered first."""
-        self._answer(listener, BURST * BURST)
+        self._answer(listener, BATCH * BATCH)
         # The watch goes first: systemd may hold a duplicate that keeps the socket alive.
         self._listeners.pop(listener).close()
-        listener.close()
+        # The descriptor is gone whatever close(2) says.
+        with suppress(OSError):
+            listener.close()
 
     def close(self) -> None:
         """Ends all. Pollers that owe their line get the default reply."""
@@ -216,13 +222,16 @@ class Server:
         No, if a listener does not listen any more, or if somebody waits as at the last call
         and nobody has had a turn since.
         """
-        if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+        try:
+            if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
+                return False
+        except OSError:
             return False
         waiting = select.poll()
         for each in self._listeners:
             waiting.register(each.fileno(), select.POLLIN)
         totals = self._answerer.totals()
-        turns = totals.answered + totals.refused + totals.lost
+        turns = totals.answered + totals.refused + totals.disconnected
         left_waiting_at, self._waiting_since_turn = self._waiting_since_turn, turns if waiting.poll(0) else None
         return self._waiting_since_turn is None or self._waiting_since_turn != left_waiting_at
 
@@ -234,24 +243,24 @@ class Server:
 
     def _readable(self, listener: socket.socket) -> None:
         if not self._answerer.settled():
-            if not self._answerer.anyone(listener.fileno(), BURST):
+            if not self._answerer.accept_allowed(listener.fileno(), BATCH):
                 return
             if self.ask() and not self._waited and self.wait_at_most_s > 0:
                 for watch in self._listeners.values():
                     watch.stop()
                 self._hold_timer = self._loop.call_later(self.wait_at_most_s, self._give_up_waiting)
                 return
-        self._answer(listener, BURST)
+        self._answer(listener, BATCH)
 
     def _answer(self, listener: socket.socket, most: int) -> None:
         """Answers those in the backlog, and watches those who owe their line."""
-        end, owing = self._answerer.burst(listener.fileno(), most)
+        end, owing = self._answerer.serve_batch(listener.fileno(), most)
         for fd in owing:
             self._awaiting_line[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._await_line(fd)
         while len(self._awaiting_line) > self.awaiting_line_max:
             # Who has owed for longest makes room: a balancer sends its line with the connection.
-            self._expire(next(iter(self._awaiting_line)), crowded=True)
+            self._expire(next(iter(self._awaiting_line)), evicted=True)
         if end < 0:
             self._listeners[listener].back_off()
 
@@ -276,7 +285,7 @@ class Server:
         else:
             self._await_line(fd)
 
-    def _expire(self, fd: int, *, crowded: bool = False) -> None:
+    def _expire(self, fd: int, *, evicted: bool = False) -> None:
         self._loop.remove_reader(fd)
         self._awaiting_line.pop(fd).cancel()
-        self._answerer.expire(fd, crowded=crowded)
+        self._answerer.expire(fd, evicted=evicted)

@@ -107,8 +107,8 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"not to be had: {refused}"
     if scanner["fallback"]:
         yield "WARNING", f"fell back: {scanner['fallback']}"
-    if scanner["left_behind"]:
-        yield "WARNING", f"{scanner['left_behind']} readers hang in processes that cannot be read"
+    if scanner["hung_readers"]:
+        yield "WARNING", f"{scanner['hung_readers']} readers hang in processes that cannot be read"
 
 
 def show_counts(counts: dict[str, int]) -> str:
@@ -138,9 +138,9 @@ def _polls(polls: dict[str, Any], pools: list[dict[str, Any]]) -> Iterator[tuple
         f"{polls[name]} {what}"
         for name, what in (
             ("refused", "refused (not in allow)"),
-            ("lost", "gone before their reply"),
+            ("disconnected", "gone before their reply"),
             ("timed_out", "without their agent-send line"),
-            ("crowded", "without it, in a crowd"),
+            ("evicted", "without it, to make room"),
             ("no_fds", "times without a free descriptor"),
         )
         if polls[name]

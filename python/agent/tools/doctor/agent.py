@@ -110,7 +110,7 @@ def readers(context: CheckContext) -> Iterator[Finding]:
         behind, failure = len(hung), None
     else:
         hung = [worker["pid"] for worker in context.workers if worker["quarantined"]]
-        behind, failure = context.status["scanner"]["left_behind"], context.status["scanner"]["failure"]
+        behind, failure = context.status["scanner"]["hung_readers"], context.status["scanner"]["failure"]
     if failure:
         yield Finding("fail", "readers", f"the last scan failed: {failure}", "see the agent's log")
     if hung or behind:

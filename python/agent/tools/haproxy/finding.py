@@ -3,6 +3,7 @@
 It must not judge.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,8 @@ from .read import Place, is_known
 
 _MOST_NAMES = 3
 _MOST_DIGITS = 9
+# HAProxy's units of time, in milliseconds; without one they are milliseconds.
+_UNITS_MS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1e3, "m": 60e3, "h": 3600e3, "d": 86400e3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +81,9 @@ def number(word: str | None) -> int | None:
             break
         digits += char
     return int(digits[:_MOST_DIGITS] or 0)
+
+
+def milliseconds(word: str | None) -> float | None:
+    """A time as HAProxy writes it, None where it is none or a variable is not known here."""
+    match = re.fullmatch(r"(\d{1,9})(|us|ms|s|m|h|d)", word or "", re.ASCII)
+    return int(match[1]) * _UNITS_MS[match[2]] if match else None

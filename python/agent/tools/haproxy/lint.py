@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from . import of_pools, of_servers
+from . import of_agents, of_pools, of_servers
 from .finding import LintFinding
 from .parse import Configuration, parse, read_files
 from .read import LintError, World, configuration_files
@@ -26,16 +26,17 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     floor_above_zero: bool = False,
     bare_replies: bool = False,
     version: tuple[int, ...] = (),
+    pools: Collection[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> list[LintFinding]:
     """Findings and notes, in the order of the files and their lines. Raises LintError.
 
     `files` are files and directories as HAProxy's `-f` takes them, and are one configuration together. An
     agent check is ours if its port is in `ports`, or if `all_checks`. With `floor_above_zero` the agent never
-    answers 0 %, so no backend can lose all its servers; with `bare_replies` it never says `up`. `version` is
-    HAProxy's, where it is known. `environment` stands for HAProxy's own, by default this process's; what hangs
-    on a variable missing from it is noted, not judged. Where `.if` asks what only the running HAProxy knows,
-    both answers are tried.
+    answers 0 %, so no backend can lose all its servers; with `bare_replies` it never says `up`. `pools` names its
+    pools, where they are known. `version` is HAProxy's, where it is known. `environment` stands for HAProxy's own,
+    by default this process's; what hangs on a variable missing from it is noted, not judged. Where `.if` asks what
+    only the running HAProxy knows, both answers are tried.
     """
     paths = configuration_files(files)
     variables = dict(os.environ if environment is None else environment)
@@ -43,10 +44,24 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     if not any(configuration.sections for configuration in readings):
         raise LintError(paths[0], "no section in it, not an HAProxy configuration")
 
+    scopes = [
+        Scope(
+            configuration,
+            frozenset(ports),
+            all_checks,
+            floor_above_zero,
+            bare_replies,
+            version,
+            frozenset(pools),
+        )
+        for configuration in readings
+    ]
     found: dict[LintFinding, None] = {}
-    for configuration in readings:
-        scope = Scope(configuration, frozenset(ports), all_checks, floor_above_zero, bare_replies, version)
+    for scope in scopes:
         found.update(dict.fromkeys(_findings(scope)))
+    nobody = [note for scope in scopes if (note := of_agents.nobody(scope))]
+    if len(nobody) == len(scopes):
+        found[nobody[0]] = None
     order = {str(path): index for index, path in reversed(list(enumerate(paths)))}
     return sorted(found, key=lambda f: (order[f.file], f.line, f.severity, f.what))
 
@@ -68,11 +83,10 @@ def _readings(texts: Sequence[tuple[Path, str]], variables: dict[str, str]) -> l
 def _findings(scope: Scope) -> Iterator[LintFinding]:
     watched = [(p, ours) for p in scope.configuration.backends() if (ours := scope.ours(p))]
     for backend, ours in watched:
-        for judge in of_servers.JUDGES:
+        for judge in (*of_servers.JUDGES, *of_agents.JUDGES, *of_pools.JUDGES):
             yield from judge(scope, backend, ours)
-        for judge in of_pools.JUDGES:
-            yield from judge(scope, backend, ours)
-    yield from of_servers.mixed_agent_send(scope, watched)
+    yield from of_agents.mixed_agent_send(scope, watched)
     yield from of_servers.tracked_init_state(scope)
-    yield from of_servers.unknown_ports(scope)
+    yield from of_agents.unknown_ports(scope)
+    yield from of_agents.without_agent_check(scope)
     yield from of_pools.reload(scope, watched)

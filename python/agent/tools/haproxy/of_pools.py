@@ -77,10 +77,12 @@ def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFindi
 
 def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """A pool of one."""
-    if slots([server for server in backend.servers if not server.settings.backup]) == 1:
+    serving = [server for server in backend.servers if not server.settings.backup]
+    if slots(serving) == 1 and serving[0] in ours:
+        beside = " beside backup servers" if len(backend.servers) > 1 else ""
         yield note(
-            ours[0].at,
-            f"{names(ours)} is the only one in {backend.title}",
+            serving[0].at,
+            f"{names(serving)} is the only one in {backend.title}{beside}",
             "Without another one to get the rest, no weight but 0% has an effect",
             "Add the other hosts, or do without agent-check",
         )
@@ -250,7 +252,8 @@ def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[
             bare[0].at,
             f"No server state file for {bare[0].title}{others}",
             "After a reload every server has its full weight until its agent is asked again",
-            "Save `show servers state` before reloads to a server-state-file, and load it in the backend",
+            "Save `show servers state` before reloads to a server-state-file, and load it in the backend. Delete that "
+            "file when you change a server's port, for HAProxy goes on with the old one",
         )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from .finding import LintFinding, by_place, capital, finding, names, note
+from .of_agents import means_to_ask
 from .parse import Proxy, Server
-from .read import is_known
 from .scope import Scope, slots, weight
 
 _FULL_WEIGHT = 100
@@ -12,7 +12,6 @@ _FULL_WEIGHT = 100
 _STAYS_DOWN = ((3, 3, 0), (3, 4, 0))
 # From here on a server that tracks another may not have init-state.
 _INIT_STATE_FATAL = (3, 2)
-_Watched = list[tuple[Proxy, list[Server]]]
 
 
 def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
@@ -91,7 +90,7 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Lin
 def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Servers that keep their weight beside those whose weight falls."""
     others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
-    others = [server for server in others if weight(server) != 0]
+    others = [server for server in others if weight(server) != 0 and not means_to_ask(scope, server)]
     if not others:
         return
     yield note(
@@ -102,24 +101,6 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[L
         "them once those are full",
         "Run the agent there, too, and give the line agent-check",
     )
-
-
-def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[LintFinding]:
-    """Agent-send on some. Every agent check of the configuration counts, for all share one set of rules."""
-    checked = [s for p in scope.configuration.backends() for s in p.servers if s.settings.agent]
-    sender = next((server for server in checked if server.settings.agent_send), None)
-    if sender is None:
-        return
-    for backend, ours in watched:
-        silent = [server for server in ours if not server.settings.agent_send]
-        for at, servers in by_place(backend, silent, lambda s: s.agent_at):
-            yield finding(
-                at,
-                f"{names(servers)} in {backend.title} {'ask' if len(servers) > 1 else 'asks'} without agent-send, and "
-                f"{sender.at} asks with it",
-                "One agent-send anywhere delays every agent-check without one by 200 ms",
-                "Give agent-send to all agent-checked servers, or to none",
-            )
 
 
 def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
@@ -137,20 +118,6 @@ def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
                 "Take init-state out of the `default-server` that these inherit it from, and give it to the servers "
                 "that are checked themselves",
             )
-
-
-def unknown_ports(scope: Scope) -> Iterator[LintFinding]:
-    """Servers of which cannot be said whether they ask our agent."""
-    for backend in scope.configuration.backends():
-        for server in backend.servers:
-            port = server.settings.port
-            if server.settings.agent and port and not is_known(port) and not scope.all_checks:
-                yield note(
-                    server.at,
-                    f"The agent-port of server {server.name} is {port}, and that variable is not set here",
-                    "HAProxy's environment decides which agent is asked, so the server is not judged",
-                    "Set the variable as HAProxy has it, or use --all",
-                )
 
 
 JUDGES = (weights, slowstart, dns_weights, stays_down, some_without)

@@ -30,9 +30,17 @@ _WITH_VALUE = frozenset(
 )
 
 # What a server's keyword leaves in Settings: its value, a truth, the place where it stands.
-_KEPT = {"weight": "weight", "agent-port": "agent_port", "port": "check_port", "maxconn": "maxconn", "track": "tracked"}
+_KEPT = {
+    "agent-addr": "agent_addr",
+    "agent-inter": "agent_inter",
+    "agent-port": "agent_port",
+    "agent-send": "agent_send",
+    "maxconn": "maxconn",
+    "port": "check_port",
+    "track": "tracked",
+    "weight": "weight",
+}
 _FLAGS = {
-    "agent-send": ("agent_send", True),
     "backup": ("backup", True),
     "no-backup": ("backup", False),
     "check": ("check", True),
@@ -41,7 +49,15 @@ _FLAGS = {
     "disabled": ("disabled", True),
     "enabled": ("disabled", False),
 }
-_PLACED = {"weight": "weight_at", "init-state": "init_state_at", "slowstart": "slowstart_at"}
+_PLACED = {
+    "agent-addr": "agent_addr_at",
+    "agent-inter": "agent_inter_at",
+    "agent-port": "agent_port_at",
+    "agent-send": "agent_send_at",
+    "init-state": "init_state_at",
+    "slowstart": "slowstart_at",
+    "weight": "weight_at",
+}
 
 
 @dataclass(slots=True)
@@ -52,9 +68,16 @@ class Settings:
     weight_at: Place | None = None
     agent: bool = False
     agent_at: Place | None = None
+    agent_refused: bool = False
+    agent_addr: str | None = None
+    agent_addr_at: Place | None = None
+    agent_inter: str | None = None
+    agent_inter_at: Place | None = None
     agent_port: str | None = None
+    agent_port_at: Place | None = None
+    agent_send: str | None = None
+    agent_send_at: Place | None = None
     check_port: str | None = None
-    agent_send: bool = False
     backup: bool = False
     disabled: bool = False
     check: bool = False
@@ -255,9 +278,9 @@ def _apply(settings: Settings, words: tuple[str, ...], at: Place) -> None:
             setattr(settings, _PLACED[keyword], at)
         match keyword:
             case "agent-check" if not settings.agent:
-                settings.agent, settings.agent_at = True, at
+                settings.agent, settings.agent_at, settings.agent_refused = True, at, False
             case "no-agent-check":
-                settings.agent, settings.agent_at = False, None
+                settings.agent, settings.agent_at, settings.agent_refused = False, None, True
             case "resolve-opts":
                 settings.ignores_dns_weight = "ignore-weight" in value.split(",")
 

@@ -14,7 +14,8 @@ HASHING = ("source", "uri", "url_param", "hash", "hdr(", "rdp-cookie")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`version` is HAProxy's, () where it is not known; with `bare_replies` the agent never says `up`."""
+    """`version` is HAProxy's, () where it is not known; with `bare_replies` the agent never says `up`. `pools` are
+    the names of the agent's, as far as its configuration is known."""
 
     configuration: Configuration
     ports: frozenset[int]
@@ -22,6 +23,7 @@ class Scope:
     floor_above_zero: bool
     bare_replies: bool
     version: tuple[int, ...]
+    pools: frozenset[str]
 
     def ours(self, backend: Proxy) -> list[Server]:
         """The backend's servers that ask the agent."""
@@ -29,7 +31,11 @@ class Scope:
 
     def asks_ours(self, settings: Settings) -> bool:
         """Whether a server asks the agent, by its port."""
-        return settings.agent and (self.all_checks or number(settings.port) in self.ports)
+        return settings.agent and self.is_ours(settings.port)
+
+    def is_ours(self, port: str | None) -> bool:
+        """Whether the agent listens on this port, or all agents are to be judged."""
+        return self.all_checks or number(port) in self.ports
 
     def balance(self, backend: Proxy) -> str:
         """The algorithm in force."""

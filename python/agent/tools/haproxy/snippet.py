@@ -114,6 +114,7 @@ def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
 #     load-server-state-from-file global                    to the backends that use agent-check,
 # and before each reload (ExecReload= in a drop-in of haproxy.service) save them:
 #     echo "show servers state" | socat stdio <the stats socket> > /var/lib/haproxy/server-state
+# Delete that file when you change a server's port: HAProxy takes the old one from it, without a word.
 """
     if floor_percent > 0:
         text += f"""\

@@ -123,8 +123,8 @@ def _evidence(status: dict[str, Any]) -> Iterator[Text]:
         hidden = "" if sample["visible"] else "; processes cannot be seen"
         took = f"{console.span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms, found by {sample['discovery']}"
         yield _row("sample", took + hidden, "" if sample["visible"] else "red")
-    if scanner["left_behind"]:
-        yield _row("WARNING", f"{scanner['left_behind']} readers hang in processes that cannot be read", "red")
+    if scanner["hung_readers"]:
+        yield _row("WARNING", f"{scanner['hung_readers']} readers hang in processes that cannot be read", "red")
 
 
 def _pollers(view: View) -> Iterator[Text]:

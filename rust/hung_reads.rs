@@ -1,23 +1,23 @@
 //! WORLD. The processes at which a reader hangs now.
 //!
-//! A reader that hangs outlives the scanner that left it behind. So a scanner shares this with
+//! A reader that hangs outlives the scanner that detached it. So a scanner shares this with
 //! those that succeed it: they leave the same processes alone, and no process costs two readers.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::snapshot::Pid;
+use crate::pid::Pid;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Stuck(Mutex<HashSet<Pid>>);
+pub struct HungReads(Mutex<HashSet<Pid>>);
 
-impl Stuck {
+impl HungReads {
     fn pids(&self) -> MutexGuard<'_, HashSet<Pid>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader was left behind there.
+    /// A reader hangs there, and was detached.
     pub fn add(&self, pid: Pid) {
         self.pids().insert(pid);
     }

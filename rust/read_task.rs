@@ -1,22 +1,22 @@
 //! WORLD. One read of one process, done apart from all that is known, because it can hang.
 //!
-//! A job touches nothing but the files of its process. If it hangs, the thread that runs it is
-//! left behind with it; see scanner.rs.
+//! A task touches nothing but the files of its process. If it hangs, the thread that runs it is
+//! detached; see scanner.rs.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cpu_time::Way;
-use crate::procfs::{Files, Miss, Stat, TITLE_LEN_MAX, read_at_start};
+use crate::pid::Pid;
+use crate::procfs::{Files, ReadError, Stat, TITLE_LEN_MAX, read_at_start};
 use crate::selector::Selector;
-use crate::snapshot::Pid;
 use crate::title::{Reading, first_string};
 
 /// A name of a process has at most 15 bytes, a kernel worker's some more.
 const COMM_LEN_MAX: usize = 64;
 
-/// What is the same for all jobs of a scanner.
+/// What is the same for all tasks of a scanner.
 #[derive(Debug)]
 pub struct Context {
     /// The pools.
@@ -42,8 +42,8 @@ impl Context {
     /// Whose a process is, before its title is read. The process cannot hold up what is read for it.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub fn identify(&self, pid: Pid, files: &Files) -> Result<Identity, Miss> {
+    /// See [`ReadError`].
+    pub fn identify(&self, pid: Pid, files: &Files) -> Result<Identity, ReadError> {
         let mut buf = [0; COMM_LEN_MAX];
         let comm = files.comm(pid, &mut buf)?;
         let named = self.bits(|s| s.comm.matches(comm));
@@ -55,8 +55,8 @@ impl Context {
     /// user where that was read.
     ///
     /// # Errors
-    /// See [`Miss`].
-    pub(crate) fn accepting(&self, pid: Pid, those: u32, files: &Files) -> Result<(u32, Option<u32>), Miss> {
+    /// See [`ReadError`].
+    pub(crate) fn accepting(&self, pid: Pid, those: u32, files: &Files) -> Result<(u32, Option<u32>), ReadError> {
         let by_users = self.bits(|s| !s.users.is_empty());
         let by_cgroups = self.bits(|s| !s.cgroups.is_empty());
         let wants_users = those & by_users != 0 || (self.detail && those != 0);
@@ -83,7 +83,7 @@ impl Context {
 
 /// Something to read.
 #[derive(Debug)]
-pub struct Job {
+pub struct ReadTask {
     /// Of this process.
     pub pid: Pid,
     /// What to read of it.
@@ -118,7 +118,7 @@ pub struct Kept {
     pub stat: Option<OwnedFd>,
 }
 
-/// What a job brought.
+/// What a task brought.
 #[derive(Debug)]
 pub enum Outcome {
     /// The title is in the caller's buffer.
@@ -171,17 +171,17 @@ pub enum Match {
     },
 }
 
-impl From<Miss> for Outcome {
-    fn from(miss: Miss) -> Self {
-        match miss {
-            Miss::Gone => Self::Gone,
-            Miss::Denied => Self::Denied(u32::MAX),
-            Miss::NoFds => Self::NoFds,
+impl From<ReadError> for Outcome {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Gone => Self::Gone,
+            ReadError::Denied => Self::Denied(u32::MAX),
+            ReadError::NoFds => Self::NoFds,
         }
     }
 }
 
-impl Job {
+impl ReadTask {
     /// The selectors that the process may concern, as far as is known before it is read.
     #[must_use]
     pub fn mask(&self) -> u32 {
@@ -212,15 +212,15 @@ impl Job {
                 let title_len = match title.map(<[u8]>::len) {
                     Ok(0) => files.title_without_leader(self.pid, buf).map_or(0, <[u8]>::len),
                     Ok(len) => len,
-                    Err(Miss::Denied) => return (Outcome::Denied(*accepted), &[]),
-                    Err(miss) => return (miss.into(), &[]),
+                    Err(ReadError::Denied) => return (Outcome::Denied(*accepted), &[]),
+                    Err(error) => return (error.into(), &[]),
                 };
                 (Outcome::Title { cpu_ns }, &buf[..title_len])
             }
             Kind::Probe { start } => match self.probe(*start, context, files, mask, buf) {
                 Ok(probed) => (Outcome::Probed(probed), &[]),
-                Err(Miss::Denied) => (Outcome::Denied(mask.load(Ordering::Relaxed)), &[]),
-                Err(miss) => (miss.into(), &[]),
+                Err(ReadError::Denied) => (Outcome::Denied(mask.load(Ordering::Relaxed)), &[]),
+                Err(error) => (error.into(), &[]),
             },
         }
     }
@@ -232,7 +232,7 @@ impl Job {
         files: &Files,
         mask: &AtomicU32,
         buf: &mut [u8; TITLE_LEN_MAX],
-    ) -> Result<Probed, Miss> {
+    ) -> Result<Probed, ReadError> {
         let pid = self.pid;
         let Identity { named, accepted, euid: uid } = context.identify(pid, files)?;
         mask.store(accepted, Ordering::Relaxed);
@@ -267,10 +267,10 @@ impl Job {
 }
 
 /// What a process does not show accepts it nowhere. For want of a descriptor nothing is known.
-fn readable<T>(read: Result<T, Miss>) -> Result<Option<T>, Miss> {
+fn readable<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(Miss::NoFds) => Err(Miss::NoFds),
-        Err(Miss::Gone | Miss::Denied) => Ok(None),
+        Err(ReadError::NoFds) => Err(ReadError::NoFds),
+        Err(ReadError::Gone | ReadError::Denied) => Ok(None),
     }
 }
