@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="ADDR:PORT",
         action="append",
         type=_option(values.address),
-        help="listen here instead of where the configuration says; may be given several times",
+        help="listen here instead of on the configured addresses; may be repeated",
     )
     _procfs_option(serve)
     serve.add_argument(
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="scan once and print the reply", description=_check.__doc__)
     _config_option(check)
     _procfs_option(check)
-    check.add_argument("--json", action="store_true", help="print all that was found, as JSON")
+    check.add_argument("--json", action="store_true", help="print everything that was found, as JSON")
     check.add_argument("--workers", action="store_true", help="list what was counted: pid, user, title, reading")
     check.set_defaults(run=_check)
 
@@ -99,16 +99,16 @@ def parser() -> argparse.ArgumentParser:
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What is asked of the running agent."""
     status = commands.add_parser(
-        "status", help="show what the running agent says, and why", description=_status.__doc__
+        "status", help="show what the running agent replies, and why", description=_status.__doc__
     )
-    status.add_argument("--json", action="store_true", help="print all of it, as JSON")
+    status.add_argument("--json", action="store_true", help="print the whole status, as JSON")
     _control_option(status)
     status.set_defaults(run=_status)
 
     for kind, does in (
-        ("drain", "take this host out of the pool: no new clients, the present ones stay"),
+        ("drain", "take this host out of the pool: no new clients, existing ones stay"),
         ("maint", "put this host into maintenance: no clients"),
-        ("weight", "say this weight instead of the measured one"),
+        ("weight", "report this weight instead of the measured one"),
         ("ready", "end drain, maint or weight"),
     ):
         command = commands.add_parser(kind, help=does, description=f"Tells the running agent to {does}.")
@@ -116,12 +116,12 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             command.add_argument(
                 "weight", metavar="PERCENT", type=_option(values.plain_percent), help='"40" or "40%%", from 0 to 100'
             )
-        lasts = "for so long, such as 30m; then the agent is ready again (default: until it is ordered)"
+        lasts = 'how long the override lasts, such as 30m (default: until "busyweight ready")'
         if kind == "ready":
-            lasts = "for how long balancers are told (default: release_for in the configuration)"
+            lasts = 'how long to send "ready" to the balancers (default: reply.release_for)'
         command.add_argument("--for", dest="lasts", metavar="30m", type=_option(values.lasting), help=lasts)
         command.add_argument(
-            "--reason", metavar="TEXT", type=_option(values.reason), help="why; shown in status, log and HAProxy"
+            "--reason", metavar="TEXT", type=_option(values.reason), help="reason, shown in status, log and HAProxy"
         )
         _control_option(command)
         command.set_defaults(run=_order, kind=kind)
@@ -131,11 +131,11 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """What looks at the whole: this host, the running agent, and HAProxy's side."""
     top = commands.add_parser("top", help="watch the running agent live", description=_top.__doc__)
     _control_option(top)
-    top.add_argument("--once", action="store_true", help="print one frame after a second's watching, and end")
+    top.add_argument("--once", action="store_true", help="watch for a second, print one frame and exit")
     top.set_defaults(run=_top)
 
     doctor = commands.add_parser(
-        "doctor", help="say what works, what does not, and what to do", description=_doctor.__doc__
+        "doctor", help="check what works, what does not, and what to do about it", description=_doctor.__doc__
     )
     _config_option(doctor)
     _control_option(doctor)
@@ -143,7 +143,7 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--haproxy-socket",
         metavar="PATH",
         type=Path,
-        help="HAProxy's statistics socket: compare its weights with what the agent says",
+        help="HAProxy's stats socket: compare its weights with what the agent replies",
     )
     doctor.add_argument("--json", action="store_true", help="print every check as JSON")
     doctor.set_defaults(run=_doctor)
@@ -158,23 +158,21 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "servers",
         metavar="NAME=ADDR:PORT",
         nargs="*",
-        help="a server behind HAProxy, as web1=192.0.2.11:80 (default: examples)",
+        help="a server behind HAProxy, such as web1=192.0.2.11:80 (default: examples)",
     )
     snippet.set_defaults(run=_snippet)
 
     lint = helps.add_parser(
-        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=_lint.__doc__
+        "lint", help="find what in haproxy.cfg makes the agent useless or dangerous", description=_lint.__doc__
     )
     _config_option(lint)
-    lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
+    lint.add_argument("--all", action="store_true", help="check every agent-check, not only those on the agent's ports")
     lint.add_argument(
         "--haproxy-version",
         metavar="VERSION",
-        help='judge for this HAProxy, as 3.2 or 3.4.1 (default: what "haproxy -v" says on this machine)',
+        help='HAProxy version to check for, such as 3.2 or 3.4.1 (default: that of "haproxy -v" here)',
     )
-    lint.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
-    )
+    lint.add_argument("files", metavar="FILE", type=Path, nargs="+", help="files and directories, as for HAProxy's -f")
     lint.set_defaults(run=_lint)
 
 
@@ -186,12 +184,12 @@ def _control_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--control",
         metavar="PATH",
-        help="the operators' socket (default: in $RUNTIME_DIRECTORY, else /run/busyweight/control.sock)",
+        help="the agent's control socket (default: in $RUNTIME_DIRECTORY, else /run/busyweight/control.sock)",
     )
 
 
 def _procfs_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--procfs", metavar="DIR", help="read this tree instead of what the configuration says")
+    command.add_argument("--procfs", metavar="DIR", help="procfs to read instead of the configured one")
 
 
 def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
@@ -222,9 +220,9 @@ def reloader(options: argparse.Namespace) -> Callable[[], schema.Config]:
         nonlocal seen
         text = _text(options)
         if seen and not text:
-            what = "it is empty" if path.exists() else "no such file"
+            what = "empty" if path.exists() else "no such file"
             raise schema.ConfigError(
-                [f"{path}: {what}, and there were settings before; for all defaults, write a comment"]
+                [f"{path}: {what}, but it had settings before; to go back to the defaults, write a comment into it"]
             )
         seen = bool(text)
         return _parse(options, text)
@@ -343,7 +341,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
+    """Prints the effective configuration as TOML; lists every error and exits with 2 if there are any."""
     loaded = load(options)
     print(schema.to_toml(loaded), end="")
     for warning in schema.warnings(loaded):
@@ -352,7 +350,7 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    """Shows what the running agent says now, since when, and what it rests on."""
+    """Shows what the running agent replies now, since when, and what that is based on."""
     import time
 
     from agent.config import paths
@@ -387,9 +385,9 @@ def _order(options: argparse.Namespace) -> int:
 
 
 def _top(options: argparse.Namespace) -> int:
-    """Shows live what the running agent says: the weight now and over the last ten minutes, the
-    workers and how busy each is, the pollers and how often they ask, and orders in force.
-    q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
+    """Shows the running agent live: the weight now and over the last ten minutes, the workers and
+    how busy each is, the pollers and how often they poll, and any active override. Quit with q
+    or Ctrl-C. Needs the rich library (the extra "top")."""
     from agent.config import paths
     from agent.tools import client
 
@@ -409,10 +407,10 @@ def _top(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
-    check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
-    as any user, as far as that goes; it changes nothing. While somebody polls the agent it
-    watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
+    """Checks the host, the running agent and, on request, HAProxy. Prints one line per check: ok,
+    warn or fail, what was found, and what to do about it. Works as any user and without an
+    agent, as far as possible, and changes nothing. If the agent is being polled, doctor watches
+    the polls for up to half a minute. Exit code 1 if a check fails, 0 otherwise."""
     from agent.config import paths
     from agent.tools import doctor
 
@@ -425,8 +423,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _snippet(options: argparse.Namespace) -> int:
     """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
-    (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
-    and beside it the backend that serves when the pool is full of jobs or of requests."""
+    (this machine's cores if the capacity is not a number of processes): a frontend, a backend for
+    each pool, and a second backend that takes over when the pool is full of jobs or requests."""
     from agent.sampling import capacity
     from agent.tools import haproxy
 
@@ -447,9 +445,9 @@ def _snippet(options: argparse.Namespace) -> int:
 
 
 def _lint(options: argparse.Namespace) -> int:
-    """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
-    All files are one configuration together. Judged are the agent-checks on the ports of the agent's
-    configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
+    """Finds what in haproxy.cfg makes the agent useless or dangerous, and prints it as FILE:LINE: what,
+    why, remedy. All files together are one configuration. Checks the servers whose agent-port is in
+    the agent's configuration (5001 without one). Exit code 1 if there are findings, 0 for notes only."""
     from agent.tools import haproxy
 
     loaded = load(options, elsewhere=True)

@@ -373,7 +373,7 @@ def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers,
     preset of its own takes that preset's names, not those of another program."""
     path = f"pools.{name}"
     if not name or not name.isascii() or not name.isprintable() or " " in name:
-        reader.fault(path, "the name is a word of printable ASCII, since agent-send says it on a line")
+        reader.fault(path, "a pool's name must be one word of printable ASCII, because agent-send sends it on a line")
     read = reader.table(data, path, _POOL_KINDS)
     own = {k: v for k, v in read.items() if k not in KINDS["weight"]}
     if "preset" in own:
@@ -393,12 +393,14 @@ def _check_weight(reader: _Reader, pool: str, weight: Weight, cgroups: tuple[str
     """What no single key can tell."""
     judged = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
     if reader.good(*judged) and weight.capacity == "slots" and weight.count != "threads":
-        reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; it goes with count = "threads" only')
+        reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; allowed only with count = "threads"')
     if reader.good(*judged) and weight.capacity == "quota" and not cgroups:
-        reader.fault(_at(pool, "weight", "capacity"), 'found "quota"; it is that of workers.cgroups, which is empty')
+        reader.fault(
+            _at(pool, "weight", "capacity"), 'found "quota"; it means the quota of workers.cgroups, which is empty'
+        )
     for path in weight.others:
         if not path.strip("/"):
-            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: cgroups by name, never all of them')
+            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: named cgroups, not the root of all')
 
 
 def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks) -> None:
@@ -412,7 +414,10 @@ def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks)
     if workers.preset == "custom" and not workers.pattern:
         reader.fault(_at(pool, "workers.custom", "pattern"), 'missing; preset = "custom" needs one')
     elif workers.preset != "custom" and (workers.pattern or workers.busy_states):
-        reader.fault(_at(pool, "workers", "preset"), f'found "{workers.preset}"; a pattern goes with "custom" only')
+        reader.fault(
+            _at(pool, "workers", "preset"),
+            f'found "{workers.preset}"; a pattern is allowed only with preset = "custom"',
+        )
     elif wrong := checks.workers(workers):
         key, why = wrong
         table = "workers" if key in KINDS["workers"] else "workers.custom"
@@ -433,24 +438,24 @@ def warnings(config: Config) -> Iterator[str]:
     if scan.give_up_after <= max(scan.min_gap, scan.fresh_for):
         yield (
             f"scan.give_up_after = {show(scan.give_up_after)} is not longer than scan.min_gap and scan.fresh_for: "
-            "a sample is given up before the next one may be taken, so answers will be unknown"
+            "samples expire before the next scan may start, so replies will be unknown"
         )
     if scan.fresh_for < scan.min_gap and scan.wait_at_most > 0:
         yield (
             f"scan.min_gap = {show(scan.min_gap)} is longer than scan.fresh_for = {show(scan.fresh_for)}: "
-            "answers may be older than fresh_for"
+            "replies may be older than fresh_for"
         )
     if scan.wait_at_most >= 1:
         yield (
             f"scan.wait_at_most = {show(scan.wait_at_most)}: HAProxy waits agent-inter (2s by default) for the "
-            "whole check, so answers may be too late"
+            "whole check, so replies may be too late"
         )
     if scan.fresh_for == 0 and scan.wait_at_most == 0:
-        yield 'scan.fresh_for = "0ms" with scan.wait_at_most = "0ms": every answer is from the scan before'
+        yield 'scan.fresh_for = "0ms" with scan.wait_at_most = "0ms": every reply is based on the previous scan'
     if scan.give_up_after < 2:
         yield (
             f"scan.give_up_after = {show(scan.give_up_after)} is shorter than HAProxy's default agent-inter (2s): "
-            "a first poll after a pause may be unknown"
+            "the first reply after a pause may be unknown"
         )
     if config.reply.on_stop == "release" and config.reply.release_for == 0:
         yield 'reply.release_for = "0ms": the weight is not released on stop'

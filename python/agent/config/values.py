@@ -96,7 +96,7 @@ def show_address(address: tuple[str, int]) -> str:
 def _network(found: object) -> str:
     # Python would keep an interface's name, or drop it where there is a prefix: more than was meant could poll.
     if "%" in _text(found):
-        raise Wrong('a network without the name of an interface, such as "fe80::/10"')
+        raise Wrong('a network without an interface name, such as "fe80::/10"')
     return str(ipaddress.ip_network(_text(found), strict=False))
 
 
