@@ -22,10 +22,10 @@ def hints(address: str, command: Path) -> str:
     """What a newcomer wants to type next."""
     host, port = values.address(address)
     return f"""\
-The agent of this checkout, on {address}; Ctrl-C ends it. In another terminal, in this directory:
+The agent of this checkout, on {address}; stop it with Ctrl-C. In another terminal, in this directory:
     bash -c 'cat </dev/tcp/{host}/{port}'   polls it, as HAProxy does
-    {command} status   says what it says, and why; `top` shows it live, `doctor` what to mend
-    make demo   shows something move where there is no worker, with HAProxy where that is installed
+    {command} status   shows its reply, and why; `top` shows it live, `doctor` what to fix
+    make demo   simulates workers if there are none, with HAProxy if it is installed
 """
 
 
@@ -36,7 +36,7 @@ def obstacle(address: str) -> str | None:
     except client.ClientError:
         pass  # none, or another user's, whose port will tell
     else:
-        return f"the agent of this checkout runs already, as pid {running}: end it first (Ctrl-C where it runs)"
+        return f"the agent of this checkout is already running as pid {running}: stop it first (Ctrl-C where it runs)"
     host, port = values.address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -46,7 +46,7 @@ def obstacle(address: str) -> str | None:
             probe.listen()
         except OSError as error:
             other = f"{host if family == socket.AF_INET else f'[{host}]'}:{port + 1 if port < 65535 else port - 1}"
-            what = "is taken by another program" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
+            what = "is in use by another program" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
             return f"{address}: {what}; another address: make run LISTEN={other}"
     return None
 

@@ -78,7 +78,7 @@ def test_it_says_how_to_poll_and_what_comes_next(tryout: TryOut) -> None:
 def test_a_second_one_is_told_of_the_first_in_one_line(tryout: TryOut) -> None:
     done = tryout.again()
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"runs already, as pid {tryout.pid}" in done.stderr
+    assert f"already running as pid {tryout.pid}" in done.stderr
     assert done.stderr.count("\n") == 1
     assert tryout.running
 
