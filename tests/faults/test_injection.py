@@ -133,7 +133,7 @@ def live(home: Path, name: str, nth: int, how: str) -> tuple[list[str], Injected
 
 
 def reloaded(agent: TreeAgent) -> bool:
-    return any(end in agent.log_text() for end in ("reloaded the configuration", "the former one stays"))
+    return any(end in agent.log_text() for end in ("reloaded the configuration", "reload failed"))
 
 
 def command(agent: Injected, kind: str) -> None:

@@ -201,7 +201,7 @@ def test_what_is_no_record_is_refused_as_such(value: dict[str, Any], inner: dict
     try:
         record = override.from_value(value)
     except ValueError as error:
-        assert str(error) == "not a record of overrides"
+        assert str(error) == "not a valid override record"
     else:
         assert override.to_value(record) == value
 

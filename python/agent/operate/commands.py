@@ -59,9 +59,9 @@ class ControlCommands:
         try:
             self._socket = ControlSocket(path, commands, gid)
         except ControlSocketError as error:
-            log.warning("%s; serves without", error)
+            log.warning("%s; running without a control socket", error)
         else:
-            log.info("control socket at %s", path)
+            log.info("control socket: %s", path)
 
     def allow_group(self, gid: int | None) -> None:
         """Who may command may have changed."""

@@ -47,7 +47,9 @@ class HeardFile:
             why = (error.strerror or str(error)).lower()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             why = f"not a record of weights, version {VERSION}"
-        log.warning("%s: %s; what HAProxy heard last is not known, so weights rise from their floor", self.path, why)
+        log.warning(
+            "%s: %s; the last weight sent to HAProxy is unknown, so weights rise from their floor", self.path, why
+        )
         return None
 
     def note(self, heard: dict[str, float] | None) -> None:

@@ -75,9 +75,9 @@ class OverrideService:
         in_doubt = bool(self.file.write_error or self.file.load_warning)
         state = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
         if state.override:
-            log.info("still in force: %s", state.override.note(show_when))
+            log.info("override still active: %s", state.override.note(show_when))
         elif record.override:
-            log.info("ran out meanwhile: %s", record.override.note(show_when))
+            log.info("override expired while the agent was down: %s", record.override.note(show_when))
         return state
 
     def configure(self, release_for_s: float) -> None:
@@ -117,13 +117,13 @@ class OverrideService:
                 state = before.readied()
                 why = order.why and f": {order.why}"
                 if before.override:
-                    log.info("%s ends %s%s", who, before.override.note(show_when), why)
+                    log.info("override ended by %s: %s%s", who, before.override.note(show_when), why)
                 elif state.ready_owed and not before.ready_owed:
-                    log.info("%s ends what was in force before the start, if anything was%s", who, why)
+                    log.info("%s ends any override from before the start%s", who, why)
             else:
                 asked = order.override(who, time.time())
                 state = before.ordered(asked, self._clock())
-                log.info("in force: %s", asked.note(show_when))
+                log.info("override active: %s", asked.note(show_when))
             await self._record(state)
             self._take(state, ready_for_s)
             return asdict(self.report()) | {"ended": before.override and before.override.note(show_when)}
@@ -159,10 +159,10 @@ class OverrideService:
             before = self._state
             after = before.ticked(self._clock())
             if before.override and not after.override:
-                log.info("over: %s", before.override.note(show_when))
+                log.info("override expired: %s", before.override.note(show_when))
             if before.ready_owed and not after.ready_owed:
                 # To say it once more would undo what others have set meanwhile.
-                log.info("ready was said for long enough")
+                log.info("finished sending ready")
                 self._take(after, self.ready_for_s)
                 await self._record(after)
             else:
@@ -175,14 +175,14 @@ class OverrideService:
             return
         await self.file.save(state.record)
         if self.file.write_error:
-            log.warning("%s; the override is in memory only, and a restart would not know it", self.file.write_error)
+            log.warning("%s; the override is in memory only and would not survive a restart", self.file.write_error)
 
     def _take(self, state: OverrideState, ready_for_s: float) -> None:
         """This is so from now on."""
         now_s = self._clock()
         self._state = state.heard(now_s, ready_for_s) if self._heard else state
         if self._state is not state:
-            log.info("says ready to every poll for %s", values.show_duration(ready_for_s))
+            log.info("sending ready to every poll for %s", values.show_duration(ready_for_s))
         if self._timer:
             self._timer.cancel()
             self._timer = None

@@ -30,7 +30,7 @@ LATE_S = 1.0
 ShowWhen = Callable[[float, float | None], str]
 
 # For people, where it is in doubt whether a ``ready`` is owed.
-WAY_OUT = "if HAProxy keeps a drain or maint of before: busyweight ready"
+WAY_OUT = "if HAProxy still shows an old drain or maint, run: busyweight ready"
 
 WALL_MAX_S = 253_402_300_799.0  # the end of the year 9999, after which dates cannot be shown
 
@@ -215,7 +215,7 @@ def from_value(value: object) -> PersistedOverride:
         found = None if fields["override"] is None else _override(fields["override"])
         return PersistedOverride(found, _flag(fields["ready_owed"]))
     except (TypeError, KeyError, OverflowError, Wrong):
-        raise ValueError("not a record of overrides") from None
+        raise ValueError("not a valid override record") from None
 
 
 def _override(value: object) -> Override:

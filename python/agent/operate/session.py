@@ -118,7 +118,7 @@ class Session:
         if b"\n" in data:
             self._next()
         elif not data and self._read:
-            self._answer(failure("the line has no end: a newline is missing"), last=True)
+            self._answer(failure("incomplete line: the newline is missing"), last=True)
         elif not data:
             self.close()
         elif len(self._read) > LINE_LEN_MAX:
@@ -180,12 +180,12 @@ def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        raise values.Wrong("not a line of JSON in UTF-8") from None
+        raise values.Wrong("not one line of JSON in UTF-8") from None
     if not isinstance(request, dict):
         raise values.Wrong('not a JSON object such as {"version": 1, "command": "status"}')
     version, name = request.pop("version", VERSION), request.pop("command", None)
     if version != VERSION or isinstance(version, bool):
-        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not known here; allowed: {VERSION}")
+        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not supported; allowed: {VERSION}")
     if not isinstance(name, str):
         raise values.Wrong('no "command" in the request')
     if name not in known:

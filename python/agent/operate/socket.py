@@ -82,7 +82,7 @@ def _make_room(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "something that is no socket is there; it is left alone")
+        raise FileExistsError(errno.EEXIST, "the path exists and is not a socket; leaving it alone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             with paths.short_name(path) as name:
@@ -90,10 +90,10 @@ def _make_room(path: Path) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
         except BlockingIOError:
-            raise FileExistsError(errno.EADDRINUSE, "another agent has it; it is left alone") from None
+            raise FileExistsError(errno.EADDRINUSE, "in use by another agent; leaving it alone") from None
         else:
             pid = peer_of(probe).pid
-            raise FileExistsError(errno.EADDRINUSE, f"another agent (pid {pid}) has it; it is left alone")
+            raise FileExistsError(errno.EADDRINUSE, f"in use by another agent (pid {pid}); leaving it alone")
 
 
 class ControlSocket:
@@ -164,7 +164,7 @@ class ControlSocket:
                 self._refused.add(peer.uid)
                 log.warning("control: refused uid %d (pid %d)", peer.uid, peer.pid)
             return (
-                f"refused: uid {peer.uid} may not command this agent; root{own}{group} may. "
+                f"refused: uid {peer.uid} may not control this agent; root{own}{group} may. "
                 "See [control] group in the configuration"
             )
         if len(self.clients) >= CLIENTS_MAX:

@@ -46,7 +46,7 @@ class StateFile:
         """Makes the directory. Raises OSError if it cannot be made or written."""
         self._make_directory()
         if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it cannot be written")
+            raise PermissionError(errno.EACCES, "not writable")
 
     def _make_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class StateFile:
             pass
         except (OSError, ValueError) as error:
             if self.write_error is None:
-                self.load_warning = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
+                self.load_warning = f"{self.path}: {_why(error)}; {self._set_aside()}; starting without an override"
         self.recorded = record
         return record
 
@@ -75,7 +75,7 @@ class StateFile:
             if not stat.S_ISREG(about.st_mode):
                 raise ValueError("not a regular file")
             if about.st_uid not in (0, os.geteuid()):
-                raise ValueError(f"belongs to user {about.st_uid}, not to root or the agent (uid {os.geteuid()})")
+                raise ValueError(f"owned by uid {about.st_uid}, not by root or the agent (uid {os.geteuid()})")
             data = os.read(fd, SIZE_MAX + 1)
         finally:
             os.close(fd)
@@ -86,11 +86,11 @@ class StateFile:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            raise ValueError("not JSON, or not all of it") from None
+            raise ValueError("not valid JSON, or truncated") from None
         if not isinstance(value, dict) or "version" not in value:
-            raise ValueError("without a version")
+            raise ValueError("it has no version")
         if value.pop("version") != VERSION:
-            raise ValueError(f"of another version than {VERSION}")
+            raise ValueError(f"not version {VERSION}")
         return override.from_value(value)
 
     def _set_aside(self) -> str:
@@ -111,7 +111,7 @@ class StateFile:
         if self._writer.done():
             self._writer.result()
         else:
-            self.write_error = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
+            self.write_error = f"{self.directory}: the disk has not responded for {PATIENCE_S:g} s"
 
     async def _write_newest(self) -> None:
         """One write at a time, until the newest record had its turn: a late one undoes nothing,

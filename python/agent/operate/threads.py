@@ -42,5 +42,5 @@ def run_in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
     try:
         threading.Thread(target=run, daemon=True).start()
     except RuntimeError:
-        raise NoThreadError("no thread is to be had") from None
+        raise NoThreadError("cannot start a thread") from None
     return future

@@ -44,7 +44,7 @@ def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
     physical = len(siblings) or _by_cpuinfo(_read(cpuinfo))
     if physical:
         return physical, f"physical cores, of {logical} logical"
-    return logical, "logical CPUs, since the machine does not tell its physical cores"
+    return logical, "logical CPUs, as the number of physical cores is unknown"
 
 
 def _by_cpuinfo(text: str) -> int:

@@ -165,7 +165,7 @@ class Daemon:
         """Whether a restart would not make things better: the watchdog's question."""
         trouble = self._pipeline.trouble()
         if trouble is None and not self._server.answers():
-            trouble = "polls are waiting, and nobody answers them"
+            trouble = "polls are waiting and get no reply"
         if trouble:
             log.error("%s", trouble)
         return trouble is None
@@ -236,7 +236,7 @@ class Daemon:
         self._state = "stopping"
         self._pipeline.stop(why)
         last = self._pipeline.replies[0].line.decode()
-        log.info("stopping: says %r for %s", last, values.show_duration(release_s))
+        log.info("stopping: replying %r for %s", last, values.show_duration(release_s))
         self._server.resume()
         with suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), release_s)

@@ -84,10 +84,10 @@ class Exporter:
         if former and former is not endpoint:
             former.close()
         if endpoint and endpoint is not former:
-            log.info("metrics on %s", values.show_address(endpoint.address))
+            log.info("serving metrics on %s", values.show_address(endpoint.address))
         if prepared.trouble:
             if prepared.trouble != told:
-                log.warning("%s; serves without, and tries again every %g s", prepared.trouble, RETRY_S)
+                log.warning("%s; running without metrics, retrying every %g s", prepared.trouble, RETRY_S)
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:

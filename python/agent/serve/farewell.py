@@ -25,7 +25,7 @@ async def say() -> None:
         return
     signals = Signals()
     notify = Notifier()
-    notify.status(f"cannot start; says {WORD.decode().strip()} for {FOR_S:g} s")
+    notify.status(f"cannot start; replying {WORD.decode().strip()} for {FOR_S:g} s")
     answerer = Answerer([])
     answerer.set_replies(WORD, [])
     server = Server(

@@ -105,4 +105,4 @@ class Listeners:
     def _warn_of_passed(self, config: Config) -> None:
         if self._passed and set(self._sockets) != set(config.listen):
             shown = ", ".join(values.show_address(address) for address in config.listen)
-            log.warning("the sockets that systemd passed replace listen = %s", shown)
+            log.warning("the sockets passed by systemd override listen = %s", shown)

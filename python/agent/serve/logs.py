@@ -74,7 +74,7 @@ class Patient(logging.Handler):
 
     def _tell_lost(self) -> None:
         lost, self._lost = self._lost, 0
-        words = f"{lost} lines of the log were lost here: nobody took them"
+        words = f"{lost} log lines were dropped here: standard error was blocked"
         record = logging.LogRecord("busyweight", logging.WARNING, __file__, 0, words, None, None)
         self._lines.append(self.format(record).encode() + b"\n")
 

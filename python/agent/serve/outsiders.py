@@ -55,7 +55,7 @@ class OutsiderWatch:
             hidden = found.of(i)
             if hidden and hidden != former.of(i):
                 log.warning(
-                    "%s: %s, a name that workers.comm does not have, so they do not count",
+                    "%s: %s; workers.comm does not match that name, so they do not count",
                     pool_title(pool.name),
                     described(hidden),
                 )

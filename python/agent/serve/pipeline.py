@@ -165,10 +165,10 @@ class Pipeline:
         """What is so wrong that only a restart would help, or None."""
         stuck_s = self.cache.running_for()
         if stuck_s > max(STUCK_FOR_GOOD_S, 2 * self.config.scan.give_up_after):
-            return f"the scan has been stuck for {stuck_s:.0f} s"
+            return f"the scan has hung for {stuck_s:.0f} s"
         sample = self.cache.newest()
         if not self._stopping and sample is not None and sample is not self._built_from:
-            return "a sample came, and no reply was built from it"
+            return "a new sample arrived, but no reply was built from it"
         return None
 
     # What it logs.
@@ -178,7 +178,7 @@ class Pipeline:
         scanner = self.sampler.scanner
         for refused in scanner.refused:
             log.info("not available: %s", refused)
-        log.info("finds workers by %s", scanner.discovery)
+        log.info("finding workers by %s", scanner.discovery)
 
     def _note_discovery(self, discovery: str) -> None:
         """A line when another discovery has taken over: a new scanner's, or a sweep as the fallback."""
@@ -186,7 +186,7 @@ class Pipeline:
             return
         self._discovery = discovery
         if why := self.sampler.scanner.fallback():
-            log.warning("%s; finds workers by %s from now on", why, discovery)
+            log.warning("%s; finding workers by %s from now on", why, discovery)
         else:
             self.log_discovery()
 
@@ -195,8 +195,8 @@ class Pipeline:
         if snapshot.cpu_untold and not self._cpu_missed:
             self._cpu_missed = True
             log.warning(
-                "the CPU time of %d workers cannot be read, so for them titles alone count; "
-                'workers.now = "titles" says so for all',
+                "cannot read the CPU time of %d workers, so only their titles count; "
+                'workers.now = "titles" does the same for all workers',
                 snapshot.cpu_untold,
             )
 
@@ -210,6 +210,6 @@ class Pipeline:
         if self._logged.get(reply.pool) != state:
             self._logged[reply.pool] = state
             level = logging.INFO if decision.known else logging.WARNING
-            log.log(level, "%s: %s; says %r", pool_title(reply.pool), state, reply.line.decode())
+            log.log(level, "%s: %s; replying %r", pool_title(reply.pool), state, reply.line.decode())
         else:
-            log.debug("%s: says %r", pool_title(reply.pool), reply.line.decode())
+            log.debug("%s: replying %r", pool_title(reply.pool), reply.line.decode())

@@ -55,7 +55,7 @@ class Recount:
                 self._changed(config, counting.result())
             elif error is not None and str(error) != self._fault:
                 self._fault = str(error)
-                log.warning("cannot count what this machine can do: %s; what was counted before stays", error)
+                log.warning("cannot determine this machine's capacity: %s; keeping the previous one", error)
 
         counting.add_done_callback(lambda _: done())
 

@@ -73,7 +73,7 @@ class Reloader:
         knows the users' names, may take long."""
         faults: list[str] = []
         late = asyncio.get_running_loop().call_later(
-            FIRST_SAMPLE_S, log.warning, "the configuration is still being read; the former one is in force meanwhile"
+            FIRST_SAMPLE_S, log.warning, "still reading the new configuration; the previous one stays in use meanwhile"
         )
         try:
             loaded = await run_in_thread(lambda: load_whole(self._load))
@@ -89,7 +89,7 @@ class Reloader:
         except (ListenError, StartError, NoThreadError) as error:
             faults = [str(error)]
         except Exception as error:
-            log.exception("a fault of the agent's own")
+            log.exception("internal error")
             faults = [f"the agent failed: {error!r}"]
         finally:
             late.cancel()
@@ -102,7 +102,7 @@ class Reloader:
             log.error("%s", fault)
         if faults:
             self.totals = ReloadTotals(totals.ok, totals.failed + 1, totals.taken)
-            log.error("the configuration is not taken; the former one stays")
+            log.error("reload failed; the previous configuration stays in use")
         else:
             self.totals = ReloadTotals(totals.ok + 1, totals.failed, now)
             log.info("reloaded the configuration")
@@ -152,7 +152,7 @@ class Reloader:
             self._late = asyncio.get_running_loop().call_later(
                 FIRST_SAMPLE_S,
                 log.warning,
-                "the new configuration still waits for its first sample; the former one answers meanwhile",
+                "the new configuration still waits for its first sample; the previous one stays in use meanwhile",
             )
 
     def _succeed(self, plan: _Plan, snapshot: Snapshot | None, why: str) -> None:

@@ -90,11 +90,11 @@ def address_of(listener: socket.socket) -> Address:
 def _remedy(error: OSError, port: int) -> str:
     why = (error.strerror or str(error)).lower()
     remedies = {
-        errno.EADDRINUSE: f"see who has it: ss -ltnp 'sport = :{port}'",
-        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd",
+        errno.EADDRINUSE: f"to see what uses it: ss -ltnp 'sport = :{port}'",
+        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE or a systemd socket unit",
         errno.EADDRNOTAVAIL: "no interface of this host has this address",
-        errno.EAFNOSUPPORT: "IPv6 is off on this host: listen on an IPv4 address",
-        errno.ENODEV: "this host has no interface of that name: see ip link",
+        errno.EAFNOSUPPORT: "IPv6 is disabled on this host: listen on an IPv4 address",
+        errno.ENODEV: "no such interface on this host: see ip link",
         errno.EINVAL: f"a link-local address needs its interface, as in [fe80::1%eth0]:{port}",
     }
     remedy = remedies.get(error.errno or 0)

@@ -47,7 +47,9 @@ def load_whole(load: Callable[[], Config]) -> Loaded:
     try:
         return Loaded(config, gid, count(config))
     except OSError as error:
-        raise StartError(f"cannot count what this machine can do: {(error.strerror or str(error)).lower()}") from None
+        raise StartError(
+            f"cannot determine this machine's capacity: {(error.strerror or str(error)).lower()}"
+        ) from None
 
 
 def count(config: Config) -> Counted:
@@ -63,7 +65,7 @@ def in_numbers(config: Config) -> tuple[Config, int | None]:
 
     def number(user: str | int) -> int:
         if (uid := host.user_id(user)) is None:
-            raise StartError(f'workers of user "{user}": there is no such user any more')
+            raise StartError(f'workers of user "{user}": that user no longer exists')
         return uid
 
     def numbered(workers: Workers) -> Workers:

@@ -33,7 +33,7 @@ async def why_release(load: Callable[[], Config], sockets: Mapping[Address, sock
     for fault in found:
         log.error("%s", fault)
     for address in left:
-        log.warning("the next agent does not listen on %s: so this one releases there", show_address(address))
+        log.warning("the next agent will not listen on %s, so the weight is released there", show_address(address))
     if found:
         return "stopping, and cannot start again"
     return "stopping here" if left else ""
