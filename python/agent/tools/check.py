@@ -69,7 +69,7 @@ def _remark(worker: Worker) -> str:
     if worker.quarantined:
         return " (quarantined, last reading)"
     idle = all(reading[0] == 0 for reading in worker.readings if isinstance(reading, tuple))
-    return " (works now)" if worker.works_for_ms and idle else ""
+    return " (working now)" if worker.works_for_ms and idle else ""
 
 
 def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, "Reading"]]:

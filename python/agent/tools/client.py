@@ -56,23 +56,23 @@ def _checked(path: Path, line: bytes) -> dict[str, Any]:
         answer = json.loads(line)
         version, ok = answer["version"], answer["ok"]
     except (ValueError, TypeError, KeyError):
-        what = "nothing" if not line else "something else than the control protocol"
+        what = "nothing" if not line else "something other than the control protocol"
         raise ClientError(f"{path}: answered {what}; is it the control socket of busyweight?") from None
     if version != VERSION:
         raise ClientError(f"{path}: the agent speaks version {version} of the protocol, this command {VERSION}")
     if not ok:
-        raise ClientError(str(answer.get("error", "refused without a reason")))
+        raise ClientError(str(answer.get("error", "refused without giving a reason")))
     return dict(answer)
 
 
 def _remedy(path: Path, error: OSError) -> str:
     start = "start it: make run" if path.parent == paths.tryout() else "see systemctl status busyweight"
     if isinstance(error, FileNotFoundError):
-        return f"no agent at {path}: it does not run, or with another --control; {start}"
+        return f"no agent at {path}: it is not running, or uses another --control; {start}"
     if isinstance(error, ConnectionRefusedError):
-        return f"no agent at {path}: the one that made this socket is dead; {start}"
+        return f"no agent at {path}: the one that created this socket is gone; {start}"
     if isinstance(error, TimeoutError):
-        return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or stuck"
+        return f"the agent at {path} did not answer within {TIMEOUT_S:g} s; it may be stopped or hung"
     why = error.strerror or str(error)
     return f"cannot reach the agent at {path}: {why[:1].lower()}{why[1:]}"
 

@@ -81,10 +81,10 @@ def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
         return Finding("warn", name, f"cannot be checked: {error}")
     version = patient.status.get("agent", {}).get("version", "unknown")
     if version == _scan.__version__:
-        what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
-        return Finding("warn", name, what, "report this as a fault of busyweight")
-    what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
-    return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
+        what = f"cannot be checked: the agent's status lacks {error}, though agent and doctor are both {version}"
+        return Finding("warn", name, what, "report this as a bug in busyweight")
+    what = f"the status of the agent, version {version}, lacks {error}; doctor is version {_scan.__version__}"
+    return Finding("warn", name, what, "restart the agent to run the installed version")
 
 
 def _by_sweep(config: Config) -> Config:

@@ -31,17 +31,17 @@ def allow(patient: Patient) -> Iterator[Finding]:
     refused = [poller["address"] for poller in pollers if not poller["allowed"]]
     welcome = [poller["address"] for poller in pollers if poller["allowed"]]
     if refused:
-        what = f"turned away: {listed(refused)}; allowed are {listed(patient.config.allow)}"
+        what = f"refused: {listed(refused)}; allowed: {listed(patient.config.allow)}"
         yield Finding("warn", "allow", what, "if these are your balancers, add them to allow and reload")
     elif patient.config.allow:
-        yield Finding("ok", "allow", f"{listed(patient.config.allow)}; nobody was turned away")
+        yield Finding("ok", "allow", f"{listed(patient.config.allow)}; no poll was refused")
     else:
         yield Finding("ok", "allow", "empty: anyone who can reach the port may poll")
     if welcome:
         yield Finding("ok", "pollers", f"{listed(welcome)}")
     elif all(address.startswith(LOOPBACK) for address in patient.status["polls"]["listening"]):
-        what = "none so far, and only this host itself can reach the agent"
-        yield Finding("warn", "pollers", what, "set listen to an address that the balancers reach")
+        what = "none so far, and only this host can reach the agent"
+        yield Finding("warn", "pollers", what, "set listen to an address that the balancers can reach")
     else:
         what = "none so far"
         yield Finding("warn", "pollers", what, "does haproxy.cfg have agent-check? See busyweight haproxy snippet")
@@ -129,7 +129,7 @@ def agent_inter(patient: Patient, lines: int | None) -> Iterator[Finding]:
         # An own address that was not seen to poll may be there only because doctor polls.
         seen = {address: one for address, one in watch(patient).items() if one.moments}
     except client.ClientError as error:
-        yield Finding("fail", "agent-inter", f"the agent went away while it was watched: {error}")
+        yield Finding("fail", "agent-inter", f"the agent went away while its polls were watched: {error}")
         return
     if seen:
         pace = _pace(seen, lines)
@@ -138,9 +138,9 @@ def agent_inter(patient: Patient, lines: int | None) -> Iterator[Finding]:
     elif any(poller["allowed"] for poller in patient.status["polls"]["pollers"]):
         release_for = values.show_duration(patient.config.reply.release_for)
         remedy = (
-            f"does HAProxy still ask? If seldom: make reply.release_for ({release_for}) longer than two agent-inter"
+            f"is HAProxy still polling? If rarely, make reply.release_for ({release_for}) longer than two agent-inter"
         )
-        yield Finding("warn", "agent-inter", "nobody is seen to poll, so it cannot be told", remedy)
+        yield Finding("warn", "agent-inter", "unknown: no poll was seen", remedy)
 
 
 def _pace(seen: dict[str, Seen], lines: int | None) -> Pace:
@@ -152,7 +152,7 @@ def _pace(seen: dict[str, Seen], lines: int | None) -> Pace:
     paces += [f"{address} not once in {quiet_s:.2g} s" for address, quiet_s in quiet.items()]
     about = "about" if known else "at least"
     return Pace(
-        f"polls: {listed(paces)}; so it is {about} {least_s:.2g} s",
+        f"polls: {listed(paces)}; so agent-inter is {about} {least_s:.2g} s",
         1 / sum(1 / each_s for each_s in [*gaps.values(), *quiet.values()]),
         least_s,
         known,
@@ -167,27 +167,29 @@ def _judge(patient: Patient, pace: Pace) -> Iterator[Finding]:
     if pace.gap_s >= scan.give_up_after:
         faults = True
         remedy = f"make scan.give_up_after ({show(scan.give_up_after)}) longer than agent-inter"
-        yield Finding("fail", "agent-inter", f"{what}; by the next poll every sample is too old to be believed", remedy)
+        yield Finding("fail", "agent-inter", f"{what}; every sample expires before the next poll", remedy)
     if reply.on_stop == "release" and reply.release_for < 2 * pace.inter_s:
         faults = True
         remedy = f"make reply.release_for ({show(reply.release_for)}) longer than two agent-inter"
-        yield Finding("warn", "agent-inter", f"{what}; a stopping agent may be gone before it was asked", remedy)
+        yield Finding("warn", "agent-inter", f"{what}; a stopping agent may be gone before the next poll", remedy)
     if pace.known and scan.wait_at_most >= pace.inter_s:
         faults = True
         remedy = f"make scan.wait_at_most ({show(scan.wait_at_most)}) shorter, or agent-inter longer"
-        yield Finding("warn", "agent-inter", f"{what}; an answer may come too late", remedy)
+        yield Finding("warn", "agent-inter", f"{what}; a reply may come too late", remedy)
     if pace.known and scan.fresh_for >= pace.inter_s:
         faults = True
         remedy = f"make scan.fresh_for ({show(scan.fresh_for)}) half of agent-inter, or agent-inter longer"
         yield Finding(
-            "warn", "agent-inter", f"{what}; polls are answered by the scan that one before them began", remedy
+            "warn", "agent-inter", f"{what}; polls are answered from a scan that an earlier poll started", remedy
         )
     fits = f"give_up_after {show(scan.give_up_after)} and release_for {show(reply.release_for)}"
     if not faults and pace.measured:
-        yield Finding("ok", "agent-inter", f"{what}; fresh_for {show(scan.fresh_for)}, {fits} go with it")
+        yield Finding("ok", "agent-inter", f"{what}; fresh_for {show(scan.fresh_for)}, {fits} are fine")
     elif not faults:
-        remedy = "give_up_after must be longer than agent-inter, release_for longer than two of it: see haproxy.cfg"
-        yield Finding("warn", "agent-inter", f"{what}; whether {fits} go with it cannot be told", remedy)
+        remedy = (
+            "make give_up_after longer than agent-inter, and release_for longer than two agent-inter: see haproxy.cfg"
+        )
+        yield Finding("warn", "agent-inter", f"{what}; unknown whether {fits} are long enough", remedy)
 
 
 def _afford(patient: Patient, pace: Pace) -> Iterator[Finding]:
@@ -204,8 +206,8 @@ def _afford(patient: Patient, pace: Pace) -> Iterator[Finding]:
     if apart_s <= wanted_s:
         yield Finding("ok", "scan cost", what)
         return
-    what += f"; scan.max_duty ({scan.max_duty:g}%) permits one each {apart_s:.2g} s, so answers are as old"
-    remedy = "raise scan.max_duty, or make agent-inter longer"
+    what += f"; scan.max_duty ({scan.max_duty:g}%) permits one every {apart_s:.2g} s, so replies can be that old"
+    remedy = "raise scan.max_duty or make agent-inter longer"
     if way == "sweep":
-        remedy = f"permit eBPF (systemd/ebpf.conf), or name workers.cgroups: it reads workers alone then; or {remedy}"
+        remedy = f"permit eBPF (systemd/ebpf.conf) or set workers.cgroups, so that only workers are read; or {remedy}"
     yield Finding("warn", "scan cost", what, remedy)

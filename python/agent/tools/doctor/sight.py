@@ -64,17 +64,19 @@ def processes(patient: Patient) -> Iterator[Finding]:
         yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
     elif patient.seen_by_us:
         number = patient.found.snapshot.processes
-        what = f"can be seen: {number} in {procfs}" + ("" if here and here.kind == "proc" else ", a tree of files")
+        what = f"visible: {number} in {procfs}" + (
+            "" if here and here.kind == "proc" else ", which is not a procfs mount"
+        )
         if hides and patient.seen_by_agent is None and os.geteuid() == 0:
-            what += f", by root; but it is mounted with {hides}"
+            what += f" to root; but it is mounted with {hides}"
             yield Finding("warn", "processes", what, _unhide(agents, here))
         else:
-            yield Finding("ok", "processes", what + (f", in spite of {hides}" if hides else ""))
+            yield Finding("ok", "processes", what + (f", despite {hides}" if hides else ""))
     elif patient.seen_by_agent:
-        what = f"the agent sees them, but this user does not: {why}"
-        yield Finding("warn", "processes", what, "run doctor as root, to have all of it checked")
+        what = f"the agent can see them, but this user cannot: {why}"
+        yield Finding("warn", "processes", what, "run doctor as root for a complete check")
     else:
-        yield Finding("fail", "processes", f"they cannot be seen by this user: {why}", _unhide(agents, here))
+        yield Finding("fail", "processes", f"this user cannot see them: {why}", _unhide(agents, here))
     yield from _namespace(procfs, here)
 
 
@@ -87,7 +89,7 @@ def _unhide(agents: Mount | None, here: Mount | None) -> str:
         return f"run the agent in group {gid} (SupplementaryGroups= in a drop-in of busyweight.service)"
     if agents and agents.hides:
         return "mount it with gid=GROUP and run the agent in that group, or mount it with hidepid=0"
-    return "run the agent as a user that may read it, or look for a security module that forbids it"
+    return "run the agent as a user that may read it, or look for a security module that denies it"
 
 
 def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
@@ -103,11 +105,11 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "pid namespace",
-            "this is one of its own, and what runs outside of it is not seen",
-            "run the agent on the host itself, or give it the host's /proc with scan.procfs",
+            "doctor runs in a separate one and sees no process outside it",
+            "run the agent on the host, or set scan.procfs to the host's /proc",
         )
     else:
-        yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows another one than ours")
+        yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows a different one from ours")
 
 
 def capacity(patient: Patient) -> Iterator[Finding]:
@@ -127,8 +129,8 @@ def capacity(patient: Patient) -> Iterator[Finding]:
                 yield Finding("ok", "capacity", what)
         elif weight.capacity == "quota":
             limit = quota(pool.workers.cgroups)
-            what = f"{limit:g} cores, the limit of its cgroups" if limit else "no limit of its cgroups, so the cores"
+            what = f"{limit:g} cores, the limit of its cgroups" if limit else "no limit on its cgroups, so the cores"
             yield Finding("ok", "capacity", f"{title}{what}, counting {weight.count}")
         else:
             yield Finding("ok", "capacity", f"{title}{weight.capacity:g}, as configured, counting {weight.count}")
-    yield Finding("ok", "container", f"this is one: {contained}" if contained else "this is none, by all that is seen")
+    yield Finding("ok", "container", f"yes, by {contained}" if contained else "none detected")

@@ -28,7 +28,7 @@ def workers(patient: Patient) -> Iterator[Finding]:
     if patient.found is None or not patient.seen_by_us:
         if patient.seen_by_agent and patient.status:
             for i, pool in enumerate(patient.status["pools"]):
-                what = f"{pool_title(pool['pool'])}not seen by this user{_by_agent(patient, i)}"
+                what = f"{pool_title(pool['pool'])}not visible to this user{_by_agent(patient, i)}"
                 yield Finding("ok", "workers", what)
         return
     by = patient.found.snapshot.discovery
@@ -52,22 +52,22 @@ def workers(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 "workers",
-                f"{title}{counts.unparsable} titles have no count that can be believed: pids {listed(pids)}",
-                "look at them with `busyweight check --workers`; a title that is cut needs a shorter tag",
+                f"{title}{counts.unparsable} titles have no valid count: pids {listed(pids)}",
+                "see `busyweight check --workers`; a truncated title needs a shorter tag",
             )
     if patient.found.snapshot.cpu_untold:
         yield Finding(
             "warn",
             "workers",
-            f"the CPU time of {patient.found.snapshot.cpu_untold} workers cannot be read, so their titles alone count",
-            "a seccomp filter or a sandbox refuses it; jobs then show at the next heartbeat, up to 15 s late",
+            f"the CPU time of {patient.found.snapshot.cpu_untold} workers cannot be read, so only their titles count",
+            "a seccomp filter or sandbox denies it; jobs then show at the next heartbeat, up to 15 s late",
         )
     if patient.found.snapshot.unreadable:
         yield Finding(
             "warn",
             "workers",
-            f"{patient.found.snapshot.unreadable} processes that may be workers must not be read by this user",
-            "run doctor as root to see whether they are workers, and see to it that the agent may read them",
+            f"{patient.found.snapshot.unreadable} processes that may be workers cannot be read by this user",
+            "run doctor as root to see whether they are workers, and make sure that the agent may read them",
         )
 
 
@@ -83,9 +83,9 @@ def _by_agent(patient: Patient, pool: int) -> str:
 
 def _where_else(pool: Pool) -> str:
     narrow = [key for key in ("users", "cgroups") if getattr(pool.workers, key)]
-    also = f", and {' and '.join(narrow)}" if narrow else ""
-    silent = "Sidekiq inside Puma (but for contrib/active_job_live_title.rb) or on JRuby shows no title"
-    return f"if some should run here: is the preset right{also}? {silent}"
+    also = f", {' and '.join(narrow)}" if narrow else ""
+    silent = "Sidekiq on JRuby, or in Puma without contrib/active_job_live_title.rb, shows no title"
+    return f"if workers should run here, check preset{also}. {silent}"
 
 
 def comm_filter(patient: Patient) -> Iterator[Finding]:
@@ -108,12 +108,14 @@ def comm_filter(patient: Patient) -> Iterator[Finding]:
             yield Finding(
                 "fail",
                 "comm filter",
-                f"{pool_title(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
+                f"{pool_title(pool.name)}hides workers called {show_title(comm.encode())} (pid {pids}): "
                 f'"{show_title(passed[0].title)[:60]}"',
                 f"set {table}.comm = {comms}",
             )
     if not hidden:
-        yield Finding("ok", "comm filter", f"hides no worker: {len(patient.wide.workers)} titles of all names read")
+        yield Finding(
+            "ok", "comm filter", f"hides no worker: read {len(patient.wide.workers)} titles whatever the name"
+        )
 
 
 def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
@@ -151,9 +153,7 @@ def titles(patient: Patient) -> Iterator[Finding]:
     if not ours:
         return
     if not rested:
-        yield Finding(
-            "ok", "titles", "how old they are is not known: this kernel does not tell when a process last ran"
-        )
+        yield Finding("ok", "titles", "age unknown: this kernel does not tell when a process last ran")
         return
     silent = sorted((age_s, pid) for pid, age_s in rested.items() if age_s > SILENT_S)
     if silent:
@@ -161,14 +161,14 @@ def titles(patient: Patient) -> Iterator[Finding]:
             "warn",
             "titles",
             f"{len(silent)} workers have not run for up to {console.span(silent[-1][0])}, so their titles are at least "
-            f"as old, and what they say may be over: pids {listed([pid for _, pid in reversed(silent)])}",
-            "look whether they are stopped or hang (ps -o stat,wchan -p PID), and restart them",
+            f"as old and may be out of date: pids {listed([pid for _, pid in reversed(silent)])}",
+            "check whether they are stopped or hung (ps -o stat,wchan -p PID), and restart them",
         )
     else:
         what = (
             f"all {len(rested)} workers ran within {console.span(max(rested.values()))}; a heartbeat writes the title "
         )
-        yield Finding("ok", "titles", what + "every 5 to 15 s, and nothing tells when it was written last")
+        yield Finding("ok", "titles", what + "every 5 to 15 s, and the kernel does not tell when")
 
 
 def stuck_titles(patient: Patient) -> Iterator[Finding]:
@@ -184,9 +184,9 @@ def stuck_titles(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "titles",
-            f"{len(stuck)} workers have taken CPU for more than {STUCK_MS // 1000} s while their titles say idle: "
+            f"{len(stuck)} workers have used CPU for more than {STUCK_MS // 1000} s while their titles say idle: "
             f"pids {listed(stuck)}",
-            "they count as busy; look what they do (a job outside Sidekiq's threads, a heartbeat that hangs), "
+            "they count as busy; check what they do (a job outside Sidekiq's threads, a hung heartbeat), "
             'or set workers.now = "titles"',
         )
 

@@ -27,31 +27,31 @@ def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Find
         yield finding(
             at,
             f"{what} is static",
-            "It takes no weights but 0% and 100%, so a host that was full once stays out of the pool until it is idle",
+            "It supports only the weights 0% and 100%, so a host that was full stays out of the pool until it is idle",
             "Use roundrobin or leastconn" + (", or `hash-type consistent`" if is_hash(balance) else ""),
         )
     elif balance == "first":
         yield note(
             at,
-            f"{what} fills servers in their order",
-            "It heeds no weight but 0",
+            f"{what} fills servers in order",
+            "It ignores every weight except 0",
             "Use roundrobin or leastconn",
         )
     elif consistent:
         yield note(
             at,
             f"{what} moves clients to other hosts whenever a weight changes",
-            "What a host keeps for a client (a session, a cache) is not there then, and weights change all day",
-            "Keep sessions where all hosts reach them, or use leastconn; for a cache, see whether the misses matter",
+            "Sessions and caches that a host keeps for a client are lost then, and weights change all day",
+            "Keep sessions where all hosts can reach them, or use leastconn; for a cache, the misses may not matter",
         )
     units = sum((weight(server) or 0) * server.slots for server in ours)
     if units >= _MANY_UNITS and (consistent or balance.startswith("random")):
         yield note(
             at,
             f"{what} has {units} units of weight",
-            "HAProxy keeps 16 nodes of a tree for each. At weight 100 a server takes 75 KB, and going from 0% to 100% "
-            "takes 1 to 2 ms, in which that thread serves nobody",
-            "Use roundrobin or leastconn, or smaller weights at the price of coarser steps",
+            "HAProxy keeps 16 tree nodes for each. At weight 100 a server takes 75 KB, and going from 0% to 100% "
+            "takes 1 to 2 ms, during which that thread serves no request",
+            "Use roundrobin or leastconn, or smaller weights with coarser steps",
         )
 
 
@@ -69,9 +69,9 @@ def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
         return
     yield note(
         at if at.file == backend.at.file and at.line > backend.at.line else backend.at,
-        f"Clients of {backend.title} come back to their host by {means}",
-        "Weight 0 keeps away new clients only, so those who know a full host go on coming to it",
-        f"Where that is not wanted, write {remedy}, and the like for each server",
+        f"Clients of {backend.title} return to their host by {means}",
+        "Weight 0 keeps away only new clients; clients with an entry keep coming to a full host",
+        f"If you do not want that, write {remedy}, and the same for each server",
     )
 
 
@@ -81,8 +81,8 @@ def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
         yield note(
             ours[0].at,
             f"{names(ours)} is the only one in {backend.title}",
-            "Without another one to get the rest, no weight but 0% has an effect",
-            "Add the other hosts, or do without agent-check",
+            "With no other server to take the rest, no weight except 0% has an effect",
+            "Add the other hosts, or remove agent-check",
         )
 
 
@@ -100,10 +100,10 @@ def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Fi
     if empty and slots(serving) < slots(ours):
         yield finding(
             spare[0].at,
-            f"{names(serving)} in {backend.title} {'are' if len(serving) > 1 else 'is'} left alone once every host is "
-            f"full{_led(backend, empty)}",
-            f"A backup server gets all requests then that {slots(ours)} hosts shared, and falls, or tells everybody to "
-            "come back later, while the hosts only have jobs to do",
+            f"{names(serving)} in {backend.title} {'take' if len(serving) > 1 else 'takes'} all requests once every "
+            f"host is full{_led(backend, empty)}",
+            f"A backup server then gets all requests that {slots(ours)} hosts shared, and breaks down, or shows "
+            "every client a maintenance page, while the hosts only run jobs",
             f"Write {_spill_rule(backend)}{_where(backend, empty)}, with the same servers without agent-check, as "
             "`busyweight haproxy snippet` shows",
         )
@@ -116,7 +116,7 @@ def _loses_all(backend: Proxy, way: Way) -> Finding:
     return finding(
         backend.at,
         f"{capital(backend.title)} may lose all its servers at once{_led(backend, way)}",
-        "Once every host is full each of them has weight 0, and every client gets a 503",
+        "Once every host is full, they all have weight 0, and every client gets a 503",
         f"Write {_spill_rule(backend)}{_where(backend, way)}, with the same servers without agent-check, as "
         '`busyweight haproxy snippet` shows. Or set `floor = "1%"` in busyweight.toml',
     )
@@ -127,25 +127,25 @@ def _spill_rule(backend: Proxy) -> str:
 
 
 def _led(backend: Proxy, way: Way) -> str:
-    return f" (led here by {way.at})" if way.at != backend.at else ""
+    return f" (routed here by {way.at})" if way.at != backend.at else ""
 
 
 def _where(backend: Proxy, way: Way) -> str:
     if way.refusal:
-        return f" in place of {way.refusal}"
-    return " before that line" if way.at != backend.at else " where requests are led to it"
+        return f" instead of {way.refusal}"
+    return " before that line" if way.at != backend.at else " where requests are routed to it"
 
 
 def _no_spill(scope: Scope, backend: Proxy) -> Iterator[Finding]:
     way = open_way(scope.configuration, backend, State.BUSY)
     if way is None:
         return
-    why = "While jobs hold most hosts, a spike crowds on those that are left, and most of it ends in a timeout"
+    why = "While jobs fill most hosts, a spike overloads the remaining ones, and most of its requests time out"
     rules = [(front, rule) for front, rule in spills(scope.configuration, backend) if _counts_slots(front, rule)]
     if rules and not bears_a_number(backend):
         yield note(
             rules[0][1].at,
-            f"The spill of {backend.title} never begins",
+            f"The spill of {backend.title} never starts",
             f"be_conn_free is -1 as long as a server in the pool has no maxconn. {why}",
             "Give each server of the backend a maxconn: the cores of its host, divided by the number of balancers",
         )
@@ -174,8 +174,8 @@ def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]
             yield note(
                 slots_only[0][1].at,
                 f"The spill of {backend.title} does not see its queue",
-                f"`balance {scope.balance(backend)}` may choose a server that bears no more, and requests wait there "
-                "while be_conn_free counts what others still bear",
+                f"`balance {scope.balance(backend)}` may choose a server at its maxconn, and requests queue there "
+                "while be_conn_free still counts free slots on others",
                 f"End its condition with `or {{ queue({backend.name}) gt 0 }}`",
             )
     for front, rule in rules:
@@ -207,24 +207,24 @@ def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Ite
         if back:
             yield finding(
                 back.at,
-                f"The spill of {backend.title} comes back to where it started",
+                f"The spill of {backend.title} loops back to where it started",
                 f"{names([back])} in {target.title} is {frontend.title}, which sends its requests here for as long as "
-                "the pool bears no more, so each of them goes round until no connection is left",
-                "Name the hosts themselves there, as `busyweight haproxy snippet` shows",
+                "the pool is at its maxconn, so each request loops until no connection is left",
+                "List the hosts themselves there, as `busyweight haproxy snippet` shows",
             )
             return
     if not serving:
         yield finding(
             rule.at,
-            f"The spill of {backend.title} leads to {target.title}, which has no server that serves",
-            "Requests that the pool cannot take are answered with a 503 there",
+            f"The spill of {backend.title} leads to {target.title}, which has no usable server",
+            "Requests that the pool cannot take get a 503 there",
             "Give it the same servers as the pool, without agent-check",
         )
     elif slots(serving) < slots(ours):
         yield note(
             rule.at,
             f"The spill of {backend.title} leads to {target.title} with {slots(serving)} of {slots(ours)} servers",
-            "What all hosts of the pool cannot take must be borne there",
+            "These servers must take everything that the whole pool cannot",
             "Give it all servers of the pool, without agent-check",
         )
 
@@ -249,8 +249,8 @@ def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[
         yield note(
             bare[0].at,
             f"No server state file for {bare[0].title}{others}",
-            "After a reload every server has its full weight until its agent is asked again",
-            "Save `show servers state` before reloads to a server-state-file, and load it in the backend",
+            "After a reload every server has its full weight until its agent is polled again",
+            "Save `show servers state` to a server-state-file before each reload, and load it in the backend",
         )
 
 

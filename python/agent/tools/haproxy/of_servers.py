@@ -28,17 +28,17 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
             what = f"{names(some)} in {backend.title} {'have' if len(some) > 1 else 'has'} weight {value}{said}"
             if value == 0:
                 yield note(
-                    at, what, "Whatever the agent says, no share of it is above 0", "Write `weight 100` to use it"
+                    at, what, "Any percentage of it is 0, whatever the agent replies", "Write `weight 100` to use it"
                 )
                 continue
             lowest = -(-100 // value)
-            steps = f", and above that it moves in steps of {lowest}% or so" if value > 1 else ""
+            steps = f", and above that it moves in steps of about {lowest}%" if value > 1 else ""
             yield finding(
                 at,
                 what,
-                f"HAProxy takes the agent's percentage of it and rounds down, so all below {lowest}% is 0 and takes "
-                f"the host out of the pool{steps}",
-                "Write `weight 100`, or scale the weights of the backend to 100 and more (256 is the most)",
+                f"HAProxy takes the agent's percentage of it and rounds down, so anything below {lowest}% is 0 and "
+                f"takes the host out of the pool{steps}",
+                "Write `weight 100`, or scale the backend's weights to 100 and more (at most 256)",
             )
 
 
@@ -49,9 +49,9 @@ def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]
         yield note(
             at,
             f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} slowstart",
-            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight is whole "
+            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight applies "
             "at once",
-            'Where a host must get its requests little by little, set `rise = "5%/s"` in busyweight.toml',
+            'If a host must get its requests gradually, set `rise = "5%/s"` in busyweight.toml',
         )
 
 
@@ -62,7 +62,7 @@ def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Findin
         yield finding(
             server.at,
             f"{names([server])} in {backend.title} takes its weight from DNS and from the agent",
-            "Each sets the weight anew and the last one to speak wins, so a full host is back in the pool whenever "
+            "Each overwrites the other's weight, so a full host is back in the pool whenever "
             "its SRV record is resolved",
             "Add `resolve-opts ignore-weight`",
         )
@@ -83,7 +83,7 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Fin
         f'{capital(backend.title)} has health checks, and the agent has `health = "none"`',
         "In HAProxy 3.3.0 to 3.4.0 a server whose health check has failed once stays down until its agent says `up`, "
         "which this one never does",
-        'Set `health = "up"` in busyweight.toml, or use another HAProxy'
+        'Set `health = "up"` in busyweight.toml, or use another HAProxy version'
         + ("" if scope.version else ", and name it with --haproxy-version"),
     )
 
@@ -98,9 +98,9 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[F
         others[0].at,
         f"{names(others)} in {backend.title} {'have' if len(others) > 1 else 'has'} no agent-check, "
         f"beside {slots(ours)} with one",
-        "The weight of a server without it never falls, so it gets more requests the fuller the others are, and all of "
+        "The weight of a server without it never falls, so it gets more requests as the others fill up, and all of "
         "them once those are full",
-        "Run the agent there, too, and give the line agent-check",
+        "Run the agent there too, and add agent-check to the line",
     )
 
 
@@ -115,8 +115,8 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
         for at, servers in by_place(backend, silent, lambda s: s.agent_at):
             yield finding(
                 at,
-                f"{names(servers)} in {backend.title} {'ask' if len(servers) > 1 else 'asks'} without agent-send, and "
-                f"{sender.at} asks with it",
+                f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-check without "
+                f"agent-send, and {sender.at} has it with agent-send",
                 "One agent-send anywhere delays every agent-check without one by 200 ms",
                 "Give agent-send to all agent-checked servers, or to none",
             )
@@ -133,9 +133,9 @@ def tracked_init_state(scope: Scope) -> Iterator[Finding]:
             yield say(
                 at,
                 f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} init-state and track",
-                "From HAProxy 3.2 on the two do not go together, and it does not start",
-                "Take init-state out of the `default-server` that these inherit it from, and give it to the servers "
-                "that are checked themselves",
+                "HAProxy 3.2 and newer do not start with both",
+                "Remove init-state from the `default-server` that these inherit it from, and set it on the servers "
+                "that have their own health check",
             )
 
 
@@ -148,7 +148,7 @@ def unknown_ports(scope: Scope) -> Iterator[Finding]:
                 yield note(
                     server.at,
                     f"The agent-port of server {server.name} is {port}, and that variable is not set here",
-                    "HAProxy's environment decides which agent is asked, so the server is not judged",
+                    "HAProxy's environment decides which agent is polled, so this server is not checked",
                     "Set the variable as HAProxy has it, or use --all",
                 )
 

@@ -101,7 +101,7 @@ def configuration_files(paths: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise LintError(path, _reason(error)) from None
         if not found:
-            raise LintError(path, "a directory without *.cfg files, name the configuration file")
+            raise LintError(path, "a directory without *.cfg files; name the configuration file")
         files += found
     return files
 
@@ -128,7 +128,7 @@ def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:
     for number, raw in enumerate(text.split("\n"), start=1):
         at = Place(str(path), number)
         if (template := _TEMPLATE.search(raw)) and not raw[: template.start()].lstrip().startswith("#"):
-            why = f"line {number}: {template[0]} is of a template, not of haproxy.cfg; lint what is made of it"
+            why = f"line {number}: {template[0]} belongs to a template; lint the haproxy.cfg generated from it"
             raise LintError(path, why)
         # A `[` starts a scope line, which is no configuration of HAProxy's own.
         if raw.lstrip(_BLANKS + "\r").startswith("["):

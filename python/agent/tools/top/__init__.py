@@ -28,7 +28,7 @@ def run(control: Path, *, once: bool) -> None:
     try:
         _run(control, once=once)
     except KeyError as missing:
-        raise client.ClientError(f"the agent tells nothing of {missing}; is it of another version?") from None
+        raise client.ClientError(f"the agent's status lacks {missing}; is it another version?") from None
 
 
 def _run(control: Path, *, once: bool) -> None:

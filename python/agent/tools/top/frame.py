@@ -76,20 +76,20 @@ def _style(weight: int | None) -> str:
 
 def _says(status: dict[str, Any]) -> Iterator[Text]:
     for pool in status["pools"]:
-        title = "says" if not pool["pool"] else pool["pool"]
+        title = "reply" if not pool["pool"] else pool["pool"]
         line = _row(title)
         line.append(repr(pool["reply"].rstrip("\r\n")), style=_style(pool["weight"]))
         line.append(f" for {console.span(pool['said_for_s'])}" + ("" if pool["known"] else "; unknown"))
         yield line
     if not status["pools"]:
-        yield _row("says", "nothing yet: the first scan has not ended")
+        yield _row("reply", "none yet: the first scan has not finished")
 
 
 def _orders(status: dict[str, Any]) -> Iterator[Text]:
     if status["override"]:
         yield _row("override", console.show_override(status["override"], status["now"]), "reverse")
     else:
-        yield _row("override", "none" if not status["ready_owed"] else "none; says ready to every poll for a while")
+        yield _row("override", "none" if not status["ready_owed"] else "none; sending ready to every poll for a while")
     file, failure = status["state_file"], status["scanner"]["failure"]
     for warning in filter(None, (file["write_error"], file["load_warning"], failure)):
         yield _row("WARNING", warning, "red")
@@ -122,13 +122,13 @@ def _evidence(status: dict[str, Any]) -> Iterator[Text]:
         if pool["counts"]:
             yield _row("workers", _pool_title(pool["pool"]) + console.show_counts(pool["counts"]))
     if sample is None:
-        yield _row("sample", "none young enough to be believed", "magenta")
+        yield _row("sample", "none recent enough to be used", "magenta")
     else:
         hidden = "" if sample["visible"] else "; processes cannot be seen"
         took = f"{console.span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms, found by {sample['discovery']}"
         yield _row("sample", took + hidden, "" if sample["visible"] else "red")
     if scanner["left_behind"]:
-        yield _row("WARNING", f"{scanner['left_behind']} readers hang in processes that cannot be read", "red")
+        yield _row("WARNING", f"{scanner['left_behind']} readers hang in processes that block them", "red")
 
 
 def _pollers(view: View) -> Iterator[Text]:
@@ -191,7 +191,7 @@ def _worker(worker: dict[str, Any], reading: Any, pools: list[str], *, pooled: b
         works = not busy and worker["works_for_ms"] > 0
         style = ("yellow" if works else "") if not busy else "red" if busy == total else "yellow"
         line.append(f"{f'{busy} of {total}':>11}", style=style)
-        remarks = [*(["works now"] if works else []), *(["stopping"] if stopping else [])]
+        remarks = [*(["working now"] if works else []), *(["stopping"] if stopping else [])]
     else:
         line.append(f"{'unparsable':>11}", style="magenta")
         remarks = []

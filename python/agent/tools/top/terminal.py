@@ -30,7 +30,7 @@ class Terminal:
     def __init__(self) -> None:
         self._console = Console()
         if not (sys.stdin.isatty() and sys.stdout.isatty()) or self._console.is_dumb_terminal:
-            raise NoTerminalError("top needs a terminal; for one frame of it anywhere: busyweight top --once")
+            raise NoTerminalError("top needs a terminal; busyweight top --once prints one frame anywhere")
         self._keys = sys.stdin.fileno()
         self._found = termios.tcgetattr(self._keys)
         self._handlers: dict[int, Any] = {}
