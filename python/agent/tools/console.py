@@ -138,8 +138,8 @@ def _polls(polls: dict[str, Any], pools: list[dict[str, Any]]) -> Iterator[tuple
         for name, what in (
             ("refused", "refused (not in allow)"),
             ("lost", "disconnected before the reply"),
-            ("timed_out", "timed out without an agent-send line"),
-            ("crowded", "evicted without it, at the connection limit"),
+            ("timed_out", "answered without their agent-send line after the deadline"),
+            ("crowded", "answered without it at the connection limit"),
             ("no_fds", "times without a free file descriptor"),
         )
         if polls[name]
