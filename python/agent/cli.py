@@ -1,7 +1,7 @@
-"""The command line: words in, one call, words and an exit code out.
+"""The command line: parses the arguments, makes one call, prints the result and returns an exit code.
 
-0: well; 1: it ran and something is wrong; 2: usage or configuration. Every command imports
-what it needs when it runs, so that the agent carries nothing it does not use.
+Exit codes: 0 success; 1 it ran and found a problem; 2 usage or configuration. Every command imports what it needs
+when it runs, so that the agent loads nothing that it does not use.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return WRONG  # nobody reads any more, so nobody wants to know
+            return WRONG  # the reader is gone, so there is nobody to tell
         return _fail(f"cannot write the output: {(error.strerror or str(error)).lower()}")
     except KeyboardInterrupt:
         return WRONG
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What is asked of the running agent."""
+    """The commands for the running agent."""
     status = commands.add_parser(
         "status", help="show what the running agent replies, and why", description=_status.__doc__
     )
@@ -128,7 +128,7 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What looks at the whole: this host, the running agent, and HAProxy's side."""
+    """The commands that look at this host, the running agent, and HAProxy."""
     top = commands.add_parser("top", help="watch the running agent live", description=_top.__doc__)
     _control_option(top)
     top.add_argument("--once", action="store_true", help="watch for a second, print one frame and exit")
@@ -205,14 +205,14 @@ def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
 
 
 def load(options: argparse.Namespace, *, elsewhere: bool = False) -> schema.Config:
-    """The configuration that the options ask for; ``elsewhere``: it is another machine's, whose
-    users and groups need not be here. Raises ConfigError."""
+    """The configuration that the options select; ``elsewhere``: it is for another machine, whose users and groups
+    need not exist here. Raises ConfigError."""
     return _parse(options, _text(options), elsewhere=elsewhere)
 
 
 def reloader(options: argparse.Namespace) -> Callable[[], schema.Config]:
-    """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
-    written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :func:`load`."""
+    """Returns a function that reads the configuration. A file that had settings and is now missing or empty is
+    probably being rewritten, and must not mean "all defaults". Raises ConfigError, like :func:`load`."""
     path = options.config or DEFAULT_FILE
     seen = False
 
@@ -260,7 +260,7 @@ def _parse(options: argparse.Namespace, text: str, *, elsewhere: bool = False) -
 
 
 def _complain(text: object) -> None:
-    """To stderr. Where that cannot be written, the exit code says it alone."""
+    """Prints to stderr. If that cannot be written, only the exit code tells."""
     try:
         print(text, file=sys.stderr)
     except OSError:
@@ -288,7 +288,7 @@ def _serve(options: argparse.Namespace) -> int:
     async def serve() -> None:
         signals = Signals()
         read = reloader(options)
-        # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
+        # On a thread: the disk or the name service may hang, and a signal must still be able to stop the agent.
         loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
         logs.set_up(loaded.config.log.level, loaded.config.log.format)
         daemon = Daemon(

@@ -1,1 +1,1 @@
-"""PURE, but for the paths. What can be configured: TOML -> one frozen Config. Knows `weight`'s Rule alone."""
+"""PURE, except for the paths. What can be configured: TOML -> one frozen Config. Of `weight` it knows only Rule."""

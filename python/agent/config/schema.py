@@ -1,8 +1,8 @@
-"""PURE. TOML -> one frozen Config, or every fault at once.
+"""PURE. TOML -> one frozen Config, or every error at once.
 
-Every key is listed in one table, with its kind and its default; reading, showing and the
-reference all come from it. What only the world can tell (whether a user exists, whether a
-pattern compiles) is asked through :class:`Checks`, so that this file needs no world.
+One table lists every key with its kind and its default; parsing, printing and the reference all use it. What depends
+on the machine (whether a user exists, whether a pattern compiles) is checked through :class:`Checks`, so that this
+file stays pure.
 """
 
 import json
@@ -19,8 +19,8 @@ MAX_POOLS = 31  # one scan tells 32 selectors apart, and the default pool is one
 
 PRESETS = ("sidekiq", "faktory", "resque", "rq", "postgres", "busyweight", "custom")
 
-# Programs that people will try, and that do not show in their titles whether they are busy. Those that perform
-# ActiveJobs can be made to.
+# Programs that people will try although their titles do not show whether they are busy. Those that run ActiveJobs can
+# be made to show it.
 _OR_APPEND = ', or append it to the title with contrib/active_job_live_title.rb and take preset = "busyweight"'
 SILENT_PROGRAMS = {
     "puma": "its control server (pumactl stats) or GET /stats",
@@ -40,7 +40,7 @@ SILENT_PROGRAMS = {
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong. ``faults`` has every fault, each a line for the operator."""
+    """The configuration is wrong. ``faults`` has every error, each as one line for the operator."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -105,7 +105,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The words on the wire, and the last ones."""
+    """The format of replies, and the last reply."""
 
     health: str = "up"
     on_stop: str = "release"
@@ -114,7 +114,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What pollers may take. ``max_connections`` counts those that owe their agent-send line."""
+    """Limits on pollers. ``max_connections`` counts those whose agent-send line is still missing."""
 
     max_connections: int = 256
     deadline: float = 1.0
@@ -176,8 +176,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What only the world can tell. Each returns what is wrong, or None; ``workers`` with the
-    key that is."""
+    """Checks that depend on the machine. Each returns what is wrong, or None; ``workers`` also names the key."""
 
     user: Callable[[str | int], str | None] = lambda _: None
     group: Callable[[str], str | None] = lambda _: None
@@ -239,7 +238,7 @@ _POOL_KINDS = KINDS["workers"] | KINDS["workers.custom"] | KINDS["weight"]
 
 
 class _Reader:
-    """Reads tables by their kinds, and gathers the faults."""
+    """Parses tables by the kinds of their keys, and collects the errors."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -251,7 +250,7 @@ class _Reader:
         self.faults.append(f"{self._where}: {key}: {text}")
 
     def good(self, *keys: str) -> bool:
-        """Whether these keys can be judged together: none has a fault of its own."""
+        """Whether these keys can be checked together: none has an error of its own."""
         return self._faulty.isdisjoint(keys)
 
     def table(self, data: Mapping[str, Any], name: str, known: Mapping[str, Kind[Any]]) -> dict[str, Any]:
@@ -271,7 +270,7 @@ class _Reader:
         return read
 
     def sub(self, data: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
-        """A sub-table, or an empty one with a fault if it is something else."""
+        """A sub-table; if it is something else, an empty one and an error."""
         found = data.get(key, {})
         if not isinstance(found, dict):
             self.fault(path, f"found {_shown(found)}; allowed: a table, written [{path}]")
@@ -311,9 +310,9 @@ def _shown(found: object) -> str:
 
 
 def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
-    """Reads a configuration file's text. ``where`` names the file in the faults.
+    """Parses a configuration file's text. ``where`` names the file in error messages.
 
-    Raises ConfigError with every fault.
+    Raises ConfigError with every error.
     """
     try:
         data = tomllib.loads(text)
@@ -369,8 +368,8 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config:
 
 
 def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers, weight: Weight) -> Pool:
-    """A named pool. What it does not say is as in [workers] and [weight]; but a pool with a
-    preset of its own takes that preset's names, not those of another program."""
+    """A named pool. It inherits missing keys from [workers] and [weight]; but a pool with its own preset uses that
+    preset's process names, not those of another program."""
     path = f"pools.{name}"
     if not name or not name.isascii() or not name.isprintable() or " " in name:
         reader.fault(path, "a pool's name must be one word of printable ASCII, because agent-send sends it on a line")
@@ -425,14 +424,14 @@ def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks)
 
 
 def lowest_weight(config: Config) -> int:
-    """The least, in percent, that any pool ever says by itself: its floor, or what it says where
-    the host's state is unknown."""
+    """The lowest weight, in percent, that any pool sends without an override: its floor, or its weight for an unknown
+    state."""
     weights = [pool.weight for pool in config.all_pools]
     return min(min(weight.floor, 100 if weight.unknown is None else weight.unknown) for weight in weights)
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """Settings that are allowed, and that make every answer unknown or late."""
+    """Settings that are allowed but make replies unknown or late."""
     scan = config.scan
     show = values.show_duration
     if scan.give_up_after <= max(scan.min_gap, scan.fresh_for):

@@ -1,4 +1,4 @@
-"""Drives one scanner from the event loop: starts scans, looks after them, takes their end.
+"""Drives one scanner from the event loop: starts scans, monitors them, and takes their results.
 
 It knows no weights and no sockets, and never waits for a scan.
 """
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from agent._scan import Scanner, Snapshot
 
-# How often a running scan is looked after; a read that hangs is left behind then.
+# How often a running scan is checked; a reader that hangs is abandoned then.
 NUDGE_S = 0.03
-# Of a scan that goes on without anything to leave behind.
+# The same for a scan in which there is nothing to abandon.
 NUDGE_S_MAX = 1.0
 
 
 class Sampler:
-    """``ended`` is called with the snapshot, or with None and why there is none."""
+    """``ended`` is called with the snapshot, or with None and the reason."""
 
     def __init__(self, scanner: Scanner, ended: Callable[[Snapshot | None, str], None]) -> None:
         self.scanner = scanner
@@ -30,7 +30,7 @@ class Sampler:
         self._nudge = self._loop.call_later(NUDGE_S, self._look_after, NUDGE_S)
 
     def _look_after(self, period_s: float) -> None:
-        # When no reader may be left behind any more, there is nothing to hurry for.
+        # When no more readers may be abandoned, there is no need to check often.
         period_s = NUDGE_S if self.scanner.nudge() else min(2 * period_s, NUDGE_S_MAX)
         self._nudge = self._loop.call_later(period_s, self._look_after, period_s)
 
@@ -46,7 +46,7 @@ class Sampler:
         self._ended(snapshot, why)
 
     def close(self) -> None:
-        """Ends it. A scan that runs ends by itself, unheard."""
+        """Stops it. A running scan ends by itself, and its result is ignored."""
         self._loop.remove_reader(self.scanner.event_fd)
         if self._nudge:
             self._nudge.cancel()
