@@ -1,7 +1,7 @@
-"""WORLD. One client of the operators' socket: lines of JSON in and out, see docs/control.md.
+"""WORLD. One client of the control socket: lines of JSON in and out, see docs/control.md.
 
-It has one request and one answer in memory at most, reads on only when its answer is gone, and
-leaves a client that takes too long. It knows nothing of what the commands mean.
+It keeps at most one request and one answer in memory, reads on only when the answer is sent, and disconnects a client
+that takes too long. It does not know what the commands mean.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = logging.getLogger("busyweight")
 VERSION = 1
 LINE_LEN_MAX = 4096
 
-# A client that says nothing, or does not read its answer, is left after so long.
+# How long a client may send nothing, or not read its answer, before it is disconnected.
 IDLE_S = 30.0
 ANSWER_S = 10.0
 
@@ -28,7 +28,7 @@ Request = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end, as the kernel says (unix(7), SO_PEERCRED and SO_PEERGROUPS)."""
+    """The process at the other end, as the kernel reports it (unix(7), SO_PEERCRED and SO_PEERGROUPS)."""
 
     pid: int
     uid: int
@@ -39,7 +39,7 @@ Command = Callable[[Request, Peer], Awaitable[dict[str, Any]]]
 
 
 def failure(why: str) -> dict[str, Any]:
-    """The answer to a request that comes to nothing."""
+    """The answer to a failed request."""
     return {"ok": False, "error": why}
 
 
@@ -51,8 +51,8 @@ def encode(answer: dict[str, Any]) -> bytes:
 class Session:
     """One connection: reads a line, has it carried out, writes the answer, and so on.
 
-    ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is
-    called once, when it is over.
+    ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is called once, when the
+    connection is closed.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Session:
         self._listen()
 
     def close(self) -> None:
-        """Leaves the client, whatever it still wants."""
+        """Disconnects the client."""
         if self._socket.fileno() < 0:
             return
         self._left(self)
@@ -139,7 +139,7 @@ class Session:
             answer = {"ok": True} | await command(request, self._peer)
         except values.Wrong as wrong:
             answer = failure(str(wrong))
-        except Exception as error:  # one command's fault must not end the agent
+        except Exception as error:  # a bug in one command must not end the agent
             log.error("control: %s", repr(error))  # noqa: TRY400 - one line
             answer = failure(f"the agent failed: {error!r}")
         self._task = None
@@ -176,7 +176,7 @@ class Session:
 
 
 def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
-    """A request's command, which is one of the known, and its other keys. Raises values.Wrong."""
+    """A request's command, which is one of the known ones, and its other keys. Raises values.Wrong."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,9 +1,8 @@
-"""What Prometheus may read: the agent's status as metrics, served over HTTP.
+"""The agent's status as Prometheus metrics, served over HTTP.
 
-Only imported where ``[metrics] listen`` asks for it. A scrape never touches the agent's parts:
-it asks the event loop for a status, and makes the text on a thread of its own. Between scrapes
-there is no thread and no timer, and whoever connects can hold neither the polls nor, for longer
-than a deadline, a scrape of others.
+Imported only if ``[metrics] listen`` is set. A scrape never touches the agent's parts: it asks the event loop for a
+status, and formats it on a separate thread. Between scrapes there is no thread and no timer, and a client can delay
+neither polls nor, beyond a deadline, other scrapes.
 """
 
 import asyncio
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("busyweight")
 
-# At once: a pair of Prometheus servers, and a person who looks.
+# At the same time: a pair of Prometheus servers, and a person.
 SCRAPES_MAX = 4
 
 # For a whole scrape; Prometheus itself gives up after 10 s.
 DEADLINE_S = 10.0
 
-# For the event loop to tell the status.
+# For the event loop to return the status.
 TELL_WITHIN_S = 5.0
 
-# A listener that cannot accept is left alone for so long, or it would spin.
+# How long to pause a listener that cannot accept, so that it does not spin.
 STUCK_PAUSE_S = 0.5
 
 BACKLOG = 16
@@ -49,7 +48,7 @@ Report = dict[str, Any]
 
 
 class NoReportError(RuntimeError):
-    """The agent did not tell its status in time."""
+    """The agent did not return its status in time."""
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], float]], *labels: str) -> Metric:
@@ -67,7 +66,7 @@ def _counter(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], floa
 
 
 def _one(value: float | None) -> list[tuple[tuple[str, ...], float]]:
-    """A metric without labels; none at all where there is nothing to tell."""
+    """A metric without labels; no sample if there is no value."""
     return [] if value is None else [((), value)]
 
 
@@ -213,7 +212,7 @@ class _Collector:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape is not worth a line."""
+        """Scrapes are not logged."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -228,7 +227,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(address[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        # What server_bind would ask the DNS for.
+        # server_bind would ask the DNS for it.
         self.server_name, self.server_port = address[:2]
         self.setup_environ()
         self.set_app(app)
@@ -259,7 +258,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     @staticmethod
     def _expire(request: socket.socket) -> None:
-        # Its thread wakes up and finds that the peer is gone.
+        # Wakes up its thread, which then finds that the peer is gone.
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
@@ -282,8 +281,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class Endpoint:
-    """Serves ``report``, which is called on the running event loop, on a listening socket that
-    it owns from now on. ``wanted`` is the address that was asked for."""
+    """Serves ``report``, which is called on the running event loop, on a listening socket that it owns from now on.
+    ``wanted`` is the configured address."""
 
     def __init__(self, listener: socket.socket, report: Callable[[], Report], *, wanted: tuple[str, int]) -> None:
         self.listener = listener
@@ -298,7 +297,7 @@ class Endpoint:
         self._server = _Server(listener, self._serve)
 
     def close(self) -> None:
-        """No more scrapes from now on; those at work are finished."""
+        """Accepts no more scrapes; running ones are finished."""
         self._server.server_close()
 
     def _serve(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
