@@ -12,25 +12,25 @@ from agent.config import paths
 
 VERSION = 1
 
-# A disk may take its time before an order is acknowledged.
+# A slow disk may delay the answer to a command.
 TIMEOUT_S = 10.0
 
 ANSWER_LEN_MAX = 64 * 1024 * 1024
 
 
 class ClientError(Exception):
-    """There is no answer, or the answer is no. The text says why, on one line."""
+    """There is no answer, or the command was refused. The text says why, on one line."""
 
 
 def ask(path: Path, command: str, **words: object) -> dict[str, Any]:
-    """The answer to one command; words that are None are left out. Raises ClientError."""
+    """The answer to one command; arguments that are None are left out. Raises ClientError."""
     request = {"version": VERSION, "command": command} | {k: v for k, v in words.items() if v is not None}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
             with paths.short_name(path) as name:
                 connection.connect(name)
-            # Refused before it was read: then the reason is there to be read.
+            # A refusal may come before the request is read: then the reason can be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(json.dumps(request).encode() + b"\n")
             line = _line(connection)
@@ -78,5 +78,5 @@ def _remedy(path: Path, error: OSError) -> str:
 
 
 def sudo_user() -> str | None:
-    """On whose behalf root acts, as sudo(8) tells."""
+    """On whose behalf root acts, according to sudo(8)."""
     return os.environ.get("SUDO_USER") if os.geteuid() == 0 else None

@@ -11,7 +11,7 @@ from agent.tools import client
 
 
 def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reason: str | None) -> tuple[str, list[str]]:
-    """Gives an order. Returns what became of it, and what to warn of. Raises ClientError."""
+    """Sends a command. Returns the result as text, and warnings. Raises ClientError."""
     words = {"weight": weight, "for": lasts, "reason": reason, "sudo_user": client.sudo_user()}
     done = client.ask(path, kind, **words)
     write_error = done["state_file"]["write_error"]
@@ -40,13 +40,13 @@ def as_json(status: dict[str, Any]) -> str:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """What the agent tells of itself. Raises ClientError."""
+    """The agent's status. Raises ClientError."""
     told: dict[str, Any] = client.ask(path, "status")["status"]
     return told
 
 
 def show(status: dict[str, Any], now_s: float) -> str:
-    """A status for people: what is said and why first, then what it rests on."""
+    """A status for people: first the reply and why, then what it is based on."""
     return "".join(f"{title:<10} {line}\n" for title, line in _lines(status, now_s))
 
 
@@ -173,7 +173,7 @@ def show_override(override: dict[str, Any], now_s: float) -> str:
 
 
 def _why(pool: dict[str, Any]) -> str:
-    """What the line itself does not tell."""
+    """What the reply itself does not show."""
     if "#" in pool["reply"]:
         return "" if pool["known"] else "; unknown"
     return f"; {pool['reason']}"

@@ -1,6 +1,6 @@
-"""What works, what does not, and what to do: a look at the host, the agent, and HAProxy.
+"""What works, what does not, and what to do: checks of the host, the agent, and HAProxy.
 
-It asks and reads, as whoever runs it may, and changes nothing. The agent itself never imports it.
+It reads whatever its user may read, and changes nothing. The agent itself never imports it.
 """
 
 import json
@@ -53,7 +53,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
 
 
 def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> Patient:
-    """Gathers what several checks go by. What is not to be had is part of the finding."""
+    """Collects what several checks need. If something is not available, that is part of the findings."""
     status, silence, known = None, "", []
     try:
         status = client.ask(control, "status")["status"]
@@ -63,10 +63,10 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
     found, wide, scan_error = None, None, ""
     cores = capacity.cores()
     try:
-        # Opened first, since privileges are given up at the first opening. An agent tells itself how
-        # it finds processes; then no programs need be loaded for that.
+        # Opened first, because opening a scanner drops privileges. A running agent reports how it finds processes, so
+        # no BPF programs need to be loaded then.
         scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
-        # Scanned first: who is missing in the other scan was there already.
+        # Scanned first: a worker missing in the other scan already existed.
         wide = check.check(_every_name(config), cores=cores[0])
         found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def _admit(config: Config, file: Path, control: Path, haproxy_socket: Path | Non
 
 
 def _broke(examined: Check, patient: Patient, error: Exception) -> Finding:
-    """A check that cannot be made. An agent of another version may tell other things of itself."""
+    """A check that failed. An agent of another version may have a different status."""
     name = examined.__name__.replace("_", " ")
     if not isinstance(error, KeyError) or patient.status is None:
         return Finding("warn", name, f"cannot be checked: {error}")
@@ -118,5 +118,5 @@ def print_json(findings: Iterable[Finding]) -> bool:
 
 
 def _printable(text: str) -> str:
-    # HAProxy's and workers' words may hold anything.
+    # Text from HAProxy and from workers may contain anything.
     return "".join(c if c.isprintable() else "?" for c in text)

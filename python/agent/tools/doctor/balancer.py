@@ -1,4 +1,4 @@
-"""WORLD. HAProxy's side of it, on its statistics socket: is its weight what the agent says? It only asks."""
+"""WORLD. HAProxy's side, on its stats socket: do its weights match the agent's replies? It only reads."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from agent.tools import client
 from agent.tools.doctor.finding import Finding, Patient, listed
 
 TIMEOUT_S = 5.0
-# HAProxy hears of a change at its next agent-check, 2 s later by default.
+# HAProxy sees a change at its next agent-check, 2 s later by default.
 AGREE_WITHIN_S = 5.0
 LOOK_S = 0.2
 # srv_agent_state (HAProxy's include/haproxy/check-t.h)
@@ -24,7 +24,7 @@ FULL_WEIGHT, WEIGHT_MAX = 100, 256
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server line that asks this agent, as HAProxy sees it now."""
+    """A server line that polls this agent, as HAProxy sees it now."""
 
     name: str
     enabled: bool
@@ -38,7 +38,7 @@ class Server:
 
     @property
     def usable(self) -> bool:
-        """Whether its effective weight is the agent's alone to decide."""
+        """Whether only the agent determines its effective weight."""
         return self.status.startswith(("UP", "no check")) and not self.throttled
 
     def has(self, percent: int) -> bool:
@@ -98,7 +98,7 @@ def _own_addresses() -> set[str]:
 
 
 class Balancer:
-    """HAProxy, asked until it agrees with the agent or has had its time."""
+    """HAProxy, queried until it agrees with the agent or the time is over."""
 
     def __init__(self, patient: Patient, path: Path) -> None:
         self._patient = patient
@@ -144,7 +144,7 @@ def _ports(patient: Patient) -> set[int]:
 
 
 def _said(patient: Patient) -> list[dict[str, Any]]:
-    """What each pool says now; nothing without an agent. A server's own pool is not told by HAProxy."""
+    """Each pool's current reply; nothing without an agent. HAProxy does not tell which pool a server uses."""
     if patient.status is None:
         return []
     try:

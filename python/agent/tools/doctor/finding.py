@@ -1,4 +1,4 @@
-"""What the doctor finds, and what every check may look at. Plain values; nothing is opened here."""
+"""What the doctor finds, and what every check may use. Plain values; nothing is opened here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +27,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """All that the checks go by.
+    """Everything that the checks use.
 
     ``status`` and ``workers`` are the running agent's answers on its control socket, see
     docs/control.md; without an agent they are None and empty, and ``silence`` says why.
-    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own
-    scan, None if it broke: then ``scan_error`` says why. ``wide`` is one more, regardless of the
-    processes' names.
+    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own scan, None if it
+    failed: then ``scan_error`` says why. ``wide`` is a second scan that ignores the name filter.
     """
 
     config: Config
@@ -50,7 +49,7 @@ class Patient:
 
     @property
     def seen_by_agent(self) -> bool | None:
-        """Whether the running agent sees processes; None if that is not known."""
+        """Whether the running agent sees processes; None if that is unknown."""
         sample = self.status and self.status["sample"]
         return bool(sample["visible"]) if sample else None
 
@@ -61,7 +60,7 @@ class Patient:
 
 
 def pool_title(name: str) -> str:
-    """Before what concerns one pool; nothing for the default pool."""
+    """The prefix of a text about one pool; empty for the default pool."""
     return f"pool {name}: " if name else ""
 
 

@@ -1,4 +1,4 @@
-"""WORLD. The metrics port, where there is to be one: does this agent answer there? It reads as Prometheus does."""
+"""WORLD. The metrics port, if one is configured: does this agent answer there? It reads as Prometheus does."""
 
 import http.client
 import re
@@ -12,7 +12,7 @@ from agent.tools.doctor.running import START, reached
 TIMEOUT_S = 5.0
 LEN_MAX = 16 * 1024 * 1024
 
-# Since when the agent has its configuration. No two agents have that from the same microsecond.
+# When the agent loaded its configuration. No two agents do that in the same microsecond.
 _TAKEN = re.compile(rb"^busyweight_config_last_reload_success_timestamp_seconds (\S+)$", re.MULTILINE)
 
 
@@ -56,7 +56,7 @@ def _scrape(address: tuple[str, int]) -> tuple[int, bytes]:
 
 
 def _taken(patient: Patient) -> float | None:
-    """Since when the agent has its configuration, by itself; None if it does not tell."""
+    """When the agent loaded its configuration, from its status; None without an agent."""
     try:
         taken_s: float = client.ask(patient.control, "status")["status"]["config"]["reloads"]["taken"]
     except client.ClientError:

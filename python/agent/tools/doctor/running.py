@@ -1,4 +1,4 @@
-"""WORLD. The running agent: does it answer, on what grounds, and do its ports? Asks, and changes nothing."""
+"""WORLD. The running agent: does it answer, what is its reply based on, and do its ports answer? It changes nothing."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def configuration(patient: Patient) -> Iterator[Finding]:
-    """The configuration at hand, and whether the agent runs by it."""
+    """The configuration, and whether the agent uses it."""
     faults = list(warnings(patient.config))
     for warning in faults:
         yield Finding("warn", "configuration", warning)
@@ -39,7 +39,7 @@ def configuration(patient: Patient) -> Iterator[Finding]:
 
 
 def agent(patient: Patient) -> Iterator[Finding]:
-    """Whether there is one, what it says, and by whose order."""
+    """Whether an agent is running, what it replies, and which override is active."""
     status = patient.status
     if status is None:
         yield Finding("warn", "agent", patient.silence)
@@ -81,7 +81,7 @@ def _orders(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 def discovery(patient: Patient) -> Iterator[Finding]:
-    """How processes are found, and why not in the better way."""
+    """How processes are found, and why not in a better way."""
     wanted = patient.config.scan.discovery
     if patient.status:
         sample, scanner = patient.status["sample"], patient.status["scanner"]
@@ -104,7 +104,7 @@ def discovery(patient: Patient) -> Iterator[Finding]:
 
 
 def readers(patient: Patient) -> Iterator[Finding]:
-    """Whether titles can be read without hanging, and scans end."""
+    """Whether titles can be read without hanging, and scans finish."""
     if patient.status is None:
         hung = [w.pid for w in patient.found.workers if w.quarantined] if patient.found else []
         behind, failure = len(hung), None
@@ -126,7 +126,7 @@ def readers(patient: Patient) -> Iterator[Finding]:
 
 
 def port(patient: Patient) -> Iterator[Finding]:
-    """Polls every listen address, as HAProxy does, and compares the line with ``status``."""
+    """Polls every listen address, as HAProxy does, and compares the reply with ``status``."""
     told = patient.status["polls"]["listening"] if patient.status else []
     addresses = [values.address(text) for text in told] or list(patient.config.listen)
     for address in addresses:
@@ -163,13 +163,13 @@ def _listen(patient: Patient) -> str:
 
 
 def reached(address: tuple[str, int]) -> tuple[str, int]:
-    """Where this host reaches what listens there, and from where it comes then."""
+    """The address at which this host reaches that listener; also the address from which it polls then."""
     host, number = address
     return ANY_ADDRESS.get(host, host), number
 
 
 def _poll(address: tuple[str, int]) -> str:
-    """One poll; a blank line goes first, for pools wait for one."""
+    """One poll. It sends an empty line first, because an agent with pools waits for a line."""
     with socket.create_connection(reached(address), timeout=POLL_TIMEOUT_S) as connection:
         connection.sendall(b"\n")
         with connection.makefile("rb") as answer:
@@ -190,7 +190,7 @@ def _unanswered(patient: Patient, shown: str, error: OSError) -> Finding:
 
 
 def _line(patient: Patient) -> str | None:
-    """What the agent says at this moment; None if it does not tell."""
+    """The agent's current reply; None if it cannot be asked."""
     if patient.status is None:
         return None
     try:

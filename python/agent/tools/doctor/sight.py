@@ -1,4 +1,4 @@
-"""WORLD. What can be seen from here: /proc, the machine's size, and containers. It only reads."""
+"""WORLD. What is visible: /proc, the machine's size, and containers. It only reads."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Mount:
 
 
 def mount_of(path: str, mountinfo: str) -> Mount | None:
-    """The mount that shows a path, by a /proc/PID/mountinfo (proc(5)); the last one on top."""
+    """The mount on which a path lies, from a /proc/PID/mountinfo (proc(5)); the last one is on top."""
     best, found = -1, None
     for line in mountinfo.splitlines():
         mounted, _, rest = line.partition(" - ")
@@ -96,7 +96,7 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
     if not here or here.kind != "proc":
         return
     try:
-        # proc(5): pids of another namespace's procfs are not ours.
+        # proc(5): the pids in another namespace's procfs are not ours.
         ours = Path(procfs, "self").readlink() == Path(str(os.getpid()))
         own = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -113,7 +113,7 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
 
 
 def capacity(patient: Patient) -> Iterator[Finding]:
-    """What counts as full, and where the number comes from; containers deceive about cores."""
+    """What counts as full, and where the number comes from; in containers the number of cores is misleading."""
     cores, source = patient.cores
     contained = host.in_container()
     for pool in patient.config.all_pools:

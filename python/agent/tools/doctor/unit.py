@@ -1,4 +1,4 @@
-"""WORLD. How systemd runs the agent: the unit, its drop-ins, and what in them makes it blind. Asks systemctl."""
+"""WORLD. How systemd runs the agent: the unit, its drop-ins, and settings that hide processes. Runs systemctl."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload,NRestarts,MainPID,"
     "ProtectProc,ProcSubset,PrivateUsers"
 )
-# What the unit as shipped has, why, and since when a wrong one matters.
+# The settings of the unit as shipped, and why others are wrong.
 WANTED = {
     "ProtectProc": ("default", "anything stricter hides the workers"),
     "ProcSubset": ("all", "pid hides the files that tell the number of cores"),

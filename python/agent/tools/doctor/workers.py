@@ -1,4 +1,4 @@
-"""WORLD. The workers themselves: found, hidden by the comm filter, and whether their titles live."""
+"""WORLD. The workers themselves: those found, those hidden by the comm filter, and whether their titles are current."""
 
 import json
 import re
@@ -17,14 +17,14 @@ from agent.tools.doctor.finding import Finding, Patient, listed, pool_title
 HEARTBEATS = ("sidekiq", "faktory")
 SILENT_S = 30.0
 
-# Three of the longest heartbeats: a title that says idle for so long of a worker that works is stuck.
+# Three of the longest heartbeats: a working worker whose title says idle for so long has a stuck title.
 STUCK_MS = 45_000
 
 _LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
 
 
 def workers(patient: Patient) -> Iterator[Finding]:
-    """Which were found, and by what."""
+    """Which workers were found, and how."""
     if patient.found is None or not patient.seen_by_us:
         if patient.seen_by_agent and patient.status:
             for i, pool in enumerate(patient.status["pools"]):
@@ -72,7 +72,7 @@ def workers(patient: Patient) -> Iterator[Finding]:
 
 
 def _by_agent(patient: Patient, pool: int) -> str:
-    """What the agent's newest sample says of the same."""
+    """The same from the agent's newest sample."""
     sample = patient.status and patient.status["sample"]
     if not patient.status or not sample or pool >= len(patient.status["pools"]):
         return ""
@@ -89,7 +89,7 @@ def _where_else(pool: Pool) -> str:
 
 
 def comm_filter(patient: Patient) -> Iterator[Finding]:
-    """Whether a process with a worker's title is passed over because of its name."""
+    """Whether the name filter excludes a process with a worker's title."""
     if patient.found is None or patient.wide is None or not patient.seen_by_us:
         return
     counted = {worker.pid: worker for worker in patient.found.workers}
@@ -119,7 +119,7 @@ def comm_filter(patient: Patient) -> Iterator[Finding]:
 
 
 def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
-    # The wide scan came first, so whoever is missing in the other was there already.
+    # The wide scan came first, so a worker missing in the other one already existed.
     return wide.readings[pool] is not None and not wide.copy and (narrow is None or narrow.readings[pool] is None)
 
 
@@ -132,16 +132,16 @@ def _comm(patient: Patient, pid: int) -> str:
 
 
 def _glob(comm: str) -> str:
-    """A glob for just this name; what cannot be written plainly is any character."""
+    """A glob for exactly this name; special characters become ?."""
     return "".join(c if c.isascii() and c.isprintable() and c not in '*?[]"\\' else "?" for c in comm)
 
 
 def titles(patient: Patient) -> Iterator[Finding]:
-    """How old what the titles say may be.
+    """How old the titles may be.
 
-    Nothing tells when a title was written, and one that says the same as before cannot be told
-    from one that was not written. But a process that has not run cannot have written: so the
-    time since any of its threads last ran is the least age of its title.
+    The kernel does not tell when a title was written, and an unchanged title looks the same whether it was written
+    again or not. But a process that has not run cannot have written: so the time since any of its threads last ran is
+    the minimum age of its title.
     """
     if patient.found is None or not patient.seen_by_us:
         return
@@ -172,7 +172,7 @@ def titles(patient: Patient) -> Iterator[Finding]:
 
 
 def stuck_titles(patient: Patient) -> Iterator[Finding]:
-    """Workers that work, by their CPU time, and whose titles have said idle over several heartbeats."""
+    """Workers that are working, by their CPU time, although their titles have said idle for several heartbeats."""
     stuck = [
         worker["pid"]
         for worker in patient.workers
@@ -192,8 +192,8 @@ def stuck_titles(patient: Patient) -> Iterator[Finding]:
 
 
 def _last_ran(process: Path) -> float | None:
-    """When any thread of a process last ran, in seconds of the scheduler's clock; None where
-    the kernel does not tell (proc(5), /proc/PID/sched)."""
+    """When any thread of a process last ran, in seconds of the scheduler's clock; None if the kernel does not tell
+    (proc(5), /proc/PID/sched)."""
     newest_ms = None
     for sched in process.glob("task/*/sched"):
         try:

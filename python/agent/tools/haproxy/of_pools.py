@@ -1,4 +1,4 @@
-"""Pure: what is wrong with a backend whose servers ask the agent, and with the rules that lead to it."""
+"""Pure: problems of a backend whose servers poll the agent, and of the rules that route to it."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,13 @@ from .parse import Proxy, Rule, Server
 from .routes import State, Way, bears_a_number, leading, open_way, spills, words_of
 from .scope import Scope, is_hash, slots, weight
 
-# HAProxy keeps 16 nodes for each unit of weight there; from so many units on it can be felt.
+# HAProxy keeps 16 nodes for each unit of weight there; from this many units on it matters.
 _MANY_UNITS = 20_000
 _LOOPBACK = ("", "*", "0.0.0.0", "[::]", "::", "127.0.0.1", "[::1]", "::1", "localhost")
 
 
 def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """Algorithms whose weights cannot change, do not count, cost much, or move sessions."""
+    """Algorithms whose weights cannot change, have no effect, are expensive, or move sessions."""
     balance = scope.balance(backend)
     at, inherited = backend.at, ""
     if backend.balance_at and backend.balance_at.file == at.file and backend.balance_at.line > at.line:
@@ -56,14 +56,14 @@ def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Find
 
 
 def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """Clients that come back to a host by a cookie or a table, whatever its weight is."""
+    """Clients that return to a host because of a cookie or a table, whatever its weight is."""
     full = f"{{ srv_weight({backend.name}/{ours[0].name}) eq 0 }}"
     if backend.cookie_at and any(s.settings.cookie for s in ours) and not backend.ignores_persistence:
         at, means = backend.cookie_at, "a cookie"
         remedy = f"`ignore-persist if {full} {{ req.cook(NAME) VALUE }}`"
     elif backend.stick_at:
         at, means = backend.stick_at, "a stick table"
-        # HAProxy ignores cookies alone then.
+        # There HAProxy's ignore-persist affects only cookies.
         remedy = f"`unless {full} {{ KEY,table_server_id({backend.name}) ID }}` behind `stick on KEY`"
     else:
         return
@@ -76,7 +76,7 @@ def affinity(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
 
 
 def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """A pool of one."""
+    """A pool with a single server."""
     if slots([server for server in backend.servers if not server.settings.backup]) == 1:
         yield note(
             ours[0].at,
@@ -87,8 +87,8 @@ def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
 
 
 def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """The loss of all servers, unless enough of the backend stays whatever the agents say; else a spill that is
-    missing, for a rule that is not there for the one is not there for the other."""
+    """The loss of all servers, unless enough of the backend stays whatever the agents reply; otherwise a missing
+    spill, because a rule that is missing for one is also missing for the other."""
     others = [s for s in backend.servers if not scope.asks_ours(s.settings) and not s.settings.disabled]
     stay = [server for server in others if not server.settings.backup and weight(server) != 0]
     spare = [server for server in others if server.settings.backup and weight(server) != 0]
@@ -164,7 +164,7 @@ def _counts_slots(frontend: Proxy, rule: Rule) -> bool:
 
 
 def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """Rules that send requests elsewhere at the wrong time, or to where they cannot be served."""
+    """Rules that send requests elsewhere at the wrong time, or to a place where they cannot be served."""
     rules = list(spills(scope.configuration, backend))
     blind = scope.balance(backend).startswith("random") or is_hash(scope.balance(backend))
     slots_only = [(front, rule) for front, rule in rules if _counts_slots(front, rule)]
@@ -190,7 +190,7 @@ def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]
 
 
 def _always(frontend: Proxy, rule: Rule, backend: Proxy) -> bool:
-    """Whether the rule applies to -1, which is no number of slots."""
+    """Whether the rule applies to -1, which is not a number of slots."""
     return rule.words[:1] == ("if",) and any(
         words[:1] == (f"be_conn_free({backend.name})",) and matches(list(words[1:]), -1)
         for words in words_of(rule, frontend)
@@ -230,7 +230,7 @@ def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Ite
 
 
 def _is_bound(address: str, binds: list[str]) -> bool:
-    """Whether a server's address is one that a frontend listens on; of other machines' names nothing is known."""
+    """Whether a frontend listens on a server's address; names of other machines are not resolved."""
     host, _, port = address.rpartition(":")
     for bind in binds:
         bound, _, bound_port = bind.rpartition(":")
@@ -242,7 +242,7 @@ def _is_bound(address: str, binds: list[str]) -> bool:
 
 
 def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[Finding]:
-    """Weights lost in a reload, noted once for all backends."""
+    """Weights lost at a reload, noted once for all backends."""
     bare = [p for p, _ in watched if not _keeps_state(scope, p)]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""

@@ -1,4 +1,4 @@
-"""Pure: what is wrong with server lines that ask the agent."""
+"""Pure: problems of server lines that poll the agent."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ _Watched = list[tuple[Proxy, list[Server]]]
 
 
 def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
+    """HAProxy applies the percentage to the server's own weight in whole numbers, rounded down."""
     small: dict[int, list[Server]] = {}
     for server in ours:
         known = weight(server)
@@ -43,7 +43,7 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
 
 
 def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """It begins when a server comes up, and an agent's percentage brings none up."""
+    """It starts when a server comes up, which an agent's percentage does not trigger."""
     slow = [server for server in ours if server.settings.slowstart_at]
     for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
         yield note(
@@ -56,7 +56,7 @@ def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]
 
 
 def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """SRV records have weights, and HAProxy gives them to the servers whenever it resolves."""
+    """SRV records have weights, and HAProxy assigns them to the servers whenever it resolves."""
     srv = [s for s in ours if s.address.startswith("_") and not s.settings.ignores_dns_weight]
     for server in srv:
         yield finding(
@@ -69,14 +69,14 @@ def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Findin
 
 
 def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """A fault of HAProxy 3.3.0 to 3.4.0 that an agent without the word `up` runs into."""
+    """A bug in HAProxy 3.3.0 to 3.4.0 that affects agents that do not send `up`."""
     checked = [server for server in ours if server.settings.check]
     if not (scope.bare_replies and checked):
         return
     first, last = _STAYS_DOWN
     if scope.version and not first <= (*scope.version, 0, 0)[:3] <= last:
         return
-    # Without a version it is a note, for most HAProxys are others.
+    # With an unknown version it is only a note, because most HAProxy versions are not affected.
     say = finding if scope.version else note
     yield say(
         backend.at,
@@ -89,7 +89,7 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Fin
 
 
 def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Finding]:
-    """Servers that keep their weight beside those whose weight falls."""
+    """Servers that keep their weight, next to those whose weight falls."""
     others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
     others = [server for server in others if weight(server) != 0]
     if not others:
@@ -105,7 +105,8 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[F
 
 
 def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[Finding]:
-    """Agent-send on some. Every agent check of the configuration counts, for all share one set of rules."""
+    """Agent-send on some servers only. Every agent check in the configuration counts, because all share one set of
+    rules."""
     checked = [s for p in scope.configuration.backends() for s in p.servers if s.settings.agent]
     sender = next((server for server in checked if server.settings.agent_send), None)
     if sender is None:
@@ -140,7 +141,7 @@ def tracked_init_state(scope: Scope) -> Iterator[Finding]:
 
 
 def unknown_ports(scope: Scope) -> Iterator[Finding]:
-    """Servers of which cannot be said whether they ask our agent."""
+    """Servers for which it is unknown whether they poll our agent."""
     for backend in scope.configuration.backends():
         for server in backend.servers:
             port = server.settings.port

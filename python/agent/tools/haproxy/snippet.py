@@ -1,7 +1,7 @@
-"""Pure: a haproxy.cfg fragment that uses the agent and walks into none of the traps that `lint` knows.
+"""Pure: a haproxy.cfg fragment that uses the agent and avoids all the mistakes that `lint` knows.
 
-It is text to be read, pasted and changed, so each line that may not be left out says why it is there. It
-stands alone: it takes nothing from `defaults` and changes nothing for what follows it.
+People read, paste and change it, so a comment explains each line that must not be left out. It is self-contained: it
+needs nothing from `defaults` and changes nothing for what follows it.
 """
 
 import re
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.config.schema import Pool
 
-# What HAProxy lets a proxy or a server be called.
+# Valid names of proxies and servers in HAProxy.
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _NAME_RULE = "names in HAProxy contain only letters, digits, - _ . and :"
 _DURATION = re.compile(r"[1-9]\d*(us|ms|s|m|h|d)?")
 _MAX_PORT = 65535
-# Cores of one host, where neither the caller nor the configuration knows better.
+# Cores of one host, if neither the caller nor the configuration knows better.
 _CORES = 24
 
 # name, host, port
@@ -23,7 +23,7 @@ EXAMPLE_SERVERS: tuple[Server, ...] = (("web1", "192.0.2.11", 80), ("web2", "192
 
 
 class SnippetError(Exception):
-    """A name, address or time that HAProxy would not take: which, and what it wants."""
+    """A name, address or time that HAProxy would not accept: which, and what it accepts."""
 
     def __str__(self) -> str:
         subject, name, rule = self.args
@@ -43,7 +43,7 @@ def parse_server(text: str) -> Server:
 
 
 def capacities(pools: Iterable[Pool]) -> dict[str, int]:
-    """By the backend's name, how many busy processes fill a host, where the pool has a number for that."""
+    """How many busy processes make a host full, by the backend's name, for pools with such a number."""
     found: dict[str, int] = {}
     for pool in pools:
         found.pop(pool.name or "web", None)
@@ -64,9 +64,9 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
 ) -> str:
     """The fragment, one backend `web` and one for each pool, each with its spill. Raises SnippetError.
 
-    `listen_port` is the agent's, `servers` its hosts as HAProxy reaches them (examples if there are none),
-    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor. A host bears as many requests as
-    `bears`, which `capacities` gives, has for its pool, else `cores`.
+    `listen_port` is the agent's, `servers` are its hosts as HAProxy reaches them (examples if there are none),
+    `agent_inter` is a time in HAProxy's format, `floor_percent` the agent's floor. A host's maxconn is what `bears`,
+    from `capacities`, has for its pool, else `cores`.
     """
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")

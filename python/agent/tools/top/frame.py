@@ -1,4 +1,4 @@
-"""PURE but for the screen's size: a view as lines of text that fit the screen, whatever its size."""
+"""PURE except for the screen's size: a view as lines of text that fit the screen, whatever its size."""
 
 import os
 import time
@@ -22,13 +22,13 @@ CELL_LEN = 40
 
 
 def utf8() -> bool:
-    """Whether the terminal shows UTF-8, as locale(7) has it said."""
+    """Whether the terminal shows UTF-8, according to locale(7)."""
     said = next((v for name in ("LC_ALL", "LC_CTYPE", "LANG") if (v := os.environ.get(name))), "")
     return "utf" in said.lower()
 
 
 class Frame:
-    """One screenful of a view, for rich to print. ``hint``: the last line tells how to end."""
+    """One screenful of a view, for rich to print. ``hint``: the last line tells how to quit."""
 
     def __init__(self, view: View, *, hint: bool) -> None:
         self._view = view
@@ -45,13 +45,13 @@ class Frame:
 
 
 def compose(view: View, width: int, height: int) -> list[Text]:
-    """At most ``height`` lines; what matters most comes first, and workers take what is left."""
+    """At most ``height`` lines; what matters most comes first, and workers get the rest."""
     status = view.status
     lines = [_head(status, width), *_says(status), *_orders(status)]
     if height >= GRAPH_MIN_HEIGHT and width >= GRAPH_MIN_WIDTH:
         lines += _graph(status["history"], width)
     lines += [*_evidence(status), *_pollers(view)]
-    # Some lines are kept for workers.
+    # Some lines are reserved for workers.
     lines = lines[: max(1, height - 3)]
     return (lines + _workers(view, height - len(lines), width))[: max(1, height)]
 
@@ -64,7 +64,7 @@ def _head(status: dict[str, Any], width: int) -> Text:
 
 
 def _pool_title(pool: str) -> str:
-    """Before what concerns one pool; nothing for the default pool."""
+    """The prefix of a text about one pool; empty for the default pool."""
     return f"pool {pool}: " if pool else ""
 
 
@@ -109,7 +109,7 @@ def _graph(history: list[Any], width: int) -> Iterator[Text]:
                 line.append("?" if row == 0 else " ", style="magenta")
                 continue
             filled = weight / 100 * GRAPH_ROWS * full - row * full
-            # What is known to be nothing is drawn, too: a line at the foot.
+            # A weight of 0 is drawn too: as a line at the bottom.
             least = 1 if row == 0 else 0
             line.append(blocks[min(full, max(least, round(filled)))], style=_style(weight))
         yield line
@@ -149,7 +149,7 @@ def _pollers(view: View) -> Iterator[Text]:
 
 
 def _workers(view: View, room: int, width: int) -> list[Text]:
-    """A heading, and the busiest workers side by side, as many as there is room for."""
+    """A heading, and the busiest workers side by side, as many as fit."""
     if room < 2:
         return []
     if not view.workers:
