@@ -1,4 +1,4 @@
-//! PURE. The known programs: how each writes its title, and the names its processes bear.
+//! PURE. The known programs: how each writes its title, and the names of its processes.
 //!
 //! A preset exists only for a program that shows in its title whether it is busy. Those that
 //! do not are refused by the configuration, with the name of their own status interface.
@@ -13,7 +13,7 @@ use crate::title::{Custom, Grammar};
 /// The longest name the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
 pub const COMM_LEN_MAX: usize = 15;
 
-/// Whatever performs `ActiveJob`s bears the name of a Ruby, or of the script, where its shebang names Ruby itself.
+/// A process that runs `ActiveJob`s has the name of a Ruby, or of the script if its shebang names Ruby directly.
 const JOBS: &[&str] =
     &["ruby*", "bundle*", "rails*", "rake*", "puma*", "jobs", "good_job*", "solid_queue*", "delayed_job*"];
 
@@ -30,7 +30,7 @@ pub struct Selector {
     pub cgroups: Vec<String>,
     /// What their CPU time says.
     pub cpu: CpuUse,
-    /// Cgroups whose CPU counts beside the workers', as absolute paths.
+    /// Cgroups whose CPU use counts in addition to the workers', as absolute paths.
     pub others: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ pub struct Spec {
     pub pattern: String,
     /// For `custom` with a `state` group only.
     pub busy_states: Vec<String>,
-    /// Who works now has a job; heeded only where the program writes its titles by a heartbeat.
+    /// A worker that is working now has a job; only for programs that write their titles at a heartbeat.
     pub now: bool,
     /// The workers' cores are wanted.
     pub cores: bool,
@@ -163,12 +163,12 @@ fn translate(glob: &str) -> Result<String, Error> {
             '?' => out.push('.'),
             '[' => {
                 let Some((class, after)) = rest.as_str().split_once(']') else {
-                    return Err(bad("has a [class] without an end"));
+                    return Err(bad("has a [class] without a closing bracket"));
                 };
                 rest = after.chars();
                 let (not, class) = class.strip_prefix('!').map_or(("", class), |c| ("^", c));
                 if class.is_empty() || class.contains(['[', '^', '\\', '&', '~']) || !class.is_ascii() {
-                    return Err(bad("has a [class] that is empty or not plain"));
+                    return Err(bad("has a [class] that is empty or not supported"));
                 }
                 let _ = write!(out, "[{not}{class}]");
             }

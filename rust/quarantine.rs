@@ -1,7 +1,7 @@
-//! PURE. Processes that hung a reader: who they are, and when to try them again.
+//! PURE. Processes that blocked a reader: which they are, and when to retry them.
 //!
-//! A process is tried again only after the reader that hung at it has come back, so one that
-//! hangs for ever costs one thread and no more. Every strike doubles the wait.
+//! A process is retried only after the reader that hung in it has returned, so one that blocks for ever costs only
+//! one thread. Every strike doubles the wait.
 
 use std::collections::HashMap;
 
@@ -41,7 +41,7 @@ impl Quarantine {
         held.wait_from(now_ms);
     }
 
-    /// Readers may have come back: none hangs but where `hangs` says so.
+    /// Readers may have returned: only those in `hangs` still hang.
     pub fn heal(&mut self, hangs: impl Fn(Pid) -> bool, now_ms: u64) {
         for (_, held) in self.held.iter_mut().filter(|(pid, held)| held.stuck && !hangs(**pid)) {
             held.stuck = false;
@@ -55,14 +55,14 @@ impl Quarantine {
         self.held.get(&pid).is_some_and(|held| held.stuck)
     }
 
-    /// It was read in good time.
+    /// It was read in time.
     pub fn release(&mut self, pid: Pid) {
         if !self.held.is_empty() {
             self.held.remove(&pid);
         }
     }
 
-    /// Whether it must not be read as a matter of course.
+    /// Whether it must not be read in a normal scan.
     #[must_use]
     pub fn holds(&self, pid: Pid) -> bool {
         !self.held.is_empty() && self.held.contains_key(&pid)
@@ -80,7 +80,7 @@ impl Quarantine {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32
     }
 
-    /// Forgets processes that are no more. One that holds a reader is there.
+    /// Forgets processes that no longer exist. One that blocks a reader still exists.
     pub fn forget_unless(&mut self, exists: impl Fn(Pid) -> bool) {
         self.held.retain(|&pid, held| held.stuck || exists(pid));
     }

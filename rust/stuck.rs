@@ -1,7 +1,7 @@
-//! WORLD. The processes at which a reader hangs now.
+//! WORLD. The processes in which a reader hangs now.
 //!
-//! A reader that hangs outlives the scanner that left it behind. So a scanner shares this with
-//! those that succeed it: they leave the same processes alone, and no process costs two readers.
+//! A hung reader outlives the scanner that abandoned it. So a scanner shares this with its successors: they do not
+//! read the same processes, and no process costs two readers.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,12 +17,12 @@ impl Stuck {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader was left behind there.
+    /// A reader was abandoned there.
     pub fn add(&self, pid: Pid) {
         self.pids().insert(pid);
     }
 
-    /// It came back.
+    /// It returned.
     pub fn remove(&self, pid: Pid) {
         self.pids().remove(&pid);
     }

@@ -1,13 +1,13 @@
-//! PURE. One title's bytes -> what that worker says of itself.
+//! PURE. One title's bytes -> what that worker reports.
 //!
-//! This is the only place that reads meaning into a title. It gets the bytes that the kernel
-//! returned for `cmdline`, and it must never guess: a title that names a known program but
-//! shows no count is [`Reading::Unparsable`], and anything else is [`Reading::No`].
+//! This is the only place that interprets titles. It gets the bytes that the kernel returned for `cmdline`, and it
+//! must never guess: a title that names a known program but shows no count is [`Reading::Unparsable`], and anything
+//! else is [`Reading::No`].
 
 use regex::bytes::Regex;
 
-/// Digits of the largest count that is believed. Six digits are far above any real thread
-/// count, and sums over all pids stay within 64 bits.
+/// Digits of the largest valid count. Six digits are far above any real thread count, and sums over all pids stay
+/// within 64 bits.
 const COUNT_DIGITS_MAX: usize = 6;
 
 /// What one title says.
@@ -22,7 +22,7 @@ pub enum Reading {
         /// It takes no more jobs: quieted, or about to end.
         stopping: bool,
     },
-    /// The title names the program, but shows no count that can be believed.
+    /// The title names the program, but shows no valid count.
     Unparsable,
     /// Not a worker of this program.
     No,
@@ -68,7 +68,7 @@ pub struct Custom {
     busy_states: Vec<Vec<u8>>,
 }
 
-/// What is wrong, without the drawing of where; a fault is one line.
+/// The error without the drawing that shows its position; an error is one line.
 fn last_line(error: &str) -> &str {
     error.lines().last().unwrap_or_default().trim_start_matches("error: ")
 }
@@ -77,7 +77,7 @@ impl Custom {
     /// Compiles an operator's pattern.
     ///
     /// # Errors
-    /// The text of what is wrong: syntax, or groups that are missing or do not go together.
+    /// The error: syntax, or groups that are missing or cannot be combined.
     pub fn new(pattern: &str, busy_states: &[String]) -> Result<Self, String> {
         let compiled = regex::bytes::RegexBuilder::new(pattern)
             .unicode(false)
@@ -87,7 +87,7 @@ impl Custom {
         let has = |group| compiled.capture_names().flatten().any(|name| name == group);
         match (has("busy") && has("total"), has("state")) {
             (true, false) if busy_states.is_empty() => {}
-            (true, false) => return Err("busy_states goes with a (?P<state>…) group only".into()),
+            (true, false) => return Err("busy_states needs a (?P<state>…) group in the pattern".into()),
             (false, true) if busy_states.is_empty() => {
                 return Err("a (?P<state>…) group needs busy_states = [\"…\"]".into());
             }
@@ -242,7 +242,7 @@ fn resque_state(text: &[u8]) -> Option<&[u8]> {
     Some(state.strip_prefix(b"[").and_then(|tag| after(tag, b']')).unwrap_or(state))
 }
 
-/// What stands behind the first of these bytes.
+/// What follows the first of these bytes.
 fn after(text: &[u8], byte: u8) -> Option<&[u8]> {
     text.iter().position(|&b| b == byte).map(|at| &text[at + 1..])
 }
@@ -282,7 +282,7 @@ fn postgres(title: &[u8]) -> Reading {
     }
 }
 
-/// Our own words behind a title of any program's. The last ones count, since they are appended.
+/// Our own suffix to any program's title. The last one counts, because it is appended.
 fn busyweight(title: &[u8]) -> Reading {
     const WORDS: &[u8] = b" | busyweight [";
     let Some(at) = rfind(title, WORDS) else { return Reading::No };

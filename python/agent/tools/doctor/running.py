@@ -96,7 +96,7 @@ def discovery(patient: Patient) -> Iterator[Finding]:
     else:
         return
     if chosen == "sweep" and wanted == "auto" and not any(why.startswith("cgroup") for why in refused):
-        refused = [*refused, "cgroup: not every pool sets cgroups"]
+        refused = [*refused, "cgroup: not every pool sets its cgroups"]
     why = "; not " + "; not ".join(refused) if refused else ""
     remedy = "to permit eBPF, install the drop-in systemd/ebpf.conf" if "CAP_" in why else ""
     named = any(reason.startswith(f"{wanted}:") for reason in refused)
