@@ -110,7 +110,7 @@ def test_an_override_ends_by_itself_when_its_time_is_over(agent: Agent, words: t
 
 def test_without_polls_an_override_ends_by_itself_too(agent: Agent) -> None:
     agent.order("drain", "--for", "1s")
-    until(lambda: "over: drain by" in agent.log_text(), "the end is logged", DEADLINE_S, agent.evidence)
+    until(lambda: "override expired: drain by" in agent.log_text(), "the end is logged", DEADLINE_S, agent.evidence)
 
 
 def test_the_last_order_is_the_one_in_force(agent: Agent) -> None:
@@ -186,7 +186,7 @@ def test_status_shows_what_is_said_and_what_it_rests_on(agent: Agent) -> None:
     assert told["override"] is None
     assert told["state_file"]["write_error"] is None
     shown = agent.order("status")
-    assert "says       'up 75% #1/4 busy' for " in shown
+    assert "reply      'up 75% #1/4 busy' for " in shown
     assert "workers    1: 1 busy, 3 of 10 threads\n" in shown
     assert f"listening  127.0.0.1:{agent.port}\n" in shown
     assert "override   none\n" in shown
@@ -403,7 +403,7 @@ def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_i
         assert agent.log_text().count(str(agent.home / "state")) == 1
         done = agent.run("drain", "--control", str(agent.control))
         assert done.returncode == 0
-        assert f"warning: {agent.home / 'state'}: file exists: this is in memory only" in done.stderr
+        assert f"warning: {agent.home / 'state'}: file exists: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"drain up #")
         assert "overrides are in memory only" in agent.order("status")
         (agent.home / "state").unlink()
@@ -432,7 +432,7 @@ def test_a_full_disk_is_told_and_overrides_work_in_memory(small_disk: Path, tmp_
         (small_disk / "log").write_bytes(b"x" * 4096)
         done = agent.run("drain", "--control", str(agent.control))
         assert done.returncode == 0
-        assert "no space left on device: this is in memory only" in done.stderr
+        assert "no space left on device: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"drain up #")
         assert "no space left on device" in agent.log_text()
         assert "no space left on device" in agent.order("status")
@@ -463,7 +463,7 @@ def test_a_read_only_disk_is_told_and_overrides_work_in_memory(small_disk: Path,
         assert agent.log_text().count("overrides will not survive a restart") == 1
         done = agent.run("maint", "--control", str(agent.control))
         assert done.returncode == 0
-        assert "read-only file system: this is in memory only" in done.stderr
+        assert "read-only file system: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"maint up #")
         kill(agent)
         again(agent)

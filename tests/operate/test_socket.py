@@ -119,10 +119,10 @@ def test_one_connection_asks_as_often_as_it_likes(served: ControlSocket) -> None
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
-        (b"\n", "not a line of JSON"),
-        (b"drain\n", "not a line of JSON"),
-        (b"\xff\xff\n", "not a line of JSON"),
-        (b"[" * 4000 + b"\n", "not a line of JSON"),
+        (b"\n", "not one line of JSON"),
+        (b"drain\n", "not one line of JSON"),
+        (b"\xff\xff\n", "not one line of JSON"),
+        (b"[" * 4000 + b"\n", "not one line of JSON"),
         (b"[1]\n", "not a JSON object"),
         (b"{}\n", 'no "command"'),
         (b'{"command": 7}\n', 'no "command"'),
@@ -308,7 +308,7 @@ def test_a_dead_agents_socket_is_replaced(path: Path) -> None:
 def test_a_live_agents_socket_is_left_alone_and_named(served: ControlSocket) -> None:
     with pytest.raises(ControlSocketError) as refused:
         open_socket(served.path)
-    assert f"{served.path}: another agent (pid {os.getpid()}) has it" in str(refused.value)
+    assert f"{served.path}: in use by another agent (pid {os.getpid()})" in str(refused.value)
     assert client.ask(served.path, "echo")["ok"]
 
 

@@ -84,7 +84,7 @@ def test_haproxys_weights_are_compared_with_what_the_agent_says(host: Host, hapr
         found = host.doctor("--haproxy-socket", str(haproxy.socket))
         assert states(found["haproxy"]) == ["ok"]
         assert found["haproxy"][0]["what"] == "weights match the agent's: web/a 75 of 100, web/b 75 of 100"
-        assert "so it is about" in found["agent-inter"][0]["what"]
+        assert "so agent-inter is about" in found["agent-inter"][0]["what"]
 
         haproxy.change("disable agent web/b")
         haproxy.change("set weight web/b 10%")

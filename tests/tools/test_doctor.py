@@ -150,7 +150,7 @@ def test_no_worker_on_a_visible_host_is_a_warning(tmp_path: Path, agent: TreeAge
     write(agent, '[workers]\nusers = ["root"]')
     found = doctor()
     assert found.states("workers") == ["warn"]
-    assert "none of sidekiq found" in found.said("workers") and "and users?" in found.said("workers")
+    assert "none of sidekiq found" in found.said("workers") and "check preset, users" in found.said("workers")
 
 
 def test_titles_without_a_count_and_processes_that_must_not_be_read_are_warnings(
@@ -201,7 +201,7 @@ def test_a_reader_that_hangs_is_a_warning_with_the_process_that_it_hangs_in(agen
         agent.tree.add_hanging(200)
         agent.until(lambda: (agent.ask(), "1 readers hang" in agent.order("status"))[1], "hanging", DEADLINE_S)
         said = doctor().said("readers")
-        assert said.startswith("warn 1 hang, ")
+        assert said.startswith("warn 1 hung, ")
         agent.tree.heal(200, b"irb")
 
 
@@ -409,7 +409,7 @@ UNIT = {
         ({"LoadState": "not-found"}, ["warn"], "not installed"),
         ({"ActiveState": "failed"}, ["fail"], "journalctl"),
         ({"ActiveState": "inactive"}, ["fail"], "systemctl enable --now"),
-        ({"UnitFileState": "disabled"}, ["warn"], "not start with the host"),
+        ({"UnitFileState": "disabled"}, ["warn"], "not start at boot"),
         ({"MainPID": "8"}, ["warn"], "started by hand"),
         ({"NeedDaemonReload": "yes"}, ["ok", "warn"], "daemon-reload"),
         ({"ProtectProc": "invisible"}, ["ok", "warn"], "ProtectProc=default"),

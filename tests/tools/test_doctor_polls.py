@@ -142,7 +142,7 @@ def test_who_polls_every_10_s_is_watched_until_that_is_known_and_judged_by_it(
     site = Site({address: (-3.0, 10.0)})
     [found] = judged(site, monkeypatch, f'[reply]\nrelease_for = "{release_for}"\n')
     assert found.state == state
-    assert f"polls: {address} every 10 s; so it is at least 10 s" in found.what
+    assert f"polls: {address} every 10 s; so agent-inter is at least 10 s" in found.what
     # Their last poll before doctor came is theirs for sure, that from doctor's own address is not.
     assert site.now_s == pytest.approx({THEIRS: 7, OWN: 17}[address], abs=0.5)
     if state == "warn":
@@ -155,21 +155,21 @@ def test_who_does_not_poll_twice_in_half_a_minute_is_judged_by_the_least_that_ag
     site = Site({THEIRS: (-2.0, 45.0)})
     late, gone = judged(site, monkeypatch)
     assert site.now_s == pytest.approx(polls.SELDOM_S, abs=1)
-    assert f"polls: {THEIRS} not once in 32 s; so it is at least 32 s" in late.what
+    assert f"polls: {THEIRS} not once in 32 s; so agent-inter is at least 32 s" in late.what
     assert (late.state, gone.state) == ("fail", "warn")
     assert "give_up_after (30s)" in late.remedy and "release_for (5s)" in gone.remedy
     times = '[scan]\ngive_up_after = "5m"\n[reply]\nrelease_for = "5m"\n'
     [found] = judged(Site({THEIRS: (-2.0, 45.0)}), monkeypatch, times)
-    assert (found.state, found.what.partition("; whether ")[2]) == (
+    assert (found.state, found.what.partition("; unknown whether ")[2]) == (
         "warn",
-        "unknown whether give_up_after 5m and release_for 5m are long enough",
+        "give_up_after 5m and release_for 5m are long enough",
     )
 
 
 def test_doctors_own_polls_are_not_a_balancers(monkeypatch: pytest.MonkeyPatch) -> None:
     before = (-20.0, NEVER_AGAIN)
     for pollers, state, what in (
-        ({OWN: before, THEIRS: (-1.0, 2.0)}, "ok", f"polls: {THEIRS} every 2 s; so it is at least 2 s"),
+        ({OWN: before, THEIRS: (-1.0, 2.0)}, "ok", f"polls: {THEIRS} every 2 s; so agent-inter is at least 2 s"),
         ({OWN: before}, "warn", "unknown: no poll was seen"),
     ):
         site = Site(pollers)

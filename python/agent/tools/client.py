@@ -72,7 +72,7 @@ def _remedy(path: Path, error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"no agent at {path}: the one that created this socket is gone; {start}"
     if isinstance(error, TimeoutError):
-        return f"the agent at {path} did not answer within {TIMEOUT_S:g} s; it may be stopped or hung"
+        return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or hung"
     why = error.strerror or str(error)
     return f"cannot reach the agent at {path}: {why[:1].lower()}{why[1:]}"
 
