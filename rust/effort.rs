@@ -3,16 +3,21 @@
 //! Times are passed in, in nanoseconds; nothing here reads a clock. A title shows the state at the last heartbeat;
 //! this shows what happened since the last scan.
 
-/// The shortest time over which a share is measured: a burst of some milliseconds would be a large share of less. A
-/// scheduler of fifty periodic jobs used 26 ms of CPU at once although nothing was due, and a full garbage collection
-/// 24 ms.
+/// No share is judged over less.
 const WINDOW_NS: u64 = 200_000_000;
 
-/// From this share of a core on, in percent, a worker is working. An idle Sidekiq used at most 0.5 % in any half
-/// second, a CPU-bound job 97 % and more on a free core, and a fifth if five compete for each core.
-const WORKS_PERCENT: u64 = 20;
+/// Nor over more: what an idle worker took before does not add up for ever.
+const LONGEST_NS: u64 = 500_000_000;
 
-/// Below this share a worker that was working is resting.
+/// So much CPU time within a window shows that a worker works: more than what an idle one takes at once. A
+/// scheduler of fifty periodic jobs took 26 ms where nothing was due, and a full garbage collection 24 ms.
+const WORKS_NS: u64 = 60_000_000;
+
+/// And it must be so much of a core, in percent. An idle Sidekiq took at most 0.5 % in any half second, a
+/// CPU-bound job 97 % and more on a free core, and a fifth where five wait for each core.
+const WORKS_PERCENT: u64 = 10;
+
+/// Below this share of a core, in percent, a worker that worked rests.
 const RESTS_PERCENT: u64 = 10;
 
 /// How long a worker must rest until its job counts as done: longer than a scheduler slice or the gap between two
@@ -52,19 +57,21 @@ impl Effort {
         if window_ns < WINDOW_NS {
             return;
         }
+        let percent = taken_ns.saturating_mul(100) / window_ns;
+        let shows = taken_ns >= WORKS_NS && percent >= WORKS_PERCENT;
+        if !shows && !self.works() && window_ns < LONGEST_NS {
+            return; // a job that has only just begun shows with what it takes until the next look
+        }
         self.window_milli = taken_ns.saturating_mul(1000) / window_ns;
         self.smooth(window_ns);
-        let percent = taken_ns.saturating_mul(100) / window_ns;
         self.rested_ns = match self.rested_ns {
-            _ if percent >= WORKS_PERCENT => {
-                if self.rested_ns.is_none() {
-                    self.works_since_ns = self.at_ns;
-                }
+            None if shows => {
+                self.works_since_ns = self.at_ns;
                 Some(0)
             }
+            None => None,
             Some(_) if percent >= RESTS_PERCENT => Some(0),
             Some(rested_ns) => Some(rested_ns + window_ns).filter(|&rested_ns| rested_ns < REST_NS),
-            None => None,
         };
         (self.at_ns, self.cpu_ns) = (at_ns, cpu_ns);
     }
@@ -129,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_a_fifth_of_a_core_works_until_it_rests() {
-        assert!(!after(&[]).works() && !after(&[1, 19]).works());
-        assert!(after(&[20]).works() && after(&[100, 10, 10]).works());
+    fn who_takes_60_ms_works_until_it_rests() {
+        assert!(!after(&[]).works() && !after(&[1, 11]).works());
+        assert!(after(&[12]).works() && after(&[100, 10, 10]).works());
         assert!(!after(&[100, 9]).works() && !after(&[100, 0, 0]).works());
         assert!(after(&[100, 0, 100]).works());
     }
@@ -143,6 +150,35 @@ mod tests {
         assert!(!effort.works());
         effort.look(1500 * MS + 200 * MS, 5000 * MS + 199 * MS);
         assert!(effort.works());
+    }
+
+    #[test]
+    fn a_tenth_of_a_core_at_least() {
+        let mut effort = after(&[0]);
+        effort.look(3500 * MS, 5000 * MS + 190 * MS);
+        assert!(!effort.works());
+        effort.look(4000 * MS, 5000 * MS + 250 * MS);
+        assert!(effort.works());
+    }
+
+    #[test]
+    fn what_a_job_took_before_the_last_look_counts_for_half_a_second() {
+        let mut effort = after(&[0]);
+        for (ms, taken_ms) in [(250, 30), (500, 59), (750, 62)] {
+            effort.look((1500 + ms) * MS, (5000 + taken_ms) * MS);
+            assert!(!effort.works());
+        }
+        effort.look(2250 * MS, (5000 + 62 + 59) * MS);
+        assert!(effort.works());
+    }
+
+    #[test]
+    fn a_schedulers_bursts_are_no_job() {
+        let mut effort = after(&[0]);
+        for look in 1..100 {
+            effort.look((1500 + 250 * look) * MS, (5000 + 26 * look.div_ceil(4)) * MS);
+            assert!(!effort.works());
+        }
     }
 
     #[test]

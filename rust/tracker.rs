@@ -23,7 +23,7 @@ mod outcomes;
 mod rechecks;
 
 pub use entry::WorkerInfo;
-use entry::{Entry, State, Worker};
+use entry::{Entry, Moment, State, Worker};
 use rechecks::Rechecks;
 
 /// The maximum number of re-checks in one scan: about 50 ms. The rest waits for the next scan, so that even with
@@ -267,11 +267,11 @@ impl Tracker {
 
     fn came(&mut self, new: Found) {
         // For processes that exist at the first scan only their start time tells when they came.
-        let came_ms = (!self.first || !self.kernels).then_some(self.now_ms);
-        let fresh = Entry { ident: new.ident, state: State::Unread, came_ms, started_ms: None, due_ms: 0 };
+        let came = if self.first && self.kernels { Moment::UNKNOWN } else { Moment::at(self.now_ms) };
+        let fresh = Entry { ident: new.ident, state: State::Unread, came, started: Moment::UNKNOWN, due_ms: 0 };
         let entry = self.entries.entry(new.pid).or_insert(fresh);
         entry.ident = new.ident;
-        entry.came_ms = came_ms;
+        entry.came = came;
         if !self.quarantine.hangs(new.pid) {
             self.queue.push_back(Job { pid: new.pid, kind: Kind::Probe { start: false } });
         }
@@ -310,15 +310,15 @@ impl Tracker {
                 continue;
             }
             // The start of an old candidate tells whether its pid was reused.
-            let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came_ms, self.now_ms);
-            self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came_ms.is_none() } });
+            let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came.ms(), self.now_ms);
+            self.queue.push_back(Job { pid, kind: Kind::Probe { start: start || entry.came == Moment::UNKNOWN } });
         }
     }
 
     /// As [`Self::settle`], for a process that is something else since just now.
     fn renamed(&mut self, pid: Pid, state: State) {
         if let Some(entry) = self.entries.get_mut(&pid) {
-            entry.came_ms = Some(self.now_ms);
+            entry.came = Moment::at(self.now_ms);
         }
         self.settle(pid, state);
     }
@@ -337,7 +337,7 @@ impl Tracker {
             self.workers.remove(&pid);
         }
         entry.state = state;
-        entry.due_ms = rechecks::due_ms(pid, entry.state.kind(), entry.came_ms, now_ms);
+        entry.due_ms = rechecks::due_ms(pid, entry.state.kind(), entry.came.ms(), now_ms);
         self.rechecks.plan(pid, entry.due_ms);
     }
 }

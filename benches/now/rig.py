@@ -21,7 +21,7 @@ from tests.real.parts import DEFAULTS, Agent, HAProxy, Redis, Sidekiq
 from benches.now.judge import FREE, Job, Seen
 
 HERE = Path(__file__).parent
-AGENT_INTER_S, FRESH_FOR_S = 0.5, 0.25
+AGENT_INTER_S, FRESH_FOR_S = 0.25, 0.125
 HEARTBEAT_S = 5.0  # from 7.0 on every second time
 THREADS = 5
 LOOK_EVERY_S = 0.004

@@ -24,7 +24,7 @@ from benches.scan.host import WORKERS, new_host
 SIZES = (1_000, 10_000)
 WAYS = ("ebpf", "cgroup", "sweep")
 # agent-inter, in milliseconds. The last is not one balancer's: it stands for so many that a scan is always due.
-INTERS = (2_000, 500, 50)
+INTERS = (2_000, 500, 250, 50)
 SECONDS = 60.0
 SETTLE_S = 125.0  # after two minutes no candidate is young any more, and looked at each second
 HOUR_S = 3600

@@ -275,6 +275,10 @@ def _fail(text: object, code: int = WRONG) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
+    import gc
+
+    gc.collect()  # the parser is full of circles: what is imported next moves into its memory
+
     from agent.serve import loop  # before all that imports asyncio
 
     # isort: split

@@ -94,14 +94,31 @@ impl State {
     }
 }
 
+/// Milliseconds after boot, where they are known. Of these there are two for each process of the machine, so
+/// they take eight bytes and not sixteen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment(u64);
+
+impl Moment {
+    pub(super) const UNKNOWN: Self = Self(u64::MAX);
+
+    pub(super) fn at(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    pub(super) fn ms(self) -> Option<u64> {
+        (self != Self::UNKNOWN).then_some(self.0)
+    }
+}
+
 /// One process.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) ident: u64,
     pub(super) state: State,
     /// When it came or was renamed; not known of those that were there before us.
-    pub(super) came_ms: Option<u64>,
+    pub(super) came: Moment,
     /// When it started, as far as was read; tells a reused pid.
-    pub(super) started_ms: Option<u64>,
+    pub(super) started: Moment,
     pub(super) due_ms: u64,
 }

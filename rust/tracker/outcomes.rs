@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, State, TITLE_SHOWN_MAX, Tracker, Worker};
+use super::{Entry, Moment, State, TITLE_SHOWN_MAX, Tracker, Worker};
 use crate::effort::Effort;
 use crate::job::{Job, Kind, Match, Probed};
 use crate::snapshot::Pid;
@@ -45,11 +45,11 @@ impl Tracker {
         let Some(entry) = self.entries.get_mut(&pid) else { return };
         let mut reused = false;
         if let Some(stat) = probed.stat {
-            reused = entry.started_ms.is_some_and(|s| s != stat.started_ms);
-            if reused || (entry.came_ms.is_none() && self.kernels) {
-                entry.came_ms = Some(if reused { self.now_ms } else { stat.started_ms.min(self.now_ms) });
+            reused = entry.started.ms().is_some_and(|ms| ms != stat.started_ms);
+            if reused || (entry.came == Moment::UNKNOWN && self.kernels) {
+                entry.came = Moment::at(if reused { self.now_ms } else { stat.started_ms.min(self.now_ms) });
             }
-            entry.started_ms = Some(stat.started_ms);
+            entry.started = Moment::at(stat.started_ms);
         }
         let was_foreign = matches!(entry.state, State::Foreign);
         let seen_before = !matches!(entry.state, State::Unread);
@@ -112,8 +112,13 @@ impl Tracker {
             // Its pid may belong to another process by now, which no listing would show.
             if listed {
                 let now_ms = self.now_ms;
-                let fresh =
-                    Entry { ident: 0, state: State::Unread, came_ms: Some(now_ms), started_ms: None, due_ms: 0 };
+                let fresh = Entry {
+                    ident: 0,
+                    state: State::Unread,
+                    came: Moment::at(now_ms),
+                    started: Moment::UNKNOWN,
+                    due_ms: 0,
+                };
                 self.entries.insert(job.pid, fresh);
                 self.queue.push_back(Job { pid: job.pid, kind: Kind::Probe { start: false } });
             }

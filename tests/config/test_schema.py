@@ -99,7 +99,7 @@ def test_the_defaults_are_what_operators_rely_on() -> None:
             "procfs": "/proc",
             "pid_namespace": "host",
             "discovery": "auto",
-            "fresh_for": "250ms",
+            "fresh_for": "125ms",
             "min_gap": "100ms",
             "max_duty": "5%",
             "wait_at_most": "50ms",

@@ -23,7 +23,7 @@ CONFIG = """
 [workers]
 cgroups = ["{below}"]
 [scan]
-fresh_for = "250ms"
+fresh_for = "125ms"
 [weight]
 capacity = 10
 """

@@ -165,6 +165,11 @@ def test_a_sample_settles_what_is_said_until_a_scan_may_be_due_or_it_is_given_up
     assert World().scanned().cache.settled_until() == 1000.25
     assert World(Pace(60, 0.25, 1, give_up_after=3)).scanned().cache.settled_until() == 1003
     assert World(Pace(0, 0, 1, give_up_after=3)).scanned().cache.settled_until() == 1000
+    assert World(Pace(0.1, 0.25, 1, give_up_after=3)).scanned().cache.settled_until() == 1000.25
+    dear = World().scanned(cost_s=0.1)
+    assert dear.cache.settled_until() == 1002, "max_duty permits none before"
+    dear.at(2)
+    assert dear.cache.settled_until() == 1000.25, "a scan is running"
 
 
 def test_a_failing_scan_leaves_the_sample_to_grow_old_and_says_why() -> None:

@@ -39,7 +39,7 @@ def test_all_servers_send_their_pool_or_none_sends() -> None:
 
 
 def test_it_asks_the_port_and_as_often_as_told() -> None:
-    assert "agent-port 7001 agent-inter 500ms" in snippet(7001, SERVERS)
+    assert "agent-port 7001 agent-inter 250ms" in snippet(7001, SERVERS)
     assert "agent-port 7001 agent-inter 1s" in snippet(7001, SERVERS, agent_inter="1s")
 
 

@@ -96,7 +96,7 @@ class Scan:
     procfs: str = "/proc"
     pid_namespace: str = "host"
     discovery: str = "auto"
-    fresh_for: float = 0.25
+    fresh_for: float = 0.125
     min_gap: float = 0.1
     max_duty: float = 5.0
     wait_at_most: float = 0.05

@@ -4,6 +4,8 @@
 ``at``, ``taken``) are seconds since 1970; everything else is an age or a duration, in seconds (``_s``) or
 milliseconds (``_ms``), so that setting the wall clock does not matter. This file only describes; except for
 :func:`workers`, which asks a scanner, it reads no part of the agent.
+
+The dataclasses here have neither comparison nor ``repr``: nobody calls them, and they cost memory in every agent.
 """
 
 from collections import deque
@@ -41,7 +43,7 @@ def counts(of: Counts) -> dict[str, int]:
     return {name: getattr(of, name) for name in COUNTS}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AgentStatus:
     """``state``: starting, serving or stopping."""
 
@@ -51,7 +53,7 @@ class AgentStatus:
     state: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PoolStatus:
     """One pool's reply, and what it is based on. ``capacity`` is None for the sum of all threads, ``counts`` is None
     without a sample. ``hidden``: workers that do not count because ``workers.comm`` does not match their names;
@@ -69,7 +71,7 @@ class PoolStatus:
     hidden: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SampleStatus:
     """The newest sample, until it expires."""
 
@@ -86,7 +88,7 @@ class SampleStatus:
     cost_ms: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScannerStatus:
     """``age_s`` is that of the newest sample, expired or not; ``for_s`` how long the current scan has been running;
     ``ended`` has sums over all finished scans; ``left_behind`` counts hung readers."""
@@ -102,7 +104,7 @@ class ScannerStatus:
     left_behind: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StateFileStatus:
     """``write_error``: why the newest override is not on disk. ``load_warning``: what was wrong with the file found
     at the start."""
@@ -112,7 +114,7 @@ class StateFileStatus:
     load_warning: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OverrideStatus:
     """What operators commanded: ``override`` is the active one, or None."""
 
@@ -123,7 +125,7 @@ class OverrideStatus:
     state_file: StateFileStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReloadOutcome:
     """How the last reload went."""
 
@@ -132,7 +134,7 @@ class ReloadOutcome:
     faults: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReloadTotals:
     """Reloads since the start, and when the current configuration was loaded."""
 
@@ -141,7 +143,7 @@ class ReloadTotals:
     taken: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConfigStatus:
     """The configuration file and its reloads."""
 
@@ -151,7 +153,7 @@ class ConfigStatus:
     health: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class MetricsStatus:
     """Where metrics are served, if they are; ``trouble``: why they are not served as configured."""
 
@@ -159,7 +161,7 @@ class MetricsStatus:
     trouble: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ControlStatus:
     """The control socket, and the group that may use it."""
 
@@ -167,7 +169,7 @@ class ControlStatus:
     group: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RepliesStatus:
     """Replies sent for one pool with one outcome: measured, unknown or ordered."""
 
@@ -176,7 +178,7 @@ class RepliesStatus:
     replies: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PollerStatus:
     """One address that polled recently."""
 
@@ -186,7 +188,7 @@ class PollerStatus:
     allowed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PollsStatus:
     """What happened on the listening sockets since the start."""
 
@@ -201,7 +203,7 @@ class PollsStatus:
     pollers: list[PollerStatus]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Status:
     """The answer to ``status``. The default pool's reply is None before the first scan."""
 

@@ -85,7 +85,11 @@ class Cache(Generic[Sample]):
 
     def settled_until(self) -> float:
         """Until that time :meth:`poll` does nothing, and the sample is valid."""
-        return 0.0 if self._sample is None else self._taken_s + min(self.pace.fresh_for / 2, self.pace.give_up_after)
+        if self._sample is None:
+            return 0.0
+        young_until_s = self._taken_s + self.pace.fresh_for / 2
+        quiet_until_s = young_until_s if self.scanning else max(young_until_s, self._not_before_s)
+        return min(quiet_until_s, self._taken_s + self.pace.give_up_after)
 
     def age(self) -> float | None:
         """How old the sample is, in seconds; None if there is none."""

@@ -1,7 +1,8 @@
 """WORLD. The event loop, without TLS.
 
-asyncio and uvloop import ssl, and with it OpenSSL: a sixth of the agent's memory, for TLS that HAProxy's agent-checks
-do not support. So they get a stand-in while they are imported. A later import of ssl gets the real module.
+asyncio and uvloop import ssl, and with it OpenSSL: a sixth of the agent's memory, for TLS that
+HAProxy's agent-checks cannot speak. So they are given stand-ins for it, and for asyncio's use of it,
+while they are imported. Whoever imports ssl later gets the real one.
 """
 
 import importlib
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Coroutine
 from types import ModuleType
 from typing import Any
+
+_TLS = ("ssl", "asyncio.sslproto")
 
 
 class _StandIn(ModuleType):
@@ -23,7 +26,8 @@ class _StandIn(ModuleType):
 def _import_without_tls() -> None:
     if "ssl" in sys.modules:
         return
-    sys.modules["ssl"] = _StandIn("ssl")
+    for name in _TLS:
+        sys.modules[name] = _StandIn(name)
     try:
         importlib.import_module("uvloop")
     except Exception:
@@ -31,7 +35,8 @@ def _import_without_tls() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("asyncio", "uvloop")]:
             del sys.modules[name]
     finally:
-        del sys.modules["ssl"]
+        for name in _TLS:
+            sys.modules.pop(name, None)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

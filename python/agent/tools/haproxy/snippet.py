@@ -57,7 +57,7 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     servers: Sequence[Server] = (),
     pools: Sequence[str] = (),
     *,
-    agent_inter: str = "500ms",
+    agent_inter: str = "250ms",
     floor_percent: int = 0,
     bears: Mapping[str, int] | None = None,
     cores: int = _CORES,
@@ -71,7 +71,7 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
     if not _DURATION.fullmatch(agent_inter):
-        raise SnippetError("agent-inter", agent_inter, "write a number and us, ms, s, m, h or d, such as 500ms")
+        raise SnippetError("agent-inter", agent_inter, "write a number and us, ms, s, m, h or d, as in 250ms")
     for pool in pools:
         if not _NAME.fullmatch(pool):
             raise SnippetError("pool", pool, _NAME_RULE)
