@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs a step of the build. Where it fails for want of room or of a network, the last line says so, and what to do.
+# Runs a step of the build. If it fails for lack of disk space or network, the last line says so, and what to do.
 #
-#   tools/attempt.sh [-q] WHAT COMMAND [ARGUMENT...]     -q: its words are shown only where they are not understood
+#   tools/attempt.sh [-q] WHAT COMMAND [ARGUMENT...]     -q: its output is shown only if the error is not recognised
 #
 # It must never change what the command does, nor hide a failure.
 set -eu

@@ -1,7 +1,7 @@
 """Prints the configuration file that the packages install: every key with its default, commented out.
 
-Keys, defaults and the words for what is allowed are the agent's own; only what a key is for
-is said here. It must never set anything: the file as it comes means the same as no file.
+Keys, defaults and allowed values come from the agent; only the purpose of each key is written here. It must never set
+anything: the file as shipped means the same as no file.
 """
 
 import json
@@ -52,7 +52,7 @@ FOR = {
 
 
 def lines() -> Iterator[str]:
-    """The file, line by line. KeyError for a key of which it is not said here what it is for."""
+    """The file, line by line. KeyError for a key without a purpose."""
     yield HEAD
     defaults = Config()
     for name, kinds in KINDS.items():

@@ -2,8 +2,8 @@
 
     python -m tools.demo [--steps N] [--every SECONDS]
 
-Without HAProxy it polls the agent itself. Everything listens on loopback, on free ports; it must leave nothing
-behind, however it ends: no process, no file, and no agent that runs on this machine counts the workers.
+Without HAProxy it polls the agent itself. Everything listens on loopback, on free ports. It must leave nothing
+behind, however it ends: no process and no file; and no other agent on this machine may count its workers.
 """
 
 import argparse
@@ -202,7 +202,7 @@ class Scene:
 
 
 def show(steps: int | None, every_s: float) -> None:
-    """Prints a line for each step: the jobs, what the agent says of them, and what HAProxy makes of that."""
+    """Prints a line for each step: the jobs, the agent's reply, and HAProxy's weights."""
     with ExitStack() as stack:
         scene = Scene(stack)
         print(f"{WORKERS} simulated workers: more and more get jobs, then fewer. Ctrl-C ends the demo and cleans up.")
@@ -223,7 +223,7 @@ def show(steps: int | None, every_s: float) -> None:
 
 
 def main() -> int:
-    """Until Ctrl-C, or as many steps as asked for."""
+    """Runs until Ctrl-C, or for the given number of steps."""
     about = argparse.ArgumentParser(prog="python -m tools.demo", description="A live demonstration.")
     about.add_argument("--steps", type=int, help="stop after so many steps (default: run until Ctrl-C)")
     about.add_argument("--every", type=float, default=1.0, help="seconds per step (default: 1)")

@@ -2,7 +2,7 @@
 
     python -m tools.run ADDR:PORT
 
-Its state and its operators' socket are in a directory of the virtual environment, where the other commands of this
+Its state and its control socket are in a directory of the virtual environment, where the other commands of this
 environment look for them (agent/config/paths.py). It must never write anything outside the checkout.
 """
 
@@ -19,7 +19,7 @@ COMMAND = Path(sys.prefix, "bin/busyweight")
 
 
 def hints(address: str, command: Path) -> str:
-    """What a newcomer wants to type next."""
+    """What a newcomer may want to type next."""
     host, port = values.address(address)
     return f"""\
 The agent of this checkout, on {address}; stop it with Ctrl-C. In another terminal, in this directory:
@@ -30,7 +30,7 @@ The agent of this checkout, on {address}; stop it with Ctrl-C. In another termin
 
 
 def obstacle(address: str) -> str | None:
-    """What keeps an agent from starting here, with the remedy; None when nothing does."""
+    """What prevents an agent from starting here, with the remedy; None if nothing does."""
     try:
         running = client.ask(paths.control_socket(None), "status")["status"]["agent"]["pid"]
     except client.ClientError:
@@ -52,7 +52,7 @@ def obstacle(address: str) -> str | None:
 
 
 def main(address: str) -> int:
-    """Becomes the agent. Returns only where it cannot."""
+    """Becomes the agent. Returns only if it cannot."""
     try:
         Path(sys.prefix, paths.TRYOUT).mkdir(exist_ok=True)
         why = obstacle(address)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Puts in place what the build, the lint, the tests and the packages need from Debian.
+# Installs the Debian packages that the build, the lint, the tests and the packaging need.
 #
-#   tools/setup.sh STEP                as root installs what is missing; else prints what to type, and stops;
+#   tools/setup.sh STEP                as root installs what is missing; otherwise prints the command, and stops;
 #                                      steps: build lint test soak dist test-dist test-matrix
-#   tools/setup.sh install PACKAGE...  the root's part of it
+#   tools/setup.sh install PACKAGE...  the part that needs root
 #
-# It must never remove or replace a package, change what apt is set to, or leave a daemon running.
+# It must never remove or replace a package, change apt's configuration, or leave a daemon running.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin" # dpkg wants these; a plain `su` does not give them
