@@ -1,15 +1,15 @@
-# The way in; `make help` lists the words. What Debian must bring stands in tools/setup.sh; what PyPI
-# and crates.io must, in requirements-dev.txt and Cargo.lock (`make lock`).
+# The entry point; `make help` lists the targets. Debian packages are listed in tools/setup.sh, packages from PyPI and
+# crates.io in requirements-dev.txt and Cargo.lock (`make lock`).
 
 PYTHON ?= python3
 LISTEN ?= 127.0.0.1:5001
 BIN := .venv/bin
 PIP_INSTALL := pip install --quiet --disable-pip-version-check --require-hashes
 export VIRTUAL_ENV := $(CURDIR)/.venv
-# haproxy and ip live where only root's PATH looks.
+# haproxy and ip are in directories that only root's PATH contains.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# Compilers want room for scratch files; where /tmp has none, /var/tmp will do.
+# Compilers need space for temporary files; if /tmp has none, /var/tmp will do.
 export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
 	probe=$$(mktemp -p "$$place" 2>/dev/null) || continue; \
 	if echo room 2>/dev/null >"$$probe"; then rm "$$probe" && echo "$$place" && break; else rm "$$probe"; fi; done),/tmp)
@@ -28,12 +28,12 @@ help: ## this list
 run: build ## the agent on this machine, on 127.0.0.1:5001; installs what it needs
 	@exec $(BIN)/python -m tools.run $(LISTEN)
 
-demo: build ## workers whose titles change, an agent, and HAProxy (where there is one) whose weights follow
+demo: build ## simulated workers, an agent, and HAProxy (if installed) whose weights follow
 	@exec $(BIN)/python -m tools.demo
 
 build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
 
-test: test-parts build lint ## lint, then every test, with the real parts; installs what it needs
+test: test-parts build lint ## lint, then every test, HAProxy and Sidekiq included; installs what it needs
 	cargo test --locked
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
@@ -45,7 +45,7 @@ lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: bench-scan, bench-polls, bench-now, bench-fleet
+bench: test-parts build $(BIN)/.bench ## every bench in short; one in full: bench-scan, bench-polls, bench-now, bench-fleet
 	for bench in $(BENCHES:bench-%=%); do $(BIN)/python -m benches.$$bench --small || exit 1; done
 
 $(BENCHES): bench-%: test-parts build $(BIN)/.bench
@@ -79,23 +79,23 @@ dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
 	tools/deb.sh dist/*.whl dist
 	tools/rpm.sh dist/*.whl dist
 
-test-dist: build dist ## installs the packages in fresh Debians, as root
+test-dist: build dist ## installs the packages in fresh Debian systems; needs root
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist tests/dist
 
-test-first-hour: build ## the README's commands on bare Debians, and the tests where much lies about; as root, an hour
+test-first-hour: build ## the README's commands on bare Debian systems, and the tests on an untidy one; needs root; an hour
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m first_hour tests/dist
 
 # In a pid namespace of its own no Sidekiq but the tests' own is seen, and whatever they start ends with them. The
 # shell is its init, which reaps.
-test-matrix: build dist ## everything in Debian 12, 13 and sid, as root; writes docs/support.md
+test-matrix: build dist ## everything in Debian 12, 13 and sid; needs root; writes docs/support.md
 	@[ "$$(id -u)" = 0 ] || { echo "make test-matrix: needs root, to make Debians and boot them" >&2; exit 1; }
 	@tools/setup.sh test-matrix
 	BUSYWEIGHT_SUPPORT=docs/support.md unshare --fork --pid --mount-proc --kill-child \
 		sh -c '$(BIN)/pytest -m matrix tests/matrix; exit $$?'
 
-lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.toml allow
+lock: $(BIN)/.installed ## update the pins to the newest versions that pyproject.toml and Cargo.toml allow
 	cargo update
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -108,7 +108,7 @@ lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.tom
 		--group dist --constraint requirements-dev.txt --custom-compile-command "make lock" \
 		--output-file requirements-dist.txt
 
-clean: ## all that was made here
+clean: ## remove everything that was built here
 	rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	rm -f python/agent/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +

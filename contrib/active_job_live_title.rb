@@ -1,27 +1,24 @@
 # frozen_string_literal: true
 
-# How many jobs a process performs, appended to its process title whenever an ActiveJob begins or ends:
+# Appends the number of running jobs to the process title whenever an ActiveJob starts or ends:
 #
 #   puma 6.4.2 (tcp://0.0.0.0:3000) [shop] | busyweight [2 of 5 busy]
-#
-# For Solid Queue, GoodJob, Delayed Job and Sidekiq inside Puma, whose titles do not say it; the agent reads it with
-# `preset = "busyweight"`. For MRI; README.md beside this file says how to use it.
-#
-# A process gets the words with its first job, so supervisors, masters and consoles never do. Its title is not replaced,
-# and $0 is left alone: Puma restarts by it.
-#
-# It must never raise into a job, write in a process that a job forked, or ask anybody else for anything.
+# For Solid Queue, GoodJob, Delayed Job and Sidekiq inside Puma, whose titles do not show it; the agent reads it with
+# `preset = "busyweight"`. For MRI; README.md in this directory describes how to use it.
+# A process gets the suffix with its first job, so supervisors, masters and consoles never do. The title is not
+# replaced, and $0 does not change, because Puma needs it to restart.
+# It must never raise into a job, write in a process that a job forked, or contact any other process.
 require "logger"
 return if defined?(Busyweight::ActiveJobLiveTitle) # loaded already
 
 module Busyweight
-  # One instance is one job's passage; it also serves as a server middleware for Sidekiq.
+  # One instance handles one job; it also serves as a server middleware for Sidekiq.
   class ActiveJobLiveTitle
     WORDS = / \| busyweight \[[^\]]*\]/n
     COUNTED_BY_ITSELF = /\Asidekiq \d/n
     TITLE_MAX = 4096
-    # A Timeout, which may strike a job at any moment, must neither make us forget that it ended nor be taken for a
-    # fault of ours.
+    # A Timeout, which may hit a job at any moment, must neither make us miss that the job ended nor be taken for an
+    # error of this file.
     LATER = {Object => :never}.freeze
 
     def call(*)
@@ -35,8 +32,8 @@ module Busyweight
     @jobs = {}.compare_by_identity
 
     class << self
-      # How many jobs this process can perform at once: a number, or what gives one when it is called. Without it, it is
-      # taken for as many as there ever were.
+      # How many jobs this process can run at once: a number, or a callable that returns one. By default it is the
+      # highest number so far.
       attr_writer :threads
 
       def install(base)
@@ -44,7 +41,7 @@ module Busyweight
       end
 
       def begins(job)
-        # Where a job performs another within itself, in a process that it forked too, its thread is busy once.
+        # If a job runs another one within itself, even in a process that it forked, its thread counts as busy once.
         safely do
           unless @jobs.value?(Thread.current)
             take_over unless @pid == Process.pid
@@ -62,7 +59,7 @@ module Busyweight
 
       private
 
-      # Somebody wrote a title of his own.
+      # The program has set its own title.
       def assigned
         safely { write if @pid == Process.pid }
       end
@@ -73,7 +70,7 @@ module Busyweight
         complain("no live titles: #{e.class}: #{e.message}")
       end
 
-      # Under the lock, so that no other thread fails the same way and says so again.
+      # Under the lock, so that no other thread logs the same error again.
       def switch_off_at_failure
         yield
       rescue StandardError, ScriptError
@@ -81,7 +78,7 @@ module Busyweight
         raise
       end
 
-      # The first job of a process; what was counted before its fork is not its own.
+      # The first job of a process; counts from before its fork are not its own.
       def take_over
         trace_var(:$0) { Thread.handle_interrupt(LATER) { assigned } } if @pid.nil?
         @pid = Process.pid
@@ -111,8 +108,8 @@ module Busyweight
         true
       end
 
-      # Not $0, which Process.setproctitle, as Puma uses it, does not change. Arguments that never were a title end
-      # in NULs, and ps shows blanks for them.
+      # Not $0, which Process.setproctitle, as Puma uses it, does not change. Arguments that were never a title
+      # contain NULs, which ps shows as blanks.
       def current
         @file.pread(TITLE_MAX, 0).split("\0").reject(&:empty?).join(" ")
       end
@@ -126,5 +123,5 @@ module Busyweight
   end
 end
 
-# Where there are no ActiveJobs, it may still be Sidekiq's middleware.
+# Without ActiveJob it may still be Sidekiq's middleware.
 ActiveSupport.on_load(:active_job) { Busyweight::ActiveJobLiveTitle.install(self) } if defined?(ActiveSupport.on_load)

@@ -1,23 +1,21 @@
 # frozen_string_literal: true
 
-# Sidekiq's process title, rewritten whenever a job begins or ends instead of at the heartbeat alone (every 5 s up to
-# Sidekiq 6, every 10 s from 7.0). For Sidekiq 6.0 and newer on MRI; README.md beside this file says how to use it.
-#
-# The title is the one that Sidekiq itself wrote last, with another number in its bracket, so tag, version, the sum over
-# capsules and whatever an application adds are Sidekiq's own. Sidekiq's heartbeat counts otherwise: for it a job lasts a
-# little longer, until its retries and statistics are done. So that its count cannot stay in the title until the next
-# heartbeat, Ruby calls us after every assignment to $0 (Kernel#trace_var), and the number is put right at once.
-#
-# It must never raise into a job, write in a process that a job forked, or ask anybody else for anything.
+# Rewrites Sidekiq's process title whenever a job starts or ends, not only at the heartbeat (every 5 s up to Sidekiq
+# 6, every 10 s from 7.0). For Sidekiq 6.0 and newer on MRI; README.md in this directory describes how to use it.
+# The title is Sidekiq's last one with another number in its bracket, so tag, version, the sum over capsules and
+# whatever an application adds come from Sidekiq. Sidekiq's heartbeat counts differently: for Sidekiq a job lasts a
+# little longer, until its retries and statistics are done. So that this count does not stay in the title until the
+# next heartbeat, Ruby calls us after every assignment to $0 (Kernel#trace_var), and the number is corrected at once.
+# It must never raise into a job, write in a process that a job forked, or contact any other process.
 require "sidekiq"
 return if defined?(Busyweight::SidekiqLiveTitle) # loaded already
 
 module Busyweight
-  # One instance is one job's passage through the server middleware.
+  # One instance handles one job in the server middleware.
   class SidekiqLiveTitle
     TITLE = /\A(?<head>sidekiq \d.*\[)\d+ of (?<total>\d+)(?<busy> busy\])(?<stopping> stopping(?= |\z))?(?<rest>.*)\z/mn
-    # A Timeout or Sidekiq's own Shutdown, which may strike a job at any moment, must neither make us forget that it
-    # ended nor be taken for a fault of ours.
+    # A Timeout or Sidekiq's own Shutdown, which may hit a job at any moment, must neither make us miss that the job
+    # ended nor be taken for an error of this file.
     LATER = {Object => :never}.freeze
 
     def call(*)
@@ -34,7 +32,7 @@ module Busyweight
       end
 
       def begins(job)
-        # Where a job performs another within itself, its thread is busy once.
+        # If a job runs another one within itself, its thread counts as busy once.
         update { @jobs[job] = Thread.current unless @jobs.value?(Thread.current) }
       end
 
@@ -44,9 +42,9 @@ module Busyweight
 
       private
 
-      # Every process of a swarm starts on its own, after its fork.
+      # Every process of a swarm starts separately, after its fork.
       def start(config)
-        # Outermost, and last of all: in 7.0 and newer each capsule may have got a chain of its own by now.
+        # Outermost, and after everything else: in 7.0 and newer each capsule may have its own chain by now.
         capsules = config.respond_to?(:capsules) ? config.capsules.values : []
         [config, *capsules].each { |one| one.server_middleware { |chain| chain.prepend(self) } }
         @jobs = {}.compare_by_identity
@@ -59,7 +57,7 @@ module Busyweight
         give_up(e)
       end
 
-      # Sidekiq, in all likelihood, wrote a title.
+      # Most likely Sidekiq wrote a title.
       def assigned(title)
         update do
           if (parts = TITLE.match(title.b))
@@ -70,7 +68,7 @@ module Busyweight
         end
       end
 
-      # A process that a job forked has another pid, and keeps the title that it was born with.
+      # A process that a job forked has another pid, and keeps the title it started with.
       def update
         return unless @pid == Process.pid
 
@@ -86,11 +84,11 @@ module Busyweight
         busy = [@jobs.size, @parts[:total].to_i].min
         stopping = " stopping" if @stopping
         title = "#{@parts[:head]}#{busy} of #{@parts[:total]}#{@parts[:busy]}#{stopping}#{@parts[:rest]}"
-        # Not $0: what Sidekiq assigned stays there, and nobody is called again.
+        # Not $0: it keeps what Sidekiq assigned, and no trace is triggered.
         Process.setproctitle(@title = title) unless title == @title
       end
 
-      # From now on the title is the heartbeat's alone, as without this file.
+      # From now on only the heartbeat writes the title, as without this file.
       def give_up(error)
         @pid = nil
         Sidekiq.logger.warn("busyweight: no live titles: #{error.class}: #{error.message}")

@@ -1,9 +1,8 @@
-//! WORLD. Accepts a burst of polls and answers them with bytes made beforehand.
+//! WORLD. Accepts a batch of polls and answers them with bytes made beforehand.
 //!
-//! It knows no scan, no weight and no words: it gets the replies and hands them out. No error
-//! of one connection leaves it, and it never waits: a poller that owes its line
-//! (`agent-send`) is set aside until the event loop says that it can be read, or that its
-//! time is over.
+//! It knows no scans, no weights and no reply format: it gets the replies and sends them. No connection's error
+//! leaves it, and it never waits: a poller whose line (`agent-send`) is still missing is set aside until the event
+//! loop reports that it can be read, or that its time is over.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,19 +17,19 @@ use crate::net::Net;
 /// An `agent-send` line is a pool's name; HAProxy sends it with the connection.
 const LINE_LEN_MAX: usize = 256;
 
-/// What a poller sent beyond its line is read before the close, as far as this, because a
-/// close with unread bytes resets the connection and can lose the reply.
+/// How many reads drain what a poller sent after its line before the close, because a close with unread bytes resets
+/// the connection and can lose the reply.
 const DRAIN_READS_MAX: usize = 16;
 
-/// Pollers remembered; the one not seen for longest makes room.
+/// How many pollers are remembered; the one not seen for longest is dropped.
 const POLLERS_MAX: usize = 64;
 
-/// The replies of the moment.
+/// The current replies.
 #[derive(Debug, Clone, Default)]
 pub struct Replies {
-    /// To pollers that name no pool, or none that is known.
+    /// For pollers that name no pool, or an unknown one.
     pub default: Vec<u8>,
-    /// To pollers that name a pool.
+    /// For pollers that name a pool.
     pub pools: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -45,14 +44,14 @@ impl Replies {
     }
 }
 
-/// How a burst ended.
+/// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Nobody is waiting any more.
     Drained,
     /// The burst was long enough; there may be more.
     More,
-    /// The listener cannot accept now. Coming back at once would spin.
+    /// The listener cannot accept now. Retrying at once would spin.
     Stuck,
 }
 
@@ -63,11 +62,11 @@ pub struct Totals {
     pub answered: u64,
     /// Connections from outside the allowed networks.
     pub refused: u64,
-    /// Connections that were gone before their reply.
+    /// Connections that were closed before their reply.
     pub disconnected: u64,
-    /// Pollers that owed a line for too long, and got the default reply.
+    /// Pollers that sent no line in time, and got the default reply.
     pub timed_out: u64,
-    /// Pollers that owed a line for longest when too many did, and got the default reply.
+    /// Pollers that had waited longest without a line when too many did, and got the default reply.
     pub evicted: u64,
     /// Times that no file descriptor was free.
     pub no_fds: u64,
@@ -133,7 +132,7 @@ impl Answerer {
         self.replies = replies;
     }
 
-    /// Until then nobody need be asked what to reply. Nanoseconds of `CLOCK_BOOTTIME`.
+    /// Until then the replies need not be checked again. Nanoseconds of `CLOCK_BOOTTIME`.
     pub fn settle(&mut self, until_ns: u64) {
         self.settled_until_ns = until_ns;
     }
@@ -155,13 +154,13 @@ impl Answerer {
         self.answered_by_pool.iter().map(|(pool, &answered)| (pool.as_slice(), answered))
     }
 
-    /// The pollers of late.
+    /// The recent pollers.
     pub fn pollers(&self) -> impl Iterator<Item = (IpAddr, Poller)> {
         self.pollers.iter().map(|(&address, &poller)| (address, poller))
     }
 
-    /// Turns away who is not allowed, `most` of them at most, up to the first who is, and keeps
-    /// that one for the next burst. Whether there may be such a one.
+    /// Refuses pollers that are not allowed, at most `most` of them, up to the first allowed one, and keeps that one
+    /// for the next batch. Returns whether there may be such a one.
     pub fn accept_allowed(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
         if self.allow.is_empty() || self.first.is_some() {
             return true;
@@ -181,15 +180,15 @@ impl Answerer {
                     return true;
                 }
                 Ok(None) => {}
-                // The burst meets it again, and tells.
+                // The burst meets the error again, and reports it.
                 Err(end) => return end == End::Stuck,
             }
         }
         false
     }
 
-    /// Accepts and answers at most `most` polls. With pools, those that owe their line are
-    /// put into `owing`, to be watched by the caller.
+    /// Accepts and answers at most `most` polls. With pools, those whose line is still missing are put into `owing`,
+    /// to be watched by the caller.
     pub fn serve_batch(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
         let mut came = false;
         if let Some((socket, peer)) = self.first.take() {
@@ -212,7 +211,7 @@ impl Answerer {
         End::More
     }
 
-    /// A poller that owed its line can be read. Whether it is done with.
+    /// A poller whose line was missing is readable. Returns whether it is finished.
     pub fn readable(&mut self, fd: RawFd) -> bool {
         let Some(mut owing) = self.owing.remove(&fd) else { return true };
         let line_is_there = read_line(&owing.socket, &mut owing.line);
@@ -224,8 +223,7 @@ impl Answerer {
         line_is_there
     }
 
-    /// A poller's time is over, or its place is wanted by others (`evicted`): it gets the
-    /// default pool's reply.
+    /// A poller's time is over, or others need its place (`evicted`): it gets the default pool's reply.
     pub fn expire(&mut self, fd: RawFd, evicted: bool) {
         if let Some(owing) = self.owing.remove(&fd) {
             *(if evicted { &mut self.totals.evicted } else { &mut self.totals.timed_out }) += 1;
@@ -237,8 +235,8 @@ impl Answerer {
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<Option<Accepted>, End> {
         let accepted = match accept(listener) {
             Err(Errno::MFILE | Errno::NFILE) => {
-                // One descriptor is kept back for this moment: it answers one poll, and
-                // the next, whatever else has eaten the others.
+                // One descriptor is reserved for this moment: it serves one poll after the other, whatever has used
+                // up the rest.
                 self.totals.no_fds += 1;
                 drop(self.spare.take());
                 accept(listener)
@@ -248,7 +246,7 @@ impl Answerer {
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(Errno::AGAIN) => Err(End::Drained),
-            // The peer's doing, or a passing fault of the network: accept(2) says to go on.
+            // Caused by the peer, or a temporary network error: accept(2) says to retry.
             Err(
                 Errno::INTR
                 | Errno::CONNABORTED
@@ -352,25 +350,24 @@ fn accept(listener: BorrowedFd<'_>) -> Result<Accepted, Errno> {
     Ok((socket, address))
 }
 
-/// Whether there is another poll. To look first is cheap; to accept in vain is not, because the
-/// kernel makes the new socket's file before it looks who waits.
+/// Whether there is another poll. Checking first is cheap; a failing accept is not, because the kernel creates the
+/// new socket's file before it looks for a connection.
 fn somebody_waits(listener: BorrowedFd<'_>) -> bool {
     let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
     rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
 }
 
-/// A reply is a fraction of the smallest send buffer, so it goes out whole or not at all.
+/// A reply is much smaller than any send buffer, so it is sent as a whole or not at all.
 ///
-/// It is held back until the end of the stream goes with it in one segment: half the packets for
-/// both sides, and a sixth of an answer's cost. (If it is lost, its own retransmission must bring
-/// it, some 200 ms later; nothing behind it tells of the loss.) The shutdown comes before the close
-/// because a close that finds unread bytes would throw away what was held back.
+/// It is corked until the end of the stream goes with it in one segment: half the packets for both sides, and a sixth
+/// less cost. (If it is lost, only its retransmission helps, some 200 ms later; no later packet reveals the loss.)
+/// The shutdown comes before the close because a close with unread bytes would discard the corked data.
 fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
     rustix::net::send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE).is_ok()
         && rustix::net::shutdown(socket, Shutdown::Write).is_ok()
 }
 
-/// Reads on. Whether the line is complete, or as complete as it will ever be.
+/// Reads more. Returns whether the line is complete, or as complete as it will ever be.
 fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
     let mut buf = [0; LINE_LEN_MAX];
     match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {

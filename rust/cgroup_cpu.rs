@@ -1,7 +1,7 @@
-//! WORLD. The cores that named cgroups take: those of other programs, which count beside the workers'.
+//! WORLD. The cores that the named cgroups use: those of other programs, which count in addition to the workers'.
 //!
-//! One read per cgroup and scan, of a kept file. A cgroup that is not there takes nothing; it is looked for
-//! again at every look, since a service's cgroup goes with it and comes back.
+//! One read per cgroup and scan, of a file that stays open. A missing cgroup uses nothing; every scan looks for it
+//! again, because a service's cgroup comes and goes with the service.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::effort::smoothed;
 use crate::procfs::read_at_start;
 
-/// No share is judged over less.
+/// The shortest time over which a share is measured.
 const WINDOW_NS: u64 = 100_000_000;
 
 /// The cgroups of one selector.
@@ -77,7 +77,7 @@ impl Other {
                 self.milli = smoothed(self.milli, milli, window_ns, self.looked);
                 self.looked = true;
             }
-            // A unit that was started anew counts from nothing.
+            // A restarted unit counts from zero.
             _ => (self.milli, self.looked) = (0, false),
         }
         self.last = Some((now_ns, cpu_ns));

@@ -1,8 +1,8 @@
-//! WORLD. The one clock: `CLOCK_BOOTTIME`, that never goes back.
+//! WORLD. The one clock: `CLOCK_BOOTTIME`, corrected so that it never goes back.
 //!
-//! Samples, re-checks and process start times are in it; it goes on while the machine is suspended. A process
-//! that is restored elsewhere (checkpoint/restore) may find the kernel's clock days behind what it knew: what
-//! it keeps would then be from the future, and fresh for days. So a step back is added to all that follows.
+//! Samples, re-checks and process start times use it; it continues while the machine is suspended. A process that is
+//! restored elsewhere (checkpoint/restore) may find the kernel's clock days behind: its data would be from the
+//! future, and fresh for days. So the size of a step back is added to all later readings.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -25,11 +25,11 @@ pub fn nanos(clock: ClockId) -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Two threads that read the clock at one moment may bring their readings in the other order.
+/// Two threads that read the clock at the same time may report their readings in the wrong order.
 const SLACK_NS: u64 = 1_000_000_000;
 
 struct Steady {
-    /// The newest raw reading, and what is added to all.
+    /// The newest raw reading, and the correction added to all.
     newest_ns: AtomicU64,
     added_ns: AtomicU64,
     stepping: Mutex<()>,

@@ -1,7 +1,7 @@
-//! WORLD. The CPU time that a process has taken so far: all its threads, those that ended included.
+//! WORLD. The CPU time that a process has used so far: all its threads, including those that ended.
 //!
-//! The kernel gives it to anybody, and without the process's memory lock, so asking never hangs. Nothing
-//! here judges; see `tracker/effort.rs`.
+//! The kernel tells it to any user, without the process's memory lock, so reading it never hangs. This file only
+//! reads; `effort.rs` judges.
 
 use std::os::fd::OwnedFd;
 
@@ -14,12 +14,12 @@ pub enum Way {
     /// The process's CPU clock, in nanoseconds: one system call of a microsecond. It goes by the pids
     /// of our own namespace.
     Clock,
-    /// `utime + stime` of /proc/PID/stat, in ticks of 10 ms: for other trees, and where clocks are refused.
+    /// `utime + stime` of /proc/PID/stat, in ticks of 10 ms: for other trees, and if CPU clocks are denied.
     Stat,
 }
 
 impl Way {
-    /// What can be had for the processes of this root.
+    /// The best source for the processes of this root.
     #[must_use]
     pub fn choose(procfs: &Procfs) -> Self {
         let own = rustix::process::getpid().as_raw_pid() as Pid;

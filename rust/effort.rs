@@ -1,12 +1,12 @@
-//! PURE. CPU times of one worker, look by look -> whether it works now, and how many cores it takes.
+//! PURE. CPU times of one worker, scan by scan -> whether it is working now, and how many cores it uses.
 //!
-//! Times are passed in, in nanoseconds; nothing here reads a clock. A title says what was so at the last
-//! heartbeat; this says what has been so since the last look.
+//! Times are passed in, in nanoseconds; nothing here reads a clock. A title shows the state at the last heartbeat;
+//! this shows what happened since the last scan.
 
-/// No share is judged over less.
+/// The shortest time over which a share is measured.
 const WINDOW_NS: u64 = 200_000_000;
 
-/// Nor over more: what an idle worker took before does not add up for ever.
+/// And the longest: what an idle worker used before does not add up for ever.
 const LONGEST_NS: u64 = 500_000_000;
 
 /// So much CPU time within a window shows that a worker works: more than what an idle one takes at once. A
@@ -17,14 +17,14 @@ const WORKS_NS: u64 = 60_000_000;
 /// CPU-bound job 97 % and more on a free core, and a fifth where five wait for each core.
 const WORKS_PERCENT: u64 = 10;
 
-/// Below this share of a core, in percent, a worker that worked rests.
+/// Below this share of a core, in percent, a worker that was working is resting.
 const RESTS_PERCENT: u64 = 10;
 
-/// It is done when it has rested for so long: longer than a slice of the scheduler or the wait between two
+/// How long a worker must rest until its job counts as done: longer than a scheduler slice or the gap between two
 /// jobs, shorter than the time between two polls.
 const REST_NS: u64 = 400_000_000;
 
-/// Over about this time the cores taken are smoothed.
+/// The time constant for smoothing the cores used.
 const SMOOTH_NS: u64 = 1_000_000_000;
 
 /// What is known of one worker's CPU time.
@@ -47,7 +47,7 @@ impl Effort {
         Self { at_ns, cpu_ns, rested_ns: None, works_since_ns: 0, window_milli: 0, smooth_milli: 0, looks: 0 }
     }
 
-    /// Another look. Time that goes back is another process's: it begins anew.
+    /// Another scan. If the CPU time went back, it is another process's: start again.
     pub(crate) fn look(&mut self, at_ns: u64, cpu_ns: u64) {
         if cpu_ns < self.cpu_ns || at_ns < self.at_ns {
             *self = Self::new(at_ns, cpu_ns);
@@ -76,7 +76,7 @@ impl Effort {
         (self.at_ns, self.cpu_ns) = (at_ns, cpu_ns);
     }
 
-    /// The title says since just now that there is no job: what was taken until then was the job's.
+    /// The title has just changed to idle: the CPU time until then was the job's.
     pub(crate) fn said_idle(&mut self, at_ns: u64, cpu_ns: u64) {
         self.rested_ns = None;
         (self.at_ns, self.cpu_ns) = (at_ns, cpu_ns);
@@ -92,7 +92,7 @@ impl Effort {
         if self.works() { (self.at_ns - self.works_since_ns) / 1_000_000 } else { 0 }
     }
 
-    /// As many threads as it takes cores, rounded up; at least one. 0 if it does not work.
+    /// As many threads as it uses cores, rounded up; at least one. 0 if it is not working.
     pub(crate) fn threads(&self) -> u32 {
         // A hundredth of a core more than whole ones is the main thread's.
         if self.works() { (self.window_milli.saturating_sub(10).div_ceil(1000) as u32).max(1) } else { 0 }
@@ -109,8 +109,7 @@ impl Effort {
     }
 }
 
-/// The mean that goes on from `before`, `window_ns` of which were at `new`. Without a `before` there is
-/// only the new.
+/// The moving average after `before`, with `window_ns` at `new`. Without a `before` it is `new`.
 pub(crate) fn smoothed(before: u64, new: u64, window_ns: u64, has_before: bool) -> u64 {
     if !has_before {
         return new;

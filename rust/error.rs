@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A fault in what the scanner was asked to do; the text names the place and the remedy.
+/// An error in the scanner's arguments; the text names the place and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// A preset that this crate does not know.
@@ -22,7 +22,7 @@ impl fmt::Display for Error {
         match self {
             Self::UnknownPreset(name) => write!(f, "unknown preset {name:?}"),
             Self::Pattern(why) | Self::Glob(why) | Self::Root(why) => f.write_str(why),
-            Self::TooManySelectors(n) => write!(f, "{n} pools; one scan serves 32 at most"),
+            Self::TooManySelectors(n) => write!(f, "{n} pools; at most 32 are supported"),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! WORLD. Workers whom the filter of names hides: processes with a worker's title under a foreign name.
+//! WORLD. Workers that the name filter hides: processes with a worker's title but another name.
 //!
-//! To be asked at the start and rarely afterwards, on a thread of the caller's: it reads the title of every process
-//! that a selector's users and cgroups accept, and may hang at one for as long as that holds its memory's lock. It
-//! keeps nothing, and counts nothing.
+//! Call it at the start and rarely afterwards, on a separate thread: it reads the title of every process that a
+//! selector's users and cgroups accept, and may hang in one for as long as that holds its memory lock. It keeps
+//! nothing, and counts nothing.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::procfs::{Files, Procfs, ReadError, TITLE_LEN_MAX};
 use crate::read_task::Context;
 use crate::title::Reading;
 
-/// More are not looked for: one is enough to say so.
+/// The search stops after so many: one is enough for a warning.
 const FOUND_MAX: usize = 100;
 
 /// A process that has a worker's title, and a name that is not among the selectors'.

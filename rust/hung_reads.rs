@@ -1,7 +1,7 @@
-//! WORLD. The processes at which a reader hangs now.
+//! WORLD. The processes in which a reader hangs now.
 //!
-//! A reader that hangs outlives the scanner that detached it. So a scanner shares this with
-//! those that succeed it: they leave the same processes alone, and no process costs two readers.
+//! A hung reader outlives the scanner that detached it. So a scanner shares this with its successors: they do not
+//! read the same processes, and no process costs two readers.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ impl HungReads {
         self.pids().insert(pid);
     }
 
-    /// It came back.
+    /// It returned.
     pub fn remove(&self, pid: Pid) {
         self.pids().remove(&pid);
     }

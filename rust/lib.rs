@@ -2,8 +2,8 @@
 //!
 //! Data flows one way: a [`discovery`] names processes, the [`tracker`] knows which of them
 //! are workers and what must be read, a [`read_task`] reads it, [`presets`] give it meaning, and
-//! [`snapshot`] adds it up. [`scanner`] runs that on a thread of its own; [`answer`] hands
-//! replies to pollers; `python` is the boundary.
+//! [`snapshot`] adds it up. [`scanner`] runs that on a separate thread; [`answer`] sends replies to pollers; `python`
+//! is the boundary.
 
 pub mod answer;
 pub mod cgroup_cpu;

@@ -1,4 +1,4 @@
-//! PURE. The known programs: how each writes its titles, and what its processes are called.
+//! PURE. The known programs: how each writes its titles, and the names of its processes.
 //!
 //! One entry of [`PRESETS`] is all that there is to a program: the configuration's names, doctor and the tests go
 //! by that table. A program belongs here only if its title shows whether it is busy. Those whose titles do not are
@@ -22,7 +22,7 @@ pub struct Preset {
     pub read: fn(&[u8]) -> Reading,
 }
 
-/// Whatever performs `ActiveJob`s bears the name of a Ruby, or of the script, where its shebang names Ruby itself.
+/// A process that runs `ActiveJob`s has the name of a Ruby, or of the script if its shebang names Ruby directly.
 const JOBS: &[&str] =
     &["ruby*", "bundle*", "rails*", "rake*", "puma*", "jobs", "good_job*", "solid_queue*", "delayed_job*"];
 
@@ -60,7 +60,7 @@ fn versioned<'a>(title: &'a [u8], program: &[u8]) -> Option<&'a [u8]> {
     title.strip_prefix(program).filter(|rest| rest.first().is_some_and(u8::is_ascii_digit))
 }
 
-/// What stands behind the first of these bytes.
+/// What follows the first of these bytes.
 fn after(text: &[u8], byte: u8) -> Option<&[u8]> {
     text.iter().position(|&b| b == byte).map(|at| &text[at + 1..])
 }
@@ -168,7 +168,7 @@ fn postgres(title: &[u8]) -> Reading {
 
 /// `ANYTHING | busyweight [N of M busy][anything]` (`contrib/active_job_live_title.rb`).
 ///
-/// Our own words behind a title of any program's. The last ones count, since they are appended.
+/// Our own suffix to any program's title. The last one counts, because it is appended.
 fn busyweight(title: &[u8]) -> Reading {
     const WORDS: &[u8] = b" | busyweight [";
     let Some(at) = rfind(title, WORDS) else { return Reading::No };

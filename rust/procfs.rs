@@ -1,5 +1,5 @@
-//! WORLD. Reading one file of one process. The root is a parameter, so that tests and
-//! containers can show another tree than /proc.
+//! WORLD. Reading one file of one process. The root is a parameter, so that tests and containers can use another tree
+//! than /proc.
 //!
 //! Nothing here keeps state between calls, and nothing here gives meaning to a title. Reading
 //! `cmdline` takes the target's memory lock and can block for as long as somebody holds it;
@@ -66,8 +66,8 @@ pub struct Stat {
     pub threads: u32,
 }
 
-/// The files of single processes. Cheap to clone, so that a reader can go on with it while
-/// the rest of the scanner moves on.
+/// The files of single processes. Cheap to clone, so that a reader can use it while the rest of the scanner
+/// continues.
 #[derive(Debug, Clone)]
 pub struct Files {
     root: Arc<OwnedFd>,
@@ -120,8 +120,8 @@ impl Procfs {
         fs::fstatfs(&self.files.root).is_ok_and(|s| s.f_type == fs::PROC_SUPER_MAGIC)
     }
 
-    /// Whether the pids it shows are those of our own pid namespace. Only then do other
-    /// interfaces (cgroup.procs, loadavg) speak of the same processes.
+    /// Whether the pids it shows are those of our own pid namespace. Only then do other interfaces (cgroup.procs,
+    /// loadavg) refer to the same processes.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         let own = rustix::process::getpid().as_raw_pid().to_string();
@@ -129,9 +129,9 @@ impl Procfs {
             && fs::readlinkat(&self.files.root, c"self", Vec::new()).is_ok_and(|l| l.as_bytes() == own.as_bytes())
     }
 
-    /// Whether pid 1's name can be read now. Where it cannot, processes are hidden, and a
-    /// process that is not seen may still be there. One system call, and no file descriptor,
-    /// once it has been seen: the path is checked anew, as a remount may hide it.
+    /// Whether pid 1's name can be read now. If not, processes are hidden, and a process that is not seen may still
+    /// exist. After the first success it takes one system call and no file descriptor: the path is checked again,
+    /// because a remount may hide it.
     pub fn visible(&mut self) -> bool {
         for attempt in 0..2 {
             let may_read = fs::accessat(&self.files.root, c"1/comm", Access::READ_OK, AtFlags::empty()).is_ok();
@@ -151,21 +151,21 @@ impl Procfs {
         false
     }
 
-    /// Whether the processes of the whole host are shown here, as far as was seen when pid 1's name was
-    /// first read. A tree of plain files is a host of its own.
+    /// Whether the root shows the processes of the whole host, as determined when pid 1's name was first read. A tree
+    /// of plain files counts as a whole host.
     #[must_use]
     pub fn shows_the_host(&self) -> bool {
         self.host
     }
 
-    /// The kernel's own threads are in the initial pid namespace alone, and a flag that no process can set
-    /// tells them. Where somebody else's processes are hidden (hidepid), so are they.
+    /// Kernel threads exist only in the initial pid namespace, and have a flag that no process can set. If other
+    /// users' processes are hidden (hidepid), so are they.
     fn looks_like_the_host(&self) -> bool {
         !self.is_kernels() || self.files.read(KTHREADD, "stat", &mut [0; 1024]).is_ok_and(is_kernel_thread)
     }
 
-    /// Opens a file of the root, if it is the kernel's own: others may be mounted over it (lxcfs does), and
-    /// hang, or tell of something else. Asking whose it is never waits for them.
+    /// Opens a file of the root, if it is the kernel's own: another one may be mounted over it (as lxcfs does), which
+    /// may hang or show something else. This check never waits for it.
     #[must_use]
     pub fn open_own(&self, name: &str) -> Option<OwnedFd> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -272,9 +272,9 @@ impl Files {
         status_number(self.read(pid, "status", &mut [0; 2048])?, "PPid:", 0).ok_or(ReadError::Gone)
     }
 
-    /// The real and the effective user of a process: who started it, and whose rights it has. They are
-    /// read from `status`, since the owner of /proc/PID is root for processes that are not
-    /// dumpable; the owner serves where there is no `status`.
+    /// The real and the effective user of a process: who started it, and whose rights it has. They are read from
+    /// `status`, because the owner of /proc/PID is root for processes that are not dumpable; without a `status` file
+    /// the owner is used.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -311,8 +311,8 @@ pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], 
     }
 }
 
-/// Whether a thread of this process runs, or could if a processor were free. It is asked of the
-/// kernel's own /proc, whatever the root of the scan is.
+/// Whether a thread of this process is running or waiting for a CPU. It reads the kernel's own /proc, whatever the
+/// root of the scan is.
 #[must_use]
 pub fn waits_for_a_cpu(tid: rustix::thread::Pid) -> bool {
     let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());
@@ -342,7 +342,7 @@ fn parse_pid(name: &[u8]) -> Option<Pid> {
 /// `PID (COMM) STATE PPID … STARTTIME(22nd)`. COMM may hold anything, parentheses too.
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let ppid = Pid::try_from(stat_field(stat, 4)?).ok()?;
-    // A tree made by hand may stop early; such a process is as old as can be.
+    // A hand-made tree may end early; such a process counts as very old.
     let started_ms = stat_field(stat, 22).unwrap_or(0).saturating_mul(TICK_MS);
     Some(Stat { ppid, started_ms, threads: stat_field(stat, 20).unwrap_or(0) as u32 })
 }

@@ -30,7 +30,7 @@ use crate::snapshot;
 use crate::title::Reading;
 use crate::tracker::Tracker;
 
-/// Selectors are told apart by the bits of one word.
+/// Each selector is one bit of a word.
 const SELECTORS_MAX: usize = 32;
 
 impl From<Error> for PyErr {
@@ -204,7 +204,7 @@ impl Scanner {
             return Err(Error::TooManySelectors(selectors.len()).into());
         }
         let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
-        // All that can fail comes before the kernel's programs, which a former scanner shares, change.
+        // Everything that can fail comes before the BPF programs, which a former scanner shares, change.
         let procfs = Procfs::open(Path::new(procfs))?;
         let event = scanner::new_event()?;
         let former = former.as_ref().map(|f| &f.scanner);

@@ -1,8 +1,7 @@
-//! PURE. Processes that hung a reader: who they are, and when to try them again.
+//! PURE. Processes that blocked a reader: which they are, and when to retry them.
 //!
-//! A process is tried again only when no reader hangs at it, so one that hangs for ever costs one
-//! thread and no more. Where readers hang now is not known here: callers say so. Every strike doubles
-//! the wait, which begins with it.
+//! A process is retried only when no reader hangs in it, so one that blocks for ever costs only one thread. Where
+//! readers hang now is not known here: callers say so. Every strike doubles the wait, which starts with it.
 
 use std::collections::HashMap;
 
@@ -34,20 +33,20 @@ impl Quarantine {
         held.mask |= mask;
     }
 
-    /// It was read in good time.
+    /// It was read in time.
     pub fn release(&mut self, pid: Pid) {
         if !self.held.is_empty() {
             self.held.remove(&pid);
         }
     }
 
-    /// Whether it must not be read as a matter of course.
+    /// Whether it must not be read in a normal scan.
     #[must_use]
     pub fn holds(&self, pid: Pid) -> bool {
         !self.held.is_empty() && self.held.contains_key(&pid)
     }
 
-    /// Those that may be tried again now, but for those where a reader `hangs`.
+    /// Those that may be retried now, except for those where a reader `hangs`.
     #[must_use]
     pub fn due(&self, now_ms: u64, hangs: impl Fn(Pid) -> bool) -> Vec<Pid> {
         self.held.iter().filter(|(pid, h)| h.until_ms <= now_ms && !hangs(**pid)).map(|(&pid, _)| pid).collect()
@@ -59,7 +58,7 @@ impl Quarantine {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32
     }
 
-    /// Forgets processes that are no more.
+    /// Forgets processes that no longer exist.
     pub fn forget_unless(&mut self, exists: impl Fn(Pid) -> bool) {
         self.held.retain(|&pid, _| exists(pid));
     }

@@ -1,7 +1,6 @@
-//! WORLD. One read of one process, done apart from all that is known, because it can hang.
+//! WORLD. One read of one process, separate from all shared state, because it can hang.
 //!
-//! A task touches nothing but the files of its process. If it hangs, the thread that runs it is
-//! detached; see scanner.rs.
+//! A task touches only the files of its process. If it hangs, the thread that runs it is detached; see scanner.rs.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ pub struct Context {
     pub way: Way,
 }
 
-/// Whose a process is. Selectors are bits.
+/// Which selectors a process belongs to. Selectors are bits.
 #[derive(Debug)]
 pub struct Identity {
     /// The selectors whose names it bears.
@@ -39,7 +38,7 @@ pub struct Identity {
 }
 
 impl Context {
-    /// Whose a process is, before its title is read. The process cannot hold up what is read for it.
+    /// Which selectors a process belongs to, before its title is read. The process cannot block these reads.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -130,7 +129,7 @@ pub enum Outcome {
     Probed(Probed),
     /// The process is gone.
     Gone,
-    /// It must not be read. It may be a worker of these selectors.
+    /// It may not be read. It may be a worker of these selectors.
     Denied(u32),
     /// No file descriptor was free.
     NoFds,
@@ -202,7 +201,7 @@ impl ReadTask {
     ) -> (Outcome, &'b [u8]) {
         match &self.kind {
             Kind::Title { files: kept, cpu, accepted } => {
-                // The title last: a job that ends in between is then told by it, and not by the CPU time.
+                // The title last: if a job ends in between, the title shows that, and the CPU time does not count.
                 let stat = kept.as_ref().and_then(|kept| kept.stat.as_ref());
                 let cpu_ns = cpu.then(|| context.way.read_ns(self.pid, files, stat)).flatten();
                 let title = match kept {
@@ -241,7 +240,7 @@ impl ReadTask {
             return other(Match::Foreign);
         }
         if accepted == 0 {
-            // A stranger's title can hang a reader, so it is not read.
+            // The title of a process that no selector accepts is not read, because it can block the reader.
             return other(Match::Candidate);
         }
         let file = files.open(pid, "cmdline")?;
@@ -266,7 +265,7 @@ impl ReadTask {
     }
 }
 
-/// What a process does not show accepts it nowhere. For want of a descriptor nothing is known.
+/// What a process does not show is accepted by no selector. Without a free descriptor nothing is known.
 fn readable<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     match read {
         Ok(read) => Ok(Some(read)),

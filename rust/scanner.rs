@@ -1,11 +1,10 @@
 //! WORLD. One scan at a time, on a reader thread that can be detached.
 //!
-//! Reading a `cmdline` can block for as long as its process likes, and nothing can interrupt
-//! it. So one thread does all the reading, with the tracker unlocked around every read; when
-//! a read takes too long, [`Scanner::check_deadline`] detaches that thread, which keeps hanging at its process,
-//! quarantines the process, and lets a new thread go on with the same scan. Threads are only
-//! ever made for that, at most [`HUNG_READERS_MAX`] of them; beyond, reading stops until one
-//! comes back, and the sample grows old, which is the truth.
+//! Reading a `cmdline` can block for as long as its process likes, and nothing can interrupt it. So one thread does
+//! all the reading, with the tracker unlocked around every read. When a read takes too long,
+//! [`Scanner::check_deadline`] detaches that thread, quarantines the process, and lets a new thread continue the same
+//! scan. Threads are only created for that, at most [`HUNG_READERS_MAX`] of them; beyond that, reading stops until
+//! one returns, and the sample grows old, which is the truth.
 //!
 //! Nothing here waits for a reader except [`Scanner::scan`].
 
@@ -31,18 +30,18 @@ mod meter;
 
 use meter::Meter;
 
-/// The thread of a read that takes longer is detached. Against a process that loops over mprotect a read
-/// took 18 ms at the median; on an idle host it takes some microseconds.
+/// A reader whose read takes longer is detached. From a process that loops over mprotect the median read took 18 ms;
+/// on an idle host it takes a few microseconds.
 pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 
-/// Threads detached at one time, by a scanner and those that it succeeded, each at a process
-/// that holds its own memory lock. (One more may hang where a scanner ended in the middle of a scan.)
+/// Threads detached at the same time, by a scanner and its predecessors, each in a process that holds its own memory
+/// lock. (One more may hang if a scanner ended in the middle of a scan.)
 pub const HUNG_READERS_MAX: u32 = 16;
 
-/// A reader needs room for one title and little else.
+/// A reader needs space for one title and little else.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// What a reader is at.
+/// What a reader is reading.
 #[derive(Debug, Clone)]
 struct Reading {
     pid: Pid,
@@ -51,7 +50,7 @@ struct Reading {
     progress: Arc<Progress>,
 }
 
-/// What a reader tells of itself to whoever takes over from it.
+/// What a reader shares with the reader that takes over from it.
 #[derive(Debug, Default)]
 struct Progress {
     /// The selectors that accept the process, as far as it was read.
@@ -60,8 +59,7 @@ struct Progress {
     detached: AtomicBool,
 }
 
-/// Takes a process off the hung reads when the reader that was detached there is back, however
-/// that ends.
+/// Removes a process from the hung reads when the detached reader returns from it, however that ends.
 struct ReturnGuard<'a> {
     pid: Pid,
     progress: &'a Progress,
@@ -84,10 +82,10 @@ struct ScanState {
     /// A reader thread exists for the owner's number.
     has_reader: bool,
     running: bool,
-    /// The scan was begun by a reader that was detached since.
+    /// The scan was started by a reader that has been detached since.
     begun: bool,
     reading: Option<Reading>,
-    /// What the owner's predecessor hangs at, until the owner takes it over.
+    /// The process in which the owner's predecessor hangs, until the owner takes over.
     taken_over: Option<Reading>,
     /// Callers of [`Scanner::scan`], who wait for `changed` rather than for the event.
     waiting: u32,
@@ -102,14 +100,14 @@ struct Shared {
     /// Readable when a scan is done, for event loops.
     event: OwnedFd,
     hung: Arc<HungReads>,
-    /// Of the tracker, for those who cannot wait for its lock.
+    /// A copy of the tracker's state, for callers that cannot wait for its lock.
     fallback: OnceLock<String>,
     found_by: Mutex<FoundBy>,
-    /// The scanner is gone: whoever has the tracker's lock next lets go of all.
+    /// The scanner is gone: the next owner of the tracker's lock releases everything.
     dropped: AtomicBool,
 }
 
-/// What the tracker finds processes by.
+/// How the tracker finds processes.
 #[derive(Clone)]
 struct FoundBy {
     name: &'static str,
@@ -127,7 +125,7 @@ pub struct Scanner {
     shared: Arc<Shared>,
 }
 
-/// A reader that panicked has left its data as they were; going on beats stopping for good.
+/// A reader that panicked has not changed its data; continuing beats stopping for good.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -167,13 +165,12 @@ impl Scanner {
         }
     }
 
-    /// Detaches a reader that has been at one process for too long. Returns at once; to
-    /// be called now and then while a scan runs. Whether it is worth asking again soon: not when
-    /// as many have been detached as may be.
+    /// Detaches a reader that has been reading one process for too long. Returns at once; call it now and then while
+    /// a scan runs. Returns whether to call it again soon: not if no more readers may be detached.
     #[must_use]
     pub fn check_deadline(&self) -> bool {
         let mut state = lock(&self.shared.state);
-        // Detached once: until its successor reads, there is nothing else to be late.
+        // Already detached: until its successor reads, nothing else can be late.
         let overdue = state.reading.take_if(|r| r.is_overdue() && self.hung_readers() < HUNG_READERS_MAX);
         if let Some(reading) = overdue {
             self.shared.detach_reader(&mut state, &reading);
@@ -201,8 +198,8 @@ impl Scanner {
         self.shared.event.as_raw_fd()
     }
 
-    /// Scans, and waits for it. Never longer than the deadlines of all that hangs; if no
-    /// reader is left, that is an error after `give_up`.
+    /// Scans, and waits for the result, never longer than the deadlines of everything that hangs; if no reader is
+    /// left, that is an error after `give_up`.
     ///
     /// # Errors
     /// The text of what broke the scan.
@@ -235,8 +232,8 @@ impl Scanner {
         self.shared.hung.count()
     }
 
-    /// Every process with a worker's title, as of the last scan. May wait for a scan's own
-    /// work, though never for a reader: not for an event loop at poll time.
+    /// Every process with a worker's title, as of the last scan. It may wait for a scan's own work, but never for a
+    /// reader: do not call it on the event loop.
     #[must_use]
     pub fn workers(&self) -> Vec<WorkerInfo> {
         lock(&self.shared.tracker).workers()
@@ -262,8 +259,7 @@ impl Scanner {
 }
 
 impl Reading {
-    /// Whether it takes so long because something holds it up. One that waits for a processor,
-    /// on a host that has none to spare, does not hang.
+    /// Whether the read is blocked. A reader that waits for a CPU on a busy host does not hang.
     fn is_overdue(&self) -> bool {
         now_ns().saturating_sub(self.since_ns) > READ_DEADLINE.as_nanos() as u64 && !waits_for_a_cpu(self.tid)
     }
@@ -278,15 +274,15 @@ impl Drop for Scanner {
         }
         self.shared.changed.notify_all();
         drop(state);
-        // A reader that hangs keeps all this for as long as it hangs, and needs nothing of it. One that
-        // hangs with the tracker's lock in hand lets go of it when it is back; nobody waits for that.
+        // A hung reader would keep all this alive without needing it. One that hangs while it holds the tracker's
+        // lock releases it when it returns; nobody waits for that.
         self.shared.dropped.store(true, Ordering::SeqCst);
         self.shared.shut_down_if_dropped();
     }
 }
 
 impl ScanState {
-    /// The scan is over. Whether somebody waits for that, rather than for the event.
+    /// The scan is over. Returns whether a caller waits for that, rather than for the event.
     fn end(&mut self, done: Result<Snapshot, String>) -> bool {
         self.running = false;
         self.reading = None;
@@ -306,7 +302,7 @@ impl Shared {
         }
     }
 
-    /// The owner shall end when it comes back from this, and its read is a hung one until then.
+    /// Makes the owner end when it returns from this read; its read counts as a hung one until then.
     fn detach_reader(&self, state: &mut ScanState, reading: &Reading) {
         reading.progress.detached.store(true, Ordering::Relaxed);
         self.hung.add(reading.pid);
@@ -333,13 +329,13 @@ impl Shared {
         match name.spawn(move || mine.read_for(owner)) {
             Ok(_) => state.has_reader = true,
             Err(e) => {
-                let waited_for = state.end(Err(format!("no reader thread: {e}")));
+                let waited_for = state.end(Err(format!("cannot start a reader thread: {e}")));
                 shared.tell_the_end(waited_for);
             }
         }
     }
 
-    /// A reader's life: scans while it is the owner, and ends when it has been detached.
+    /// A reader's main loop: scans while it is the owner, and ends when it has been detached.
     fn read_for(&self, owner: u64) {
         let (mut meter, tid) = (Meter::default(), gettid());
         loop {
@@ -370,13 +366,13 @@ impl Shared {
                 return;
             }
             let waited_for = state.end(done);
-            // Unlocked first: who is told would only find it locked.
+            // Unlock first: a woken waiter would only find it locked.
             drop(state);
             self.tell_the_end(waited_for);
         }
     }
 
-    /// Each of these is a system call, so only who waits is told.
+    /// Each of these is a system call, so only actual waiters are notified.
     fn tell_the_end(&self, waited_for: bool) {
         if waited_for {
             self.changed.notify_all();
@@ -385,7 +381,7 @@ impl Shared {
         }
     }
 
-    /// One scan, or the rest of one. `None` when this reader was detached.
+    /// One scan, or the rest of one. `None` if this reader was detached.
     fn scan(&self, owner: u64, tid: Tid, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
         let mut tracker = lock(&self.tracker);
         if let Some(reading) = taken_over {
@@ -398,7 +394,7 @@ impl Shared {
         let progress = Arc::new(Progress::default());
         let mut buf = [0; TITLE_LEN_MAX];
         while let Some(task) = tracker.next_task() {
-            // It may have been queued twice, or hang a former scanner's reader by now.
+            // It may have been queued twice, or may block a former scanner's reader by now.
             if self.hung.has(task.pid) {
                 tracker.leave_alone(task.pid);
                 continue;
@@ -423,7 +419,7 @@ impl Shared {
             drop(state);
             tracker = lock(&self.tracker);
             if detached {
-                // What it brought is late, and true all the same.
+                // The result is late, but still true.
                 tracker.take(task, outcome, title, since_ns);
                 return None;
             }
@@ -445,13 +441,13 @@ impl Shared {
 /// What becomes readable when a scan is done.
 ///
 /// # Errors
-/// When no file descriptor is to be had.
+/// If no file descriptor is free.
 pub fn new_event() -> std::io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
 }
 
-/// Makes the table of open files large enough at once. Growing it later, with threads about,
-/// waits for a grace period of the kernel's.
+/// Makes the table of open files large enough at once. Growing it later, when there are threads, waits for an RCU
+/// grace period in the kernel.
 pub fn reserve_fds(kept_max: usize) {
     let event = eventfd(0, EventfdFlags::CLOEXEC);
     if let (Ok(fd), Ok(highest)) = (event, i32::try_from(kept_max)) {

@@ -62,7 +62,7 @@ pub struct Selector {
     pub cgroups: Vec<String>,
     /// What their CPU time says.
     pub cpu: CpuUse,
-    /// Cgroups whose CPU counts beside the workers', as absolute paths.
+    /// Cgroups whose CPU use counts in addition to the workers', as absolute paths.
     pub others: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub struct Spec {
     pub pattern: String,
     /// For `custom` with a `state` group only.
     pub busy_states: Vec<String>,
-    /// Who works now has a job; heeded only where the program writes its titles by a heartbeat.
+    /// A worker that is working now has a job; only for programs that write their titles at a heartbeat.
     pub now: bool,
     /// The workers' cores are wanted.
     pub cores: bool,
@@ -186,12 +186,12 @@ fn translate(glob: &str) -> Result<String, Error> {
             '?' => out.push('.'),
             '[' => {
                 let Some((class, after)) = rest.as_str().split_once(']') else {
-                    return Err(bad("has a [class] without an end"));
+                    return Err(bad("has a [class] without a closing bracket"));
                 };
                 rest = after.chars();
                 let (not, class) = class.strip_prefix('!').map_or(("", class), |c| ("^", c));
                 if class.is_empty() || class.contains(['[', '^', '\\', '&', '~']) || !class.is_ascii() {
-                    return Err(bad("has a [class] that is empty or not plain"));
+                    return Err(bad("has a [class] that is empty or not supported"));
                 }
                 let _ = write!(out, "[{not}{class}]");
             }

@@ -1,4 +1,4 @@
-//! PURE. Readings -> counts. Forked copies are dropped here, for every discovery alike.
+//! PURE. Readings -> counts. Forked copies are dropped here, for every discovery.
 //!
 //! It must never know where a reading came from, nor what the counts will be used for.
 
@@ -51,9 +51,9 @@ pub struct Counts {
     pub copies: u32,
     /// Titles of the program that cannot be read as a count.
     pub unparsable: u32,
-    /// Processes that hung a reader, and wait to be tried again.
+    /// Processes that blocked a reader, and wait for a retry.
     pub quarantined: u32,
-    /// Processes that may be workers, and that must not be read.
+    /// Possible workers that the agent may not read.
     pub unread: u32,
     /// The age of the oldest reading counted, in milliseconds.
     pub oldest_ms: u64,
@@ -62,11 +62,11 @@ pub struct Counts {
 /// All that one scan found out.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Pid 1's name could be read, and nothing went unread for want of a file descriptor: what
-    /// is not there is really not there.
+    /// Pid 1's name could be read, and no read failed for lack of a file descriptor: what was not seen does not
+    /// exist.
     pub visible: bool,
-    /// The whole host is seen, or workers were: where there is none, there is none on the host. Not so in a
-    /// pid namespace of its own, which shows what is in it and no more.
+    /// The whole host is visible, or a worker was seen: if there is no worker, the host has none. Not so in a
+    /// separate pid namespace, which shows only what is in it.
     pub whole: bool,
     /// One per selector, in their order.
     pub pools: Vec<Counts>,
@@ -80,7 +80,7 @@ pub struct Snapshot {
     pub vanished: u32,
     /// Processes that must not be read.
     pub unreadable: u32,
-    /// Workers whose CPU time is wanted and not told; their titles alone count.
+    /// Workers whose CPU time is needed but cannot be read; only their titles count.
     pub cpu_untold: u32,
     /// When the scan began, in nanoseconds of `CLOCK_BOOTTIME`.
     pub began_ns: u64,
@@ -106,7 +106,7 @@ pub fn count(members: &mut [Member]) -> Counts {
             Reading::Worker { busy, total, stopping } => {
                 counts.workers += 1;
                 counts.readable += u32::from(m.readable);
-                // Who says busy is believed: it may wait for a database.
+                // A title that says busy is believed: the job may wait for a database.
                 let untitled = if busy == 0 { m.works.min(total) } else { 0 };
                 counts.untitled += u32::from(untitled > 0);
                 counts.busy_processes += u32::from(busy > 0 || untitled > 0);

@@ -5,8 +5,8 @@
 
 use regex::bytes::Regex;
 
-/// Digits of the largest count that is believed. Six digits are far above any real thread
-/// count, and sums over all pids stay within 64 bits.
+/// Digits of the largest valid count. Six digits are far above any real thread count, and sums over all pids stay
+/// within 64 bits.
 const COUNT_DIGITS_MAX: usize = 6;
 
 /// What one title says.
@@ -21,7 +21,7 @@ pub enum Reading {
         /// It takes no more jobs: quieted, or about to end.
         stopping: bool,
     },
-    /// The title names the program, but shows no count that can be believed.
+    /// The title names the program, but shows no valid count.
     Unparsable,
     /// Not a worker of this program.
     No,
@@ -47,7 +47,7 @@ pub struct Custom {
     busy_states: Vec<Vec<u8>>,
 }
 
-/// What is wrong, without the drawing of where; a fault is one line.
+/// The error without the drawing that shows its position; an error is one line.
 fn last_line(error: &str) -> &str {
     error.lines().last().unwrap_or_default().trim_start_matches("error: ")
 }
@@ -56,7 +56,7 @@ impl Custom {
     /// Compiles an operator's pattern.
     ///
     /// # Errors
-    /// The text of what is wrong: syntax, or groups that are missing or do not go together.
+    /// The error: syntax, or groups that are missing or cannot be combined.
     pub fn new(pattern: &str, busy_states: &[String]) -> Result<Self, String> {
         let compiled = regex::bytes::RegexBuilder::new(pattern)
             .unicode(false)
@@ -66,7 +66,7 @@ impl Custom {
         let has = |group| compiled.capture_names().flatten().any(|name| name == group);
         match (has("busy") && has("total"), has("state")) {
             (true, false) if busy_states.is_empty() => {}
-            (true, false) => return Err("busy_states goes with a (?P<state>…) group only".into()),
+            (true, false) => return Err("busy_states needs a (?P<state>…) group in the pattern".into()),
             (false, true) if busy_states.is_empty() => {
                 return Err("a (?P<state>…) group needs busy_states = [\"…\"]".into());
             }

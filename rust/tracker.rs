@@ -1,9 +1,8 @@
-//! WORLD. The processes known now, and what is to be read of them next.
+//! WORLD. The processes known now, and what to read of them next.
 //!
-//! Workers keep their `cmdline` file open and cost one read each per scan. Whatever is not a
-//! worker is looked at again by time, not by scan. A process that hung a reader is
-//! quarantined. The tracker itself never reads a process: it hands out [`ReadTask`]s and takes
-//! their outcomes, so that it is free while a reader hangs.
+//! A worker's `cmdline` file stays open, so a worker costs one read per scan. All other processes are re-checked by
+//! time, not by scan. A process that blocked a reader is quarantined. The tracker itself never reads a process: it
+//! hands out [`ReadTask`]s and takes their outcomes, so that it is free while a reader hangs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,8 +27,8 @@ pub use entry::WorkerInfo;
 use entry::{Entry, Moment, State, Worker};
 use rechecks::Rechecks;
 
-/// How many processes are looked at again in one scan, at most: about 50 ms. What is due beyond waits for
-/// the next, so that on a host of hundreds of thousands no scan grows so long that it is too old when it ends.
+/// The maximum number of re-checks in one scan: about 50 ms. The rest waits for the next scan, so that even with
+/// hundreds of thousands of processes no scan takes so long that its sample has expired when it ends.
 const RECHECKS_EACH_SCAN_MAX: usize = 10_000;
 
 /// What is kept of a title for people to look at.
@@ -40,7 +39,7 @@ pub struct Tracker {
     context: Arc<Context>,
     procfs: Procfs,
     discovery: Box<dyn Discovery>,
-    /// Why the discovery is another one than at the start, once it is.
+    /// Why the discovery is not the initial one, if it is not.
     fallback: Option<String>,
     found: Vec<Found>,
     before: Vec<Found>,
@@ -67,7 +66,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker that has seen nothing yet. At most `kept_max` files stay open.
+    /// A new tracker. At most `kept_max` files stay open.
     #[must_use]
     pub fn new(context: Arc<Context>, procfs: Procfs, discovery: Box<dyn Discovery>, kept_max: usize) -> Self {
         let kernels = procfs.is_kernels();
@@ -157,8 +156,8 @@ impl Tracker {
             }
         }
         self.queue_rechecks();
-        // Those that hung a reader come last, so that they keep nobody waiting.
-        // Not only upon a listing that changed: the reader may have come back after it.
+        // Processes that blocked a reader come last, so that they delay no others. Not only after a changed listing:
+        // the reader may have returned after it.
         // One that holds a reader is there.
         self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid) || hangs(pid));
         for pid in self.quarantine.due(self.now_ms, hangs) {
@@ -173,7 +172,7 @@ impl Tracker {
         self.queue.pop_front()
     }
 
-    /// Takes what a task brought, that began at `at_ns`. `title` holds the bytes of a [`Kind::Title`] task.
+    /// Takes the outcome of a task that started at `at_ns`. `title` holds the bytes of a [`Kind::Title`] task.
     pub fn take(&mut self, task: ReadTask, outcome: Outcome, title: &[u8], at_ns: u64) {
         match outcome {
             Outcome::NoFds if self.give_back() => self.queue.push_back(task),
@@ -192,30 +191,30 @@ impl Tracker {
         }
     }
 
-    /// A process was read in good time.
+    /// A process was read in time.
     pub fn on_time(&mut self, pid: Pid) {
         self.quarantine.release(pid);
     }
 
-    /// A reader hangs at this process and was detached. Its last reading stays.
+    /// A reader hangs in this process and was detached. Its last reading stays.
     pub fn hung(&mut self, pid: Pid, mask: u32) {
         self.quarantine.strike(pid, mask, self.now_ms);
     }
 
-    /// A reader hangs at this process, and no other shall.
+    /// A reader hangs in this process, and no other may read it.
     pub fn leave_alone(&mut self, pid: Pid) {
         if !self.quarantine.holds(pid) {
             self.hung_before(pid, self.now_ms * 1_000_000);
         }
     }
 
-    /// A former scanner's reader hangs at this process. Whose it is can be read all the same.
+    /// A former scanner's reader hangs in this process. Its selectors can still be determined.
     pub fn hung_before(&mut self, pid: Pid, now_ns: u64) {
         let mask = self.context.identify(pid, self.procfs.files()).map_or(u32::MAX, |of| of.accepted);
         self.quarantine.strike(pid, mask, now_ns / 1_000_000);
     }
 
-    /// Forgets all, and closes what it can, because nobody will ask any more.
+    /// Forgets everything, and closes what it can, because it is no longer needed.
     pub fn shut_down(&mut self) {
         self.discovery = Box::new(Sweep::default());
         self.queue.clear();
@@ -268,7 +267,7 @@ impl Tracker {
     }
 
     fn came(&mut self, new: Found, hangs: &dyn Fn(Pid) -> bool) {
-        // What is there at the first scan came at a time that only its start tells.
+        // For processes that exist at the first scan only their start time tells when they came.
         let came = if self.first && self.kernels { Moment::UNKNOWN } else { Moment::at(self.now_ms) };
         let fresh = Entry { ident: new.ident, state: State::Unread, came, started: Moment::UNKNOWN, due_ms: 0 };
         let entry = self.entries.entry(new.pid).or_insert(fresh);
@@ -282,7 +281,7 @@ impl Tracker {
     }
 
     fn gone(&mut self, pid: Pid) {
-        // One missed sighting drops no worker: its own file tells when it is really gone.
+        // A worker missing from one listing is not dropped: its own file tells when it is really gone.
         if self.workers.contains(&pid) {
             self.missing.push(pid);
         } else {

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs a step of the build. Where it fails for want of room or of a network, the last line says so, and what to do.
+# Runs a step of the build. If it fails for lack of disk space or network, the last line says so, and what to do.
 #
-#   tools/attempt.sh [-q] WHAT COMMAND [ARGUMENT...]     -q: its words are shown only where they are not understood
+#   tools/attempt.sh [-q] WHAT COMMAND [ARGUMENT...]     -q: its output is shown only if the error is not recognised
 #
 # It must never change what the command does, nor hide a failure.
 set -eu
@@ -10,7 +10,7 @@ if [ "$1" = -q ]; then quiet=yes && shift; fi
 what=$1 && shift
 
 scratch=${TMPDIR:-/tmp}
-log=$(mktemp 2>/dev/null) || { echo "make: no room in $scratch: make some, then type the same again" >&2 && exit 1; }
+log=$(mktemp 2>/dev/null) || { echo "make: no space left in $scratch: free some, then run the same command again" >&2 && exit 1; }
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT TERM HUP
 
@@ -28,14 +28,14 @@ if [ "$code" = 0 ]; then exit 0; fi
 says() { grep -qE "$1" "$log"; }
 if says 'No space left on device|Disk quota exceeded|[Ee]rr(no|or) 28\b'; then
     full=$(df --output=target . "$scratch" | sed 1d | sort -u | xargs | sed 's, , or ,')
-    why="there is no room left in $full: make some"
+    why="no space left in $full: free some"
 elif says 'NewConnection|NameResolution|[Cc]ould not (resolve|connect)|[Cc]onnection (refused|reset|timed out|broken)' ||
     says 'Network is unreachable|from versions: none|Max retries exceeded|Read timed out|ProxyError|failed to download|spurious network error'; then
-    why="a package registry cannot be reached: see to the network (or the proxy)"
+    why="cannot reach a package registry: check the network (or the proxy)"
 else
     if [ -n "$quiet" ]; then cat "$log" >&2; fi
-    echo "make: $what failed, with the words above; once that is mended, type the same again" >&2
+    echo "make: $what failed, see above; once that is fixed, run the same command again" >&2
     exit "$code"
 fi
-echo "make: $what: $why, then type the same again" >&2
+echo "make: $what: $why, then run the same command again" >&2
 exit "$code"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the Debian package of a wheel.
+# Builds the Debian package from a wheel.
 #
 #   tools/deb.sh WHEEL DIRECTORY [REVISION]   writes DIRECTORY/busyweight_VERSION-REVISION_ARCHITECTURE.deb
 #
@@ -30,7 +30,7 @@ cp systemd/README.md "$tree/systemd.md"
 cat >"$tree/debian/changelog" <<CHANGELOG
 busyweight ($version-${3:-1}) stable; urgency=medium
 
-  * Version $version; what is new in it stands in changelog.gz beside this file.
+  * Version $version; what is new is in changelog.gz in this directory.
 
  -- $(sed -n 's/^Maintainer: //p' debian/control)  $(LC_ALL=C date --utc --date="@$SOURCE_DATE_EPOCH" -R)
 CHANGELOG

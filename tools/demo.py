@@ -2,8 +2,8 @@
 
     python -m tools.demo [--steps N] [--every SECONDS]
 
-Without HAProxy it polls the agent itself. Everything listens on loopback, on free ports; it must leave nothing
-behind, however it ends: no process, no file, and no agent that runs on this machine counts the workers.
+Without HAProxy it polls the agent itself. Everything listens on loopback, on free ports. It must leave nothing
+behind, however it ends: no process and no file; and no other agent on this machine may count its workers.
 """
 
 import argparse
@@ -202,20 +202,16 @@ class Scene:
 
 
 def show(steps: int | None, every_s: float) -> None:
-    """Prints a line for each step: the jobs, what the agent says of them, and what HAProxy makes of that."""
+    """Prints a line for each step: the jobs, the agent's reply, and HAProxy's weights."""
     with ExitStack() as stack:
         scene = Scene(stack)
-        print(
-            f"{WORKERS} workers, of whom more and more have jobs, and then fewer. Ctrl-C ends it, and leaves nothing."
-        )
-        print(
-            f"The agent answers on 127.0.0.1:{scene.port}. To poll it: bash -c 'cat </dev/tcp/127.0.0.1/{scene.port}'"
-        )
+        print(f"{WORKERS} simulated workers: more and more get jobs, then fewer. Ctrl-C ends the demo and cleans up.")
+        print(f"The agent is on 127.0.0.1:{scene.port}. To poll it: bash -c 'cat </dev/tcp/127.0.0.1/{scene.port}'")
         if scene.page:
-            print(f"HAProxy's statistics page, the same live: {scene.page}")
+            print(f"HAProxy's live statistics page: {scene.page}")
         else:
-            print("No haproxy here, so nobody but this demo polls (apt-get install haproxy brings it; try again then).")
-        print(f"\n{'jobs':<{WORKERS}}  {'the agent says':<18}", "  HAProxy's weights" if scene.page else "", flush=True)
+            print("HAProxy is not installed, so only this demo polls (apt-get install haproxy, then try again).")
+        print(f"\n{'jobs':<{WORKERS}}  {'agent reply':<18}", "  HAProxy's weights" if scene.page else "", flush=True)
         for busy in itertools.islice(wave(), steps):
             said = scene.reply_to(busy)
             line = f"{'#' * busy:.<{WORKERS}}  {said:<18}"
@@ -227,10 +223,10 @@ def show(steps: int | None, every_s: float) -> None:
 
 
 def main() -> int:
-    """Until Ctrl-C, or as many steps as asked for."""
-    about = argparse.ArgumentParser(prog="python -m tools.demo", description="A demonstration that moves.")
-    about.add_argument("--steps", type=int, help="end after so many (default: with Ctrl-C)")
-    about.add_argument("--every", type=float, default=1.0, help="how many seconds a step lasts (default: 1)")
+    """Runs until Ctrl-C, or for the given number of steps."""
+    about = argparse.ArgumentParser(prog="python -m tools.demo", description="A live demonstration.")
+    about.add_argument("--steps", type=int, help="stop after so many steps (default: run until Ctrl-C)")
+    about.add_argument("--every", type=float, default=1.0, help="seconds per step (default: 1)")
     options = about.parse_args()
     # A shell that starts it in the background has it ignore Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

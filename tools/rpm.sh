@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the RPM of a wheel of which tools/deb.sh has just made the Debian package: of the same laid out files.
+# Builds the RPM from the same files as the Debian package that tools/deb.sh has just built from the wheel.
 #
 #   tools/rpm.sh WHEEL DIRECTORY [REVISION]   writes DIRECTORY/busyweight-VERSION-REVISION.ARCHITECTURE.rpm
 #

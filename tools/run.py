@@ -2,7 +2,7 @@
 
     python -m tools.run ADDR:PORT
 
-Its state and its operators' socket are in a directory of the virtual environment, where the other commands of this
+Its state and its control socket are in a directory of the virtual environment, where the other commands of this
 environment look for them (agent/config/paths.py). It must never write anything outside the checkout.
 """
 
@@ -19,24 +19,24 @@ COMMAND = Path(sys.prefix, "bin/busyweight")
 
 
 def hints(address: str, command: Path) -> str:
-    """What a newcomer wants to type next."""
+    """What a newcomer may want to type next."""
     host, port = values.address(address)
     return f"""\
-The agent of this checkout, on {address}; Ctrl-C ends it. In another terminal, in this directory:
+The agent of this checkout, on {address}; stop it with Ctrl-C. In another terminal, in this directory:
     bash -c 'cat </dev/tcp/{host}/{port}'   polls it, as HAProxy does
-    {command} status   says what it says, and why; `top` shows it live, `doctor` what to mend
-    make demo   shows something move where there is no worker, with HAProxy where that is installed
+    {command} status   shows its reply, and why; `top` shows it live, `doctor` what to fix
+    make demo   simulates workers if there are none, with HAProxy if it is installed
 """
 
 
 def obstacle(address: str) -> str | None:
-    """What keeps an agent from starting here, with the remedy; None when nothing does."""
+    """What prevents an agent from starting here, with the remedy; None if nothing does."""
     try:
         running = client.ask(paths.control_socket(None), "status")["status"]["agent"]["pid"]
     except client.ClientError:
         pass  # none, or another user's, whose port will tell
     else:
-        return f"the agent of this checkout runs already, as pid {running}: end it first (Ctrl-C where it runs)"
+        return f"the agent of this checkout is already running as pid {running}: stop it first (Ctrl-C where it runs)"
     host, port = values.address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -46,13 +46,13 @@ def obstacle(address: str) -> str | None:
             probe.listen()
         except OSError as error:
             other = f"{host if family == socket.AF_INET else f'[{host}]'}:{port + 1 if port < 65535 else port - 1}"
-            what = "is taken by another program" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
+            what = "is in use by another program" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
             return f"{address}: {what}; another address: make run LISTEN={other}"
     return None
 
 
 def main(address: str) -> int:
-    """Becomes the agent. Returns only where it cannot."""
+    """Becomes the agent. Returns only if it cannot."""
     try:
         Path(sys.prefix, paths.TRYOUT).mkdir(exist_ok=True)
         why = obstacle(address)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Puts in place what the build, the lint, the tests and the packages need from Debian.
+# Installs the Debian packages that the build, the lint, the tests and the packaging need.
 #
-#   tools/setup.sh STEP                as root installs what is missing; else prints what to type, and stops;
+#   tools/setup.sh STEP                as root installs what is missing; otherwise prints the command, and stops;
 #                                      steps: build lint test soak dist test-dist test-matrix
-#   tools/setup.sh install PACKAGE...  the root's part of it
+#   tools/setup.sh install PACKAGE...  the part that needs root
 #
-# It must never remove or replace a package, change what apt is set to, or leave a daemon running.
+# It must never remove or replace a package, change apt's configuration, or leave a daemon running.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin" # dpkg wants these; a plain `su` does not give them
@@ -130,7 +130,7 @@ install() { # PACKAGE...
     # shellcheck disable=SC2086  # a list of words
     if [ -n "$rust" ]; then find_new_rust "$scratch" $rust; fi
     if ! apt-get install -qy --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"; then
-        say "apt-get cannot install it, for the reason above: see to the network or to the room, then type the same again"
+        say "apt-get failed for the reason above: check the network and the disk space, then run the same command again"
         exit 1
     fi
 
@@ -143,7 +143,7 @@ install() { # PACKAGE...
 
 prepare() { # STEP
     if ! command -v dpkg-query >/dev/null; then
-        say "not a Debian: make sure of Rust $msrv or newer and of:"
+        say "not a Debian: install Rust $msrv or newer, and:"
         needs >&2
         return
     fi
@@ -161,7 +161,7 @@ prepare() { # STEP
     elif [ -n "$packages" ]; then
         command="$PWD/tools/setup.sh install $packages"
         if command -v sudo >/dev/null; then command="sudo $command"; else command="su -c '$command'"; fi
-        say "missing: $packages. Type this, then the same again:"
+        say "missing: $packages. Run this, then the same command again:"
         say "    $command"
         exit 1
     fi

@@ -1,8 +1,8 @@
-"""The way in: ``busyweight`` and ``python -m agent``.
+"""The entry point: ``busyweight`` and ``python -m agent``.
 
-What ends or reloads the agent is held back from here on, before anything else is imported, until
-the event loop can heed it (serve/signals.py): an agent that is stopped while it starts still has a
-former one's last word to take back.
+Signals that stop or reload the agent are blocked from here on, before anything else is imported, until the event loop
+can handle them (serve/signals.py): even an agent that is stopped while it starts must release the weight that a
+previous agent left in HAProxy.
 """
 
 import sys

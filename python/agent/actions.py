@@ -1,7 +1,7 @@
 """What each command does: its options in, words and an exit code out.
 
-0: well; 1: it ran and something is wrong; 2: usage or configuration. Every command imports
-what it needs when it runs, so that the agent carries nothing it does not use.
+Exit codes: 0 success; 1 it ran and found a problem; 2 usage or configuration. Every command imports what it needs
+when it runs, so that the agent loads nothing that it does not use.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def _load_for_others(options: argparse.Namespace) -> Config:
 
 
 def complain(text: object) -> None:
-    """To stderr. Where that cannot be written, the exit code says it alone."""
+    """Prints to stderr. If that cannot be written, only the exit code tells."""
     try:
         print(text, file=sys.stderr)
     except OSError:
@@ -75,7 +75,7 @@ def serve(options: argparse.Namespace) -> int:
         try:
             signals = Signals()
             read = source.reloader(host.CHECKS)
-            # On a thread: a disk, or who knows the users' names, may hang, and then a signal must end it.
+            # On a thread: the disk or the name service may hang, and a signal must still be able to stop the agent.
             loaded = await signals.unless_stopped(run_in_thread(lambda: load_whole(read)))
             logs.set_up(loaded.config.log.level, loaded.config.log.format)
             daemon = Daemon(
@@ -132,7 +132,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def config(options: argparse.Namespace) -> int:
-    """Prints the effective configuration as TOML; exit code 2, and every fault, if it is wrong."""
+    """Prints the effective configuration as TOML; lists every error and exits with 2 if there are any."""
     from agent.config.advice import warnings
 
     loaded = _load(options)
@@ -143,7 +143,7 @@ def config(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Shows what the running agent says now, since when, and what it rests on."""
+    """Shows what the running agent replies now, since when, and what that is based on."""
     import time
 
     from agent.config import paths
@@ -178,9 +178,9 @@ def order(options: argparse.Namespace) -> int:
 
 
 def top(options: argparse.Namespace) -> int:
-    """Shows live what the running agent says: the weight now and over the last ten minutes, the
-    workers and how busy each is, the pollers and how often they ask, and orders in force.
-    q or Ctrl-C ends it. Needs the rich library (the extra "top")."""
+    """Shows the running agent live: the weight now and over the last ten minutes, the workers and
+    how busy each is, the pollers and how often they poll, and any active override. Quit with q
+    or Ctrl-C. Needs the rich library (the extra "top")."""
     from agent.config import paths
     from agent.tools import client
 
@@ -200,10 +200,10 @@ def top(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Looks at the host, the running agent and, where asked, HAProxy, and prints a line for each
-    check: ok, warn or fail, what was found, and what to do about it. Works without an agent, and
-    as any user, as far as that goes; it changes nothing. While somebody polls the agent it
-    watches for some seconds, for half a minute at most. Exit code 1 if a check fails, 0 otherwise."""
+    """Checks the host, the running agent and, on request, HAProxy. Prints one line per check: ok,
+    warn or fail, what was found, and what to do about it. Works as any user and without an
+    agent, as far as possible, and changes nothing. If the agent is being polled, doctor watches
+    the polls for up to half a minute. Exit code 1 if a check fails, 0 otherwise."""
     from agent.config import paths
     from agent.tools.doctor import examine, print_json, print_lines
 
@@ -216,8 +216,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def snippet(options: argparse.Namespace) -> int:
     """Prints a complete, commented haproxy.cfg fragment for this agent's port, pools, floor and capacity
-    (this machine's cores where that is no number of processes): a frontend, a backend for each pool,
-    and beside it the backend that serves when the pool is full of jobs or of requests."""
+    (this machine's cores if the capacity is not a number of processes): a frontend, a backend for
+    each pool, and a second backend that takes over when the pool is full of jobs or requests."""
     from agent.sampling import capacity
     from agent.tools import haproxy
 
@@ -238,9 +238,9 @@ def snippet(options: argparse.Namespace) -> int:
 
 
 def lint(options: argparse.Namespace) -> int:
-    """Says what in haproxy.cfg makes the agent useless or dangerous, as FILE:LINE: what, why, remedy.
-    All files are one configuration together. Judged are the agent-checks on the ports of the agent's
-    configuration (5001 without one). Exit code 1 if there is any finding; notes alone are 0."""
+    """Finds what in haproxy.cfg makes the agent useless or dangerous, and prints it as FILE:LINE: what,
+    why, remedy. All files together are one configuration. Checks the servers whose agent-port is in
+    the agent's configuration (5001 without one). Exit code 1 if there are findings, 0 for notes only."""
     from agent.tools import haproxy
 
     loaded = _load_for_others(options)

@@ -1,4 +1,4 @@
-"""The command line: words in, one call, an exit code out.
+"""The command line: parses the arguments, makes one call, and returns an exit code.
 
 The manual page, docs/commands.md and the completions are made from its parser. What a command does is in
 `actions`; nothing is done here.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return actions.WRONG  # nobody reads any more, so nobody wants to know
+            return actions.WRONG  # the reader is gone, so there is nobody to tell
         return actions.fail(f"cannot write the output: {os_error(error)}")
     except KeyboardInterrupt:
         return actions.WRONG
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="ADDR:PORT",
         action="append",
         type=_option(values.address),
-        help="listen here instead of where the configuration says; may be given several times",
+        help="listen here instead of on the configured addresses; may be repeated",
     )
     _procfs_option(serve)
     serve.add_argument(
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="scan once and print the reply", description=actions.check.__doc__)
     _config_option(check)
     _procfs_option(check)
-    check.add_argument("--json", action="store_true", help="print all that was found, as JSON")
+    check.add_argument("--json", action="store_true", help="print everything that was found, as JSON")
     check.add_argument("--workers", action="store_true", help="list what was counted: pid, user, title, reading")
     check.set_defaults(run=actions.check)
 
@@ -95,18 +95,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What is asked of the running agent."""
+    """The commands for the running agent."""
     status = commands.add_parser(
-        "status", help="show what the running agent says, and why", description=actions.status.__doc__
+        "status", help="show what the running agent replies, and why", description=actions.status.__doc__
     )
-    status.add_argument("--json", action="store_true", help="print all of it, as JSON")
+    status.add_argument("--json", action="store_true", help="print the whole status, as JSON")
     _control_option(status)
     status.set_defaults(run=actions.status)
 
     for kind, does in (
-        ("drain", "take this host out of the pool: no new clients, the present ones stay"),
+        ("drain", "take this host out of the pool: no new clients, existing ones stay"),
         ("maint", "put this host into maintenance: no clients"),
-        ("weight", "say this weight instead of the measured one"),
+        ("weight", "report this weight instead of the measured one"),
         ("ready", "end drain, maint or weight"),
     ):
         command = commands.add_parser(kind, help=does, description=f"Tells the running agent to {does}.")
@@ -114,26 +114,26 @@ def _add_operators(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             command.add_argument(
                 "weight", metavar="PERCENT", type=_option(values.plain_percent), help='"40" or "40%%", from 0 to 100'
             )
-        lasts = "for so long, such as 30m; then the agent is ready again (default: until it is ordered)"
+        lasts = 'how long the override lasts, such as 30m (default: until "busyweight ready")'
         if kind == "ready":
-            lasts = "for how long balancers are told (default: release_for in the configuration)"
+            lasts = 'how long to send "ready" to the balancers (default: reply.release_for)'
         command.add_argument("--for", dest="lasts", metavar="30m", type=_option(values.lasting), help=lasts)
         command.add_argument(
-            "--reason", metavar="TEXT", type=_option(values.reason), help="why; shown in status, log and HAProxy"
+            "--reason", metavar="TEXT", type=_option(values.reason), help="reason, shown in status, log and HAProxy"
         )
         _control_option(command)
         command.set_defaults(run=actions.order, kind=kind)
 
 
 def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What looks at the whole: this host, the running agent, and HAProxy's side."""
+    """The commands that look at this host, the running agent, and HAProxy."""
     top = commands.add_parser("top", help="watch the running agent live", description=actions.top.__doc__)
     _control_option(top)
-    top.add_argument("--once", action="store_true", help="print one frame after a second's watching, and end")
+    top.add_argument("--once", action="store_true", help="watch for a second, print one frame and exit")
     top.set_defaults(run=actions.top)
 
     doctor = commands.add_parser(
-        "doctor", help="say what works, what does not, and what to do", description=actions.doctor.__doc__
+        "doctor", help="check what works, what does not, and what to do about it", description=actions.doctor.__doc__
     )
     _config_option(doctor)
     _control_option(doctor)
@@ -141,7 +141,7 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--haproxy-socket",
         metavar="PATH",
         type=Path,
-        help="HAProxy's statistics socket: compare its weights with what the agent says",
+        help="HAProxy's stats socket: compare its weights with what the agent replies",
     )
     doctor.add_argument("--json", action="store_true", help="print every check as JSON")
     doctor.set_defaults(run=actions.doctor)
@@ -156,23 +156,21 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "servers",
         metavar="NAME=ADDR:PORT",
         nargs="*",
-        help="a server behind HAProxy, as web1=192.0.2.11:80 (default: examples)",
+        help="a server behind HAProxy, such as web1=192.0.2.11:80 (default: examples)",
     )
     snippet.set_defaults(run=actions.snippet)
 
     lint = helps.add_parser(
-        "lint", help="say what in haproxy.cfg makes the agent useless or dangerous", description=actions.lint.__doc__
+        "lint", help="find what in haproxy.cfg makes the agent useless or dangerous", description=actions.lint.__doc__
     )
     _config_option(lint)
-    lint.add_argument("--all", action="store_true", help="judge every agent-check, not only those on the agent's ports")
+    lint.add_argument("--all", action="store_true", help="check every agent-check, not only those on the agent's ports")
     lint.add_argument(
         "--haproxy-version",
         metavar="VERSION",
-        help='judge for this HAProxy, as 3.2 or 3.4.1 (default: what "haproxy -v" says on this machine)',
+        help='HAProxy version to check for, such as 3.2 or 3.4.1 (default: that of "haproxy -v" here)',
     )
-    lint.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="files and directories, as HAProxy's -f takes them"
-    )
+    lint.add_argument("files", metavar="FILE", type=Path, nargs="+", help="files and directories, as for HAProxy's -f")
     lint.set_defaults(run=actions.lint)
 
 
@@ -184,12 +182,12 @@ def _control_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--control",
         metavar="PATH",
-        help="the operators' socket (default: in $RUNTIME_DIRECTORY, else /run/busyweight/control.sock)",
+        help="the agent's control socket (default: in $RUNTIME_DIRECTORY, else /run/busyweight/control.sock)",
     )
 
 
 def _procfs_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--procfs", metavar="DIR", help="read this tree instead of what the configuration says")
+    command.add_argument("--procfs", metavar="DIR", help="procfs to read instead of the configured one")
 
 
 def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:

@@ -2,8 +2,8 @@
 /*
  * The records that the kernel programs and user space share.
  *
- * candidates.rs and filter.rs in rust/discovery/ebpf mirror them by hand; the sizes asserted here
- * are asserted there too. Nothing but plain integers belongs here.
+ * candidates.rs and filter.rs in rust/discovery/ebpf/ mirror them by hand, and
+ * assert the same sizes. Nothing but plain integers belongs here.
  */
 #ifndef BUSYWEIGHT_CANDIDATES_H
 #define BUSYWEIGHT_CANDIDATES_H

@@ -1,8 +1,7 @@
 //! WORLD. The processes of configured cgroup subtrees, from their `cgroup.procs` files.
 //!
-//! No privilege is needed, and nobody outside the units can put a process there. The files
-//! are kept open, so a scan costs one read per cgroup whatever runs elsewhere; the kernel
-//! tells by inotify when cgroups come and go below the configured ones.
+//! It needs no privilege, and nobody outside the units can put a process there. The files stay open, so a scan costs
+//! one read per cgroup whatever runs elsewhere; inotify reports when cgroups come and go below the configured ones.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,8 +13,8 @@ use super::{Discovery, Found, Look};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, ReadError, describe};
 
-/// The kernel returns at most one page per read of a `cgroup.procs`, and fills it as far as
-/// whole lines fit. So a read that leaves more room than a line needs has reached the end.
+/// The kernel returns at most one page per read of a `cgroup.procs`, with as many whole lines as fit. So a read that
+/// leaves more space than a line needs has reached the end.
 const PAGE: usize = 4096;
 const LINE_LEN_MAX: usize = 16;
 
@@ -28,7 +27,7 @@ pub struct Cgroup {
     roots: Vec<PathBuf>,
     changes: OwnedFd,
     procs: Vec<Procs>,
-    /// Something went meanwhile or could not be watched: walk again.
+    /// Something disappeared meanwhile or could not be watched: walk the tree again.
     incomplete: bool,
     pids: Vec<Pid>,
 }
@@ -48,10 +47,7 @@ impl Cgroup {
     /// In words, when there is no such mount or the pids there are not those of the root.
     pub fn new(procfs: &Procfs, cgroups: &[String]) -> Result<Self, String> {
         if !procfs.is_ours() {
-            return Err(format!(
-                "{} does not show this pid namespace, which cgroup.procs does",
-                procfs.path().display()
-            ));
+            return Err(format!("{} shows another pid namespace than cgroup.procs", procfs.path().display()));
         }
         let mounts = std::fs::read(procfs.path().join("self/mountinfo")).unwrap_or_default();
         let mounts = parse_mounts(&String::from_utf8_lossy(&mounts));
@@ -67,8 +63,8 @@ impl Cgroup {
         Ok(Self { roots, changes, procs: Vec::new(), incomplete: true, pids: Vec::new() })
     }
 
-    /// Opens every `cgroup.procs` below the roots anew. Watches come first, so that a cgroup
-    /// made meanwhile is an event for the next look.
+    /// Opens every `cgroup.procs` below the roots again. Watches come first, so that a cgroup created meanwhile is an
+    /// event for the next scan.
     fn walk(&mut self) -> Result<(), Errno> {
         self.procs.clear();
         self.incomplete = false;
@@ -92,11 +88,11 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether an event will tell when this absent root, or what leads to it, comes.
+    /// Whether an event will report when this missing root, or one of its parents, is created.
     fn is_awaited(&self, root: &Path) -> bool {
         let nearest = || root.ancestors().find(|dir| dir.is_dir());
         let there = nearest().filter(|&dir| dir != root);
-        // The next part of the way may have come just before the watch.
+        // The next directory may have been created just before the watch.
         there.is_some_and(|dir| self.watch(dir, inotify::WatchFlags::CREATE)) && nearest() == there
     }
 
@@ -162,7 +158,7 @@ impl Discovery for Cgroup {
         match self.read_tree() {
             Ok(()) => {}
             Err(e) if ReadError::from(e) == ReadError::NoFds => {
-                // Half a tree is of no use, and its descriptors are wanted elsewhere.
+                // Half a tree is useless, and its descriptors are needed elsewhere.
                 self.procs.clear();
                 self.incomplete = true;
                 return Ok(Look::Starved);

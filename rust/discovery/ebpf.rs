@@ -1,9 +1,9 @@
-//! WORLD. Processes from the kernel's own candidate set, and those that were there before it.
+//! WORLD. Processes from the candidate map in the kernel, and those that existed before it.
 //!
-//! A scan asks one counter; only when that moved is the map read, and /proc is never listed
-//! again. Who was there before the programs were attached comes from one sweep after it, and is
-//! kept here beside the map (a seed), never in it: a process could end between being seen and
-//! being written. A seed leaves when its process is gone or bears a foreign name.
+//! A scan reads one counter; only if that changed does it read the map, and it never lists /proc again. Processes
+//! from before the programs were attached come from one sweep afterwards and are kept here next to the map (as
+//! seeds), never in it: a process could exit between being seen and being written. A seed is dropped when its process
+//! is gone or has a name outside the filter.
 
 mod candidates;
 mod filter;
@@ -26,14 +26,13 @@ use crate::selector::Selector;
 /// Where the kernel tells its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Room in the kernel's map: 1.3 MB of its memory. A host with more candidates is swept.
+/// Size of the kernel's map: 1.3 MB of kernel memory. On a host with more candidates the sweep takes over.
 const CANDIDATES_MAX: u32 = 16_384;
 
 /// Skipped programs are asked for once in so many looks; it takes three system calls.
 const LOOKS_PER_CHECK: u32 = 64;
 
-/// The programs and their map, which a reload hands on: by then the privileges to load them
-/// again are gone.
+/// The programs and their map, which a reload passes on: by then the privileges to load them again are gone.
 pub type SharedCandidates = Arc<Mutex<Candidates>>;
 
 /// See the module.
@@ -94,7 +93,7 @@ impl Ebpf {
         })
     }
 
-    /// What has moved in the kernel; an error if something got lost there.
+    /// What has changed in the kernel; an error if something was lost there.
     fn counters(&mut self) -> Result<Counters, String> {
         let candidates = lock(&self.candidates);
         let counters = candidates.counters().map_err(|e| e.to_string())?;

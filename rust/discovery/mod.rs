@@ -1,4 +1,4 @@
-//! WORLD. Which processes may be workers: three ways to find out, one contract.
+//! WORLD. Which processes may be workers: three implementations, one contract.
 //!
 //! A discovery delivers pids and nothing else; it never reads a title. Every one of them must
 //! lead to the same counts, and the parity tests compare them.
@@ -24,12 +24,11 @@ pub struct Found {
 /// What one look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// The same processes as last time; the list was left alone.
+    /// The same processes as last time; the list is unchanged.
     Same,
     /// The list holds all processes that may be workers, ascending.
     Listed,
-    /// No file descriptor was free, so nothing is known; the list was left alone. A later look
-    /// may see again.
+    /// No file descriptor was free, so nothing is known; the list is unchanged. A later scan may succeed.
     Starved,
 }
 
@@ -51,7 +50,7 @@ pub trait Discovery: Send {
         false
     }
 
-    /// Told by the tracker that a process is gone, or can never be a worker under its name.
+    /// The tracker reports that a process is gone, or can never be a worker under its name.
     fn forget(&mut self, _pid: Pid) {}
 
     /// The programs in the kernel, for a successor to take over.
@@ -59,25 +58,24 @@ pub trait Discovery: Send {
         None
     }
 
-    /// How many processes besides the workers may be read again in every scan. Where the
-    /// list is short by nature, a new worker then counts in the very next scan.
+    /// How many processes in addition to the workers may be read again in every scan. If the list is naturally short,
+    /// a new worker then counts in the very next scan.
     fn rechecks_each_scan_max(&self) -> usize {
         0
     }
 }
 
-/// What was chosen, and why not the better one.
+/// The chosen discovery, and why not a better one.
 pub struct Choice {
     /// The discovery to begin with.
     pub discovery: Box<dyn Discovery>,
-    /// What was wanted and is not to be had, each with its reason; empty if nothing was.
+    /// Better discoveries that are not available, each with the reason.
     pub refused: Vec<String>,
 }
 
-/// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep;
-/// a way that was asked for by name and is not to be had is replaced by the sweep. `former`
-/// programs are taken over; without any, privileges to load new ones are needed, and given up
-/// afterwards if `drop_privileges`.
+/// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep; a discovery configured
+/// by name that is not available is replaced by the sweep. `former` programs are taken over; without any, privileges
+/// to load new ones are needed, and dropped afterwards if `drop_privileges`.
 #[must_use]
 pub fn choose(
     kind: &str,
@@ -95,21 +93,21 @@ pub fn choose(
     }
     if drop_privileges {
         if let Err(why) = ebpf::give_up_privileges() {
-            refused.push(format!("giving up privileges: {why}"));
+            refused.push(format!("dropping privileges: {why}"));
         }
     }
     if matches!(kind, "auto" | "cgroup") {
         match cgroup(procfs, selectors) {
             Ok(Some(discovery)) => return Choice { discovery: Box::new(discovery), refused },
             Ok(None) if kind == "auto" => {}
-            Ok(None) => refused.push("cgroup: not every pool names its cgroups: set workers.cgroups".into()),
+            Ok(None) => refused.push("cgroup: not every pool sets its cgroups: set workers.cgroups".into()),
             Err(why) => refused.push(format!("cgroup: {why}")),
         }
     }
     Choice { discovery: Box::new(sweep::Sweep::new(procfs)), refused }
 }
 
-/// `None` where the configuration names no cgroups.
+/// `None` if the configuration names no cgroups.
 fn cgroup(procfs: &Procfs, selectors: &[Selector]) -> Result<Option<cgroup::Cgroup>, String> {
     if selectors.iter().any(|s| s.cgroups.is_empty()) {
         return Ok(None);

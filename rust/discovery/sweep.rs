@@ -1,8 +1,7 @@
 //! WORLD. All of /proc, listed in every scan. Works everywhere and needs no privilege.
 //!
-//! On a quiet host the listing is spared: the last field of /proc/loadavg is the pid that was
-//! given out last, and while it stands still no process can have come. (Those that went are
-//! noticed by their kept files.)
+//! On a quiet host the listing is skipped: the last field of /proc/loadavg is the most recently assigned pid, and
+//! while it does not change, no process can have come. (Kept files reveal processes that exited.)
 
 use std::os::fd::OwnedFd;
 
@@ -10,8 +9,8 @@ use super::{Discovery, Found, Look};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, describe, read_at_start};
 
-/// The shortcut is not trusted for ever: a process restored by CRIU takes its old pid without
-/// moving the last one given out.
+/// The shortcut is not trusted for ever: a process restored by CRIU takes its old pid without changing the most
+/// recently assigned one.
 const LOOKS_PER_LISTING_MAX: u32 = 20;
 
 /// See the module.
@@ -35,8 +34,8 @@ impl Sweep {
 
     /// Whether no process can have come since the last listing.
     ///
-    /// A pid is given out a moment before its process shows in /proc. So the number must have
-    /// stood still over a whole look before its standing still means anything.
+    /// A pid is assigned a moment before its process appears in /proc. So the number must have stayed the same over a
+    /// whole scan before that means anything.
     fn nobody_came(&mut self) -> bool {
         let now = self.loadavg.as_ref().and_then(|fd| parse_last_pid(read_at_start(fd, &mut [0; 128]).ok()?));
         let same = now.is_some() && now == self.last_pid;
@@ -64,7 +63,7 @@ impl Discovery for Sweep {
     }
 }
 
-/// Whether the number moves with a pid of our own, a thread's. There are kernels that always say 0 (gVisor).
+/// Whether the number changes when we use a pid ourselves, for a thread. Some kernels always report 0 (gVisor).
 fn moves(loadavg: &OwnedFd) -> bool {
     let last_pid = || parse_last_pid(read_at_start(loadavg, &mut [0; 128]).ok()?);
     let before = last_pid();

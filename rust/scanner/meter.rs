@@ -1,16 +1,16 @@
-//! What scans cost of one core: by the wall clock where they are cheap, by CPU time where not.
+//! What scans cost of one core: by the wall clock for cheap scans, by CPU time for others.
 
 use std::time::Duration;
 
-/// A scan that took less is charged by the wall clock, which asks no system call.
+/// A scan that took less is charged by the wall clock, which needs no system call.
 const CHEAP: Duration = Duration::from_millis(2);
 
-/// By the wall clock too much is charged on a busy host, and a dear scan is then let off as much.
-/// So the CPU time is asked for whenever cheap scans took this long together.
+/// On a busy host the wall clock charges too much, and the next expensive scan is charged that much less. So the CPU
+/// time is read whenever cheap scans took this long together.
 const CREDIT_MAX: Duration = Duration::from_millis(100);
 
-/// What scans cost. Asking for a thread's CPU time is a system call, so a cheap scan is charged by
-/// the wall clock, which is not less.
+/// What scans cost. Reading a thread's CPU time is a system call, so a cheap scan is charged by the wall clock, which
+/// is never less.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     /// The thread's CPU time when it was last asked for, and what was charged since.

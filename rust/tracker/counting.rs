@@ -1,4 +1,4 @@
-//! What is known adds up: counts for a snapshot, and a list for people. Nothing is read here.
+//! Adds up what is known: counts for a snapshot, and a list for people. Nothing is read here.
 
 use super::{Entry, State, Tracker, WorkerInfo};
 use crate::snapshot::{self, Counts, Member};
@@ -25,11 +25,11 @@ impl Tracker {
         infos.collect()
     }
 
-    /// Processes that may be workers of a selector, and that must not be read. Those that hung a reader are not
-    /// among them: anybody can make one, and would make the host's state unknown with it.
+    /// Possible workers of a selector that the agent may not read. Quarantined processes are not among them: any user
+    /// can create one, and could so make the host's state unknown.
     fn unread(&self, bit: u32) -> u32 {
         let denied = |entry: &&Entry| matches!(entry.state, State::Denied(mask) if mask & bit != 0);
-        // Hardly a host has any, and then all entries need not be asked.
+        // Hardly any host has one, so all entries need not be checked.
         if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() as u32 }
     }
 

@@ -1,32 +1,32 @@
-//! WORLD. Who is there: the discovery is asked, makes do with fewer files, or gives its place to a sweep.
+//! WORLD. Which processes exist: asks the discovery, frees file descriptors for it, or replaces it with a sweep.
 //!
-//! What cannot be seen is never taken for nobody.
+//! What cannot be seen is never taken for nothing.
 
 use super::{Entry, State, Tracker};
 use crate::discovery::{Look, sweep::Sweep};
 use crate::read_task::Kind;
 
-/// File descriptors given back when the process has run out of them.
+/// How many file descriptors are freed when the process has run out of them.
 const GIVE_BACK: usize = 16;
 
-/// Scans in a row for which the discovery may find no file descriptor. After that, more are wanted
-/// than there will ever be, and a sweep, which wants one, is better than nothing.
+/// How many scans in a row the discovery may find no free file descriptor. After that, it probably needs more than
+/// there will ever be, and a sweep, which needs one, is better than nothing.
 const STARVED_MAX: u32 = 20;
 
 impl Tracker {
     /// What the discovery says now; `None` if it cannot see.
     pub(super) fn look(&mut self) -> Option<Look> {
         let mut looked = self.discovery.look(&mut self.procfs, &mut self.found);
-        // A kept title is worth less than to know who is there.
+        // Knowing which processes exist matters more than a kept title.
         while looked == Ok(Look::Starved) && self.give_back() {
             looked = self.discovery.look(&mut self.procfs, &mut self.found);
         }
         self.starved = if looked == Ok(Look::Starved) { self.starved + 1 } else { 0 };
         if self.starved > STARVED_MAX {
-            looked = Err("no file descriptors for so many files".into());
+            looked = Err("out of file descriptors".into());
         }
         if let (Err(why), false) = (&looked, self.discovery.name() == "sweep") {
-            self.fallback = Some(format!("{} gave up: {why}", self.discovery.name()));
+            self.fallback = Some(format!("{} failed: {why}", self.discovery.name()));
             self.discovery = Box::new(Sweep::new(&self.procfs));
             // Those that it has not named before need not be new.
             self.first = true;
@@ -47,7 +47,7 @@ impl Tracker {
                 }
             }
         }
-        // A queued task holds its file too, and must let go of it.
+        // A queued task holds its file too, and must release it.
         for task in &mut self.queue {
             if let Kind::Title { files, .. } = &mut task.kind {
                 *files = None;

@@ -1,5 +1,5 @@
-//! What a read says about a process: a title, a look at the whole of it, that it is gone, or that there was no
-//! file descriptor. Each puts the process into a state; nothing is read here.
+//! The outcomes of a read: a title, a full probe, that the process is gone, or that there was no file descriptor.
+//! Each puts the process into a state; nothing is read here.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ impl Tracker {
         let was_foreign = matches!(entry.state, State::Foreign);
         let seen_before = !matches!(entry.state, State::Unread);
         match probed.found {
-            // Its second look: at the first, it may have been in the middle of a rename that began
-            // before the kernel's programs were there to report it.
+            // The second check: at the first, it may have been in the middle of a rename that started before the BPF
+            // programs could report it.
             Match::Foreign if seen_before && self.discovery.reports_renames(pid) => {
                 self.discovery.forget(pid);
                 self.drop_entry(pid);
@@ -64,8 +64,8 @@ impl Tracker {
             Match::Candidate if was_foreign => self.renamed(pid, State::Candidate),
             Match::Candidate => self.settle(pid, State::Candidate),
             Match::Worker { files, accepted, readings, ppid, uid, title, cpu_ns } => {
-                // A copy whose parent has gone before it was ever seen shows what a worker never does: a title
-                // of many threads, and one or two.
+                // A copy whose parent exited before it was ever seen is recognisable: its title shows many threads,
+                // but it has only one or two.
                 let orphaned = |i: &usize| {
                     matches!(readings[*i], Reading::Worker { total: 3.., .. })
                         && ppid == 1
@@ -94,8 +94,8 @@ impl Tracker {
         }
     }
 
-    /// A process stays unread for want of a file descriptor. It may be anything, so this scan
-    /// has not seen the host; a known worker keeps its last reading.
+    /// A process stays unread for lack of a file descriptor. It may be anything, so this scan is incomplete; a known
+    /// worker keeps its last reading.
     pub(super) fn starved(&mut self, pid: Pid) {
         self.next.visible = false;
         if !self.workers.contains(&pid) {
@@ -114,7 +114,7 @@ impl Tracker {
         let listed = self.found.binary_search_by_key(&task.pid, |f| f.pid).is_ok();
         if matches!(task.kind, Kind::Title { .. }) {
             self.drop_entry(task.pid);
-            // Its pid may be another process's by now, which no listing would tell.
+            // Its pid may belong to another process by now, which no listing would show.
             if listed {
                 let now_ms = self.now_ms;
                 let fresh = Entry {

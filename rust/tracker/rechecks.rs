@@ -1,7 +1,7 @@
-//! PURE. When processes are looked at again: by time, not by scan.
+//! PURE. When processes are re-checked: by time, not by scan.
 //!
-//! A title write raises no kernel event, so whatever is not a worker may have become one. Times
-//! are milliseconds of one clock. It must never look at a process itself.
+//! A title write raises no kernel event, so any process that is not a worker may become one. Times are milliseconds
+//! of one clock. This file must never read a process itself.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,22 +14,22 @@ const YOUNG_MS: u64 = 120_000;
 const YOUNG_PERIOD_MS: u64 = 1_000;
 /// All others are spread evenly over this time.
 const OLD_PERIOD_MS: u64 = 30_000;
-/// Those that were there before us, and may be either, show their age within this time.
+/// The ages of processes from before the start are determined within this time.
 pub(super) const UNKNOWN_PERIOD_MS: u64 = 4_000;
 
-/// What decides how often a process is looked at.
+/// What determines how often a process is re-checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It is read in every scan; to look at it whole is for its name, user and cgroup.
+    /// Its title is read in every scan; the re-check is for its name, user and cgroup.
     Worker,
-    /// A name that is in no filter, and many processes have.
+    /// A name that is in no filter, as with most processes.
     Foreign,
     /// Anything else.
     Other,
 }
 
-/// Who is due when. A process may be planned anew before its turn: only the newest plan counts,
-/// which is for the caller to know.
+/// The schedule of re-checks. A process may be rescheduled before its turn: only the newest entry counts, which the
+/// caller must check.
 #[derive(Debug, Default)]
 pub(super) struct Rechecks {
     planned: BinaryHeap<Reverse<(u64, Pid)>>,
@@ -66,7 +66,7 @@ pub(super) fn is_young(came_ms: Option<u64>, now_ms: u64) -> bool {
 pub(super) fn due_ms(pid: Pid, kind: Kind, came_ms: Option<u64>, now_ms: u64) -> u64 {
     match (kind, came_ms) {
         (Kind::Worker, _) => next_turn(pid, now_ms, OLD_PERIOD_MS),
-        // Many: their start would double the first scan's cost.
+        // There are many: reading their start times would double the first scan's cost.
         (Kind::Foreign, None) => next_turn(pid, now_ms, UNKNOWN_PERIOD_MS),
         (_, Some(_)) if !is_young(came_ms, now_ms) => next_turn(pid, now_ms, OLD_PERIOD_MS),
         _ => now_ms + YOUNG_PERIOD_MS,

@@ -261,7 +261,7 @@ fn a_discovery_that_ends_is_replaced_by_a_sweep_that_counts_the_same_and_calls_n
     assert_eq!((before.discovery, before.pools[0].workers, host.tracker.fallback()), ("mortal", 1, None));
     let after = host.scan(START_MS + 500);
     assert_eq!((after.discovery, &after.pools), ("sweep", &before.pools));
-    assert_eq!(host.tracker.fallback(), Some("mortal gave up: it is tired"));
+    assert_eq!(host.tracker.fallback(), Some("mortal failed: it is tired"));
     host.scan(START_MS + 10_000);
     // As old as its start says, it is not looked at every second.
     let times = host.probes_of(8, START_MS + 10_100, START_MS + 100_000, 100);

@@ -349,7 +349,7 @@ def test_ebpf_drop_in_is_enough_for_ebpf_and_needed_for_it(agent: Machine) -> No
         said = agent.run("journalctl", "--unit", SERVICE, f"--since=@{since}").stdout
         told = json.loads(busyweight(agent, "status", "--json"))
         threads = statuses_of_threads(agent)
-    assert "finds workers by ebpf" in said
+    assert "finding workers by ebpf" in said
     assert "not available" not in said
     assert told["sample"]["discovery"] == "ebpf"
     # Capabilities belong to threads: the one that scans is not the one that loaded.

@@ -188,7 +188,7 @@ count = "jobs"
     assert by_key["extra"].startswith("unknown key; allowed here: listen, allow, [workers],")
     assert by_key["workers.preset"].startswith('found "sidekick"; allowed: "sidekiq" | "faktory"')
     assert by_key["workers.users"] == 'found "no-such-user-here"; no such user on this host'
-    assert by_key["weight.capacity"] == 'found "slots"; it goes with count = "threads" only'
+    assert by_key["weight.capacity"] == 'found "slots"; allowed only with count = "threads"'
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ WARNED = {
     "[scan]\nfresh_for = '50ms'": "older than fresh_for",
     "[scan]\nfresh_for = '0ms'": "older than fresh_for",
     "[scan]\nwait_at_most = '1s'": "too late",
-    "[scan]\nfresh_for = '0ms'\nmin_gap = '0ms'\nwait_at_most = '0ms'": "from the scan before",
+    "[scan]\nfresh_for = '0ms'\nmin_gap = '0ms'\nwait_at_most = '0ms'": "based on the previous scan",
     "[reply]\nrelease_for = '0ms'": "not released",
 }
 

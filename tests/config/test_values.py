@@ -87,7 +87,7 @@ def test_a_wrong_item_of_a_list_is_named() -> None:
 
 
 def test_a_wrong_item_of_a_list_is_refused_in_its_own_words() -> None:
-    with pytest.raises(Wrong, match=r"item 1 \('fe80::1%eth0'\) must be a network without the name of an interface"):
+    with pytest.raises(Wrong, match=r"item 1 \('fe80::1%eth0'\) must be a network without an interface name"):
         values.list_of(values.network)(["fe80::1%eth0"])
 
 

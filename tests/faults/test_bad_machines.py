@@ -262,7 +262,7 @@ def test_a_disk_that_hangs_keeps_no_poll_waiting_and_has_the_last_order_when_it_
         while ordering.is_alive():
             heard.add(agent.ask())
             ordering.join(0.02)
-        assert "the disk has not answered for" in told[0]["state_file"]["write_error"]
+        assert "the disk has not responded for" in told[0]["state_file"]["write_error"]
         return heard
 
     def writers() -> int:

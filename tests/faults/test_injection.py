@@ -256,7 +256,7 @@ def reload(agent: TreeAgent) -> None:
 
 
 def reloaded(agent: TreeAgent) -> bool:
-    return any(end in agent.log_text() for end in ("reloaded the configuration", "the former one stays"))
+    return any(end in agent.log_text() for end in ("reloaded the configuration", "reload failed"))
 
 
 def command(agent: Injected, kind: str) -> None:

@@ -163,7 +163,7 @@ class Life(RuleBasedStateMachine):
     def end_by_the_release(self) -> None:
         self.settle(self.order or ("ready", 100), "as the last word")
         # It may still say what it said before, where that is the same: the log tells that it releases.
-        self.wait(lambda: "stopping: says" in self.agent.tail(1) or not self.agent.running, "releasing")
+        self.wait(lambda: "stopping: replying" in self.agent.tail(1) or not self.agent.running, "releasing")
         self.agent.send(signal.SIGTERM)
         self.wait(lambda: not self.agent.running, "ended")
 
@@ -192,7 +192,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         def reloads() -> int:
-            return sum(self.agent.log_text().count(end) for end in ("reloaded the configuration", "former one stays"))
+            return sum(self.agent.log_text().count(end) for end in ("reloaded the configuration", "reload failed"))
 
         before = reloads()
         self.agent.send(signal.SIGHUP)

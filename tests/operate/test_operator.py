@@ -25,8 +25,8 @@ RELEASE_FOR = 'release_for = "500ms"'
 SHORTER = f"[reply]\n{RELEASE_FOR}\n"
 
 NOTHING = [
-    "nothing was in force; nothing changes",
-    "if HAProxy keeps what a restart lost: busyweight drain, then busyweight ready",
+    "no override was active; nothing changes",
+    "if HAProxy still shows a drain or maint: busyweight drain, then busyweight ready",
 ]
 
 
@@ -74,7 +74,7 @@ def again(agent: Agent) -> None:
 @pytest.mark.parametrize("kind", ["drain", "maint"])
 def test_a_lock_is_said_until_ready_which_is_said_for_a_while_and_never_again(agent: Agent, kind: str) -> None:
     told = agent.order(kind, "--reason", "kernel update")
-    assert told.startswith(f"in force: {kind} by ")
+    assert told.startswith(f"active: {kind} by ")
     line = agent.ask().decode()
     assert line.startswith(f"{kind} up #{kind} by ")
     assert line.endswith(": kernel update\n")
@@ -83,7 +83,7 @@ def test_a_lock_is_said_until_ready_which_is_said_for_a_while_and_never_again(ag
     assert f"ended: {kind} by " in agent.order("ready", "--reason", "done")
     assert agent.ask() == b"ready " + SAMPLE
     agent.wait_answer(SAMPLE)
-    assert agent.order("ready").splitlines() == [*NOTHING, "says 'up 75% #1/4 busy'"]
+    assert agent.order("ready").splitlines() == [*NOTHING, "replying 'up 75% #1/4 busy'"]
     assert agent.ask() == SAMPLE
 
 
@@ -108,7 +108,7 @@ def test_an_override_ends_by_itself_when_its_time_is_over(agent: Agent, words: t
 
 def test_without_polls_an_override_ends_by_itself_too(agent: Agent) -> None:
     agent.order("drain", "--for", "1s")
-    until(lambda: "over: drain by" in agent.log_text(), "the end is logged", DEADLINE_S, agent.evidence)
+    until(lambda: "override expired: drain by" in agent.log_text(), "the end is logged", DEADLINE_S, agent.evidence)
 
 
 def test_the_last_order_is_the_one_in_force(agent: Agent) -> None:
@@ -154,7 +154,7 @@ def test_who_when_why_and_until_when_are_in_status_and_log(agent: Agent) -> None
     shown = agent.order("status")
     assert f"override   drain by {override['who']}, since " in shown
     assert ": kernel update" in shown
-    logged = [line for line in agent.log_text().splitlines() if "in force: drain" in line]
+    logged = [line for line in agent.log_text().splitlines() if "override active: drain" in line]
     assert len(logged) == 1
     assert f"drain by {override['who']} since " in logged[0]
     assert logged[0].endswith(": kernel update")
@@ -184,7 +184,7 @@ def test_status_shows_what_is_said_and_what_it_rests_on(agent: Agent) -> None:
     assert told["override"] is None
     assert told["state_file"]["write_error"] is None
     shown = agent.order("status")
-    assert "says       'up 75% #1/4 busy' for " in shown
+    assert "reply      'up 75% #1/4 busy' for " in shown
     assert "workers    1: 1 busy, 3 of 10 threads\n" in shown
     assert f"listening  127.0.0.1:{agent.port}\n" in shown
     assert "override   none\n" in shown
@@ -260,7 +260,7 @@ def test_a_second_agent_leaves_the_socket_alone_names_it_and_serves_without(agen
     second = prepared(tmp_path / "second")
     second.control = agent.control
     with second:
-        assert f"another agent (pid {agent.pid}) has it; it is left alone; serves without" in second.log_text()
+        assert f"in use by another agent (pid {agent.pid}); leaving it alone" in second.log_text()
         assert second.ask() == SAMPLE
     assert status(agent)["agent"]["pid"] == agent.pid
 
@@ -285,7 +285,7 @@ def test_stopping_says_the_override_instead_of_the_release_and_forgets_nothing(a
     agent.order("drain", "--reason", "kernel update")
     said = agent.ask()
     agent.send(signal.SIGTERM)
-    until(lambda: "stopping: says 'drain up #" in agent.log_text(), "stopping", DEADLINE_S, agent.evidence)
+    until(lambda: "stopping: replying 'drain up #" in agent.log_text(), "stopping", DEADLINE_S, agent.evidence)
     assert agent.wait_exit(DEADLINE_S) == 0
     assert "100%" not in agent.log_text()
     assert not agent.control.exists()
@@ -358,7 +358,7 @@ def test_what_ran_out_while_the_agent_was_away_is_taken_back(agent: Agent) -> No
     kill(agent)
     until(lambda: time.time() > end_s, "the time is over", DEADLINE_S)
     again(agent)
-    assert "ran out meanwhile: drain by" in agent.log_text()
+    assert "override expired while the agent was down: drain by" in agent.log_text()
     agent.wait_answer(b"ready " + SAMPLE)
     agent.wait_answer(SAMPLE)
 
@@ -374,7 +374,7 @@ def test_a_damaged_state_file_is_set_aside_and_told(agent: Agent) -> None:
     again(agent)
     assert agent.ask() == SAMPLE
     for told in (agent.log_text(), agent.order("status")):
-        assert f"{state}: not JSON, or not all of it; set aside as " in told
+        assert f"{state}: not valid JSON, or truncated; set aside as " in told
         assert WAY_OUT in told
 
 
@@ -384,9 +384,9 @@ def test_a_drain_that_a_damaged_state_file_forgot_is_taken_back_once_if_ready_is
     (agent.home / "state" / "override.json").write_bytes(b"")
     again(agent)
     assert agent.ask() == SAMPLE, "never by itself"
-    assert "says ready to every poll for " in agent.order("ready", "--reason", "all well")
+    assert "sending ready to every poll for " in agent.order("ready", "--reason", "all well")
     assert agent.ask() == b"ready " + SAMPLE
-    assert "ends what was in force before the start, if anything was: all well" in agent.log_text()
+    assert "ends any override from before the start: all well" in agent.log_text()
     agent.wait_answer(SAMPLE)
     assert WAY_OUT not in agent.order("status")
     assert agent.order("ready").splitlines()[:2] == NOTHING
@@ -401,7 +401,7 @@ def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_i
         assert agent.log_text().count(str(agent.home / "state")) == 1
         done = agent.run("drain", "--control", str(agent.control))
         assert done.returncode == 0
-        assert f"warning: {agent.home / 'state'}: file exists: this is in memory only" in done.stderr
+        assert f"warning: {agent.home / 'state'}: file exists: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"drain up #")
         assert "overrides are in memory only" in agent.order("status")
         (agent.home / "state").unlink()
@@ -430,7 +430,7 @@ def test_a_full_disk_is_told_and_overrides_work_in_memory(small_disk: Path, tmp_
         (small_disk / "log").write_bytes(b"x" * 4096)
         done = agent.run("drain", "--control", str(agent.control))
         assert done.returncode == 0
-        assert "no space left on device: this is in memory only" in done.stderr
+        assert "no space left on device: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"drain up #")
         assert "no space left on device" in agent.log_text()
         assert "no space left on device" in agent.order("status")
@@ -461,7 +461,7 @@ def test_a_read_only_disk_is_told_and_overrides_work_in_memory(small_disk: Path,
         assert agent.log_text().count("overrides will not survive a restart") == 1
         done = agent.run("maint", "--control", str(agent.control))
         assert done.returncode == 0
-        assert "read-only file system: this is in memory only" in done.stderr
+        assert "read-only file system: the override is in memory only" in done.stderr
         assert agent.ask().startswith(b"maint up #")
         kill(agent)
         again(agent)

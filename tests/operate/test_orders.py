@@ -36,7 +36,7 @@ def test_without_a_thread_to_record_it_an_order_is_in_force_and_told_and_ends_in
         told = await orders.order(DRAIN, "alice")
         assert said.get_nowait() == "drain"
         assert told["override"]["kind"] == "drain"
-        assert told["state_file"]["write_error"] == f"{tmp_path}: no thread is to be had"
+        assert told["state_file"]["write_error"] == f"{tmp_path}: cannot start a thread"
         clock.now_s += 61
         orders.look()
         assert await asyncio.wait_for(said.get(), DEADLINE_S) == "ready"

@@ -201,7 +201,7 @@ def test_what_is_no_record_is_refused_as_such(value: dict[str, Any], inner: dict
     try:
         record = override.from_value(value)
     except ValueError as error:
-        assert str(error) == "not a record of overrides"
+        assert str(error) == "not a valid override record"
     else:
         assert override.to_value(record) == value
 
@@ -209,7 +209,7 @@ def test_what_is_no_record_is_refused_as_such(value: dict[str, Any], inner: dict
 def test_a_record_of_a_lock_with_a_weight_is_none() -> None:
     value = override.to_value(PersistedOverride(ordered("drain")))
     value["override"]["weight"] = 40
-    with pytest.raises(ValueError, match="not a record"):
+    with pytest.raises(ValueError, match="not a valid override record"):
         override.from_value(value)
 
 

@@ -119,17 +119,17 @@ def test_one_connection_asks_as_often_as_it_likes(served: ControlSocket) -> None
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
-        (b"\n", "not a line of JSON"),
-        (b"drain\n", "not a line of JSON"),
-        (b"\xff\xff\n", "not a line of JSON"),
-        (b"[" * 4000 + b"\n", "not a line of JSON"),
+        (b"\n", "not one line of JSON"),
+        (b"drain\n", "not one line of JSON"),
+        (b"\xff\xff\n", "not one line of JSON"),
+        (b"[" * 4000 + b"\n", "not one line of JSON"),
         (b"[1]\n", "not a JSON object"),
         (b"{}\n", 'no "command"'),
         (b'{"command": 7}\n', 'no "command"'),
         (b'{"command": "dance"}\n', "unknown command 'dance'; allowed: echo, large, broken"),
-        (b'{"command": "echo", "version": 2}\n', "version 2 of the protocol is not known here; allowed: 1"),
+        (b'{"command": "echo", "version": 2}\n', "version 2 of the protocol is not supported; allowed: 1"),
         (b'{"command": "echo", "version": true}\n', "version True of the protocol"),
-        (b'{"command": "echo"}', "the line has no end"),
+        (b'{"command": "echo"}', "incomplete line"),
         (b"x" * (LINE_LEN_MAX + 1), f"longer than {LINE_LEN_MAX} bytes"),
         (b'{"command": "broken"}\n', "the agent failed"),
     ],
@@ -247,7 +247,7 @@ def ask_as(path: Path, uid: int, gid: int, groups: list[int]) -> dict[str, Any]:
 def test_a_stranger_is_refused_in_clear_words(open_path: Path) -> None:
     with serving(open_path):
         told = ask_as(open_path, NOBODY, NOBODY, [GROUP])
-    assert told["error"].startswith(f"refused: uid {NOBODY} may not command this agent; root may.")
+    assert told["error"].startswith(f"refused: uid {NOBODY} may not control this agent; root may.")
 
 
 def test_a_stranger_is_refused_though_nobody_tells_users_names(
@@ -308,13 +308,13 @@ def test_a_dead_agents_socket_is_replaced(path: Path) -> None:
 def test_a_live_agents_socket_is_left_alone_and_named(served: ControlSocket) -> None:
     with pytest.raises(ControlSocketError) as refused:
         open_socket(served.path)
-    assert f"{served.path}: another agent (pid {os.getpid()}) has it" in str(refused.value)
+    assert f"{served.path}: in use by another agent (pid {os.getpid()})" in str(refused.value)
     assert client.ask(served.path, "echo")["ok"]
 
 
 def test_what_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(ControlSocketError, match="no socket is there; it is left alone"):
+    with pytest.raises(ControlSocketError, match="not a socket; leaving it alone"):
         open_socket(path)
     assert path.read_text() == "precious"
 
@@ -341,8 +341,8 @@ def test_a_successors_socket_is_not_taken_away(path: Path) -> None:
     ("sends", "error"),
     [
         (b"", "answered nothing"),
-        (b"HTTP/1.1 400 Bad Request\r\n", "something else than the control protocol"),
-        (b"[]\n", "something else"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "something other than the control protocol"),
+        (b"[]\n", "something other"),
         (b'{"version": 2, "ok": true}\n', "the agent speaks version 2 of the protocol, this command 1"),
         (b'{"version": 1, "ok": false, "error": "no"}\n', "no"),
     ],
@@ -365,11 +365,11 @@ def test_an_answer_that_is_none_is_named(path: Path, sends: bytes, error: str) -
 
 
 def test_an_agent_that_does_not_run_is_named_with_the_remedy(path: Path) -> None:
-    with pytest.raises(client.ClientError, match=f"no agent at {path}: it does not run"):
+    with pytest.raises(client.ClientError, match=f"no agent at {path}: it is not running"):
         client.ask(path, "status")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    with pytest.raises(client.ClientError, match=f"no agent at {path}: the one that made this socket is dead"):
+    with pytest.raises(client.ClientError, match=f"no agent at {path}: the one that created this socket is gone"):
         client.ask(path, "status")
 
 

@@ -67,13 +67,13 @@ def test_the_format_is_read_as_documented(tmp_path: Path) -> None:
     ("content", "why"),
     [
         (b"", "empty"),
-        (valid()[:40], "not JSON, or not all of it"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 60_000, "not JSON"),
-        (b"[]", "without a version"),
-        (valid().replace(b'"version": 1', b'"version": 2'), "of another version than 1"),
-        (valid().replace(b'"maint"', b'"havoc"'), "not a record of overrides"),
-        (valid().replace(b"1800000000.0", b"NaN"), "not a record of overrides"),
+        (valid()[:40], "not valid JSON, or truncated"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 60_000, "not valid JSON"),
+        (b"[]", "it has no version"),
+        (valid().replace(b'"version": 1', b'"version": 2'), "not version 1"),
+        (valid().replace(b'"maint"', b'"havoc"'), "not a valid override record"),
+        (valid().replace(b"1800000000.0", b"NaN"), "not a valid override record"),
         (valid() + b" " * state.SIZE_MAX, "larger than"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_file_of_somebody_else_is_set_aside(tmp_path: Path, monkeypatch: pytes
     file = StateFile(tmp_path)
     assert file.load() == PersistedOverride()
     assert file.load_warning is not None
-    assert "belongs to user" in file.load_warning
+    assert "owned by uid" in file.load_warning
     assert not (tmp_path / NAME).exists()
 
 
@@ -172,7 +172,7 @@ def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_i
         for n in range(100):
             await file.save(replace(RECORD, ready_owed=n % 2 == 0))
         await file.save(newest)
-        assert file.write_error == f"{tmp_path}: the disk has not answered for 0.001 s"
+        assert file.write_error == f"{tmp_path}: the disk has not responded for 0.001 s"
         assert file.recorded is None
         assert len(set(threading.enumerate()) - threads) == 1
         back.set()
@@ -188,7 +188,7 @@ def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_i
 def test_where_no_thread_is_to_be_had_that_is_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = StateFile(tmp_path)
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    assert save(file, RECORD) == f"{tmp_path}: no thread is to be had"
+    assert save(file, RECORD) == f"{tmp_path}: cannot start a thread"
     monkeypatch.undo()
     assert save(file, RECORD) is None
     assert saved(tmp_path) == RECORD

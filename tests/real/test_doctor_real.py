@@ -83,14 +83,14 @@ def test_haproxys_weights_are_compared_with_what_the_agent_says(host: Host, hapr
     with host.agent, haproxy:
         found = host.doctor("--haproxy-socket", str(haproxy.socket))
         assert states(found["haproxy"]) == ["ok"]
-        assert found["haproxy"][0]["what"] == "weighs as the agent says: web/a 75 of 100, web/b 75 of 100"
-        assert "so it is about" in found["agent-inter"][0]["what"]
+        assert found["haproxy"][0]["what"] == "weights match the agent's: web/a 75 of 100, web/b 75 of 100"
+        assert "so agent-inter is about" in found["agent-inter"][0]["what"]
 
         haproxy.change("disable agent web/b")
         haproxy.change("set weight web/b 10%")
         found = host.doctor("--haproxy-socket", str(haproxy.socket))
         assert states(found["haproxy"]) == ["warn", "ok"]
-        assert "web/b: its agent-check is disabled, and weight 10 stays" in found["haproxy"][0]["what"]
+        assert "web/b: its agent-check is disabled, so it stays at weight 10" in found["haproxy"][0]["what"]
 
 
 def test_a_weight_that_is_not_what_the_agent_says_is_a_fail(home: Path, host: Host, haproxy: HAProxy) -> None:
@@ -101,7 +101,7 @@ def test_a_weight_that_is_not_what_the_agent_says_is_a_fail(home: Path, host: Ho
     with host.agent, haproxy:
         found = host.doctor("--haproxy-socket", str(haproxy.socket))
     assert states(found["haproxy"]) == ["fail", "fail"]
-    assert found["haproxy"][0]["what"] == "web/a: weight 100 of 100, but the agent says 'up 75% #3/12 busy'"
+    assert found["haproxy"][0]["what"] == "web/a: weight 100 of 100, but the agent replies 'up 75% #3/12 busy'"
 
 
 def test_an_agent_that_haproxy_does_not_reach_is_a_fail(host: Host, haproxy: HAProxy) -> None:
@@ -109,7 +109,7 @@ def test_an_agent_that_haproxy_does_not_reach_is_a_fail(host: Host, haproxy: HAP
         haproxy.wait_server("web", "a", "refused", lambda row: "L4CON" in row["agent_status"], DEADLINE_S)
         found = host.doctor("--haproxy-socket", str(haproxy.socket))
     assert states(found["haproxy"]) == ["fail", "fail"]
-    assert "does not reach the agent (L4CON" in found["haproxy"][0]["what"]
+    assert "HAProxy cannot reach the agent (L4CON" in found["haproxy"][0]["what"]
 
 
 def test_a_haproxy_that_asks_another_agent_or_none_is_a_warning(host: Host, haproxy: HAProxy) -> None:
@@ -129,10 +129,10 @@ def test_a_socket_that_is_not_haproxys_is_a_fail_with_clear_words(home: Path, ho
     # Without an agent nobody's polls are watched, which would take seconds.
     dead = home / "dead.sock"
     subprocess.run([sys.executable, "-c", f"import socket; socket.socket(1).bind({str(dead)!r})"], check=True)
-    assert told(dead) == f"nobody answers at {dead}"
+    assert told(dead) == f"nothing answers at {dead}"
     assert "no socket at" in told(home / "none")
     with host.agent:
-        assert "does not speak as HAProxy's" in told(host.agent.control)
+        assert "does not respond like an HAProxy stats socket" in told(host.agent.control)
 
 
 def test_a_worker_that_the_comm_filter_hides_is_found_in_the_real_proc(host: Host, comm: str) -> None:

@@ -28,7 +28,7 @@ def test_the_agents_own_affinity_does_not_make_the_machine_look_small() -> None:
 
 def test_where_cores_are_not_known_logical_cpus_serve_and_it_is_said(tmp_path: Path) -> None:
     logical = os.sysconf("SC_NPROCESSORS_ONLN")
-    why = "logical CPUs, since the machine does not tell its physical cores"
+    why = "logical CPUs, as the number of physical cores is unknown"
     assert capacity.cores(tmp_path / "none", tmp_path / "none") == (logical, why)
 
 

@@ -19,7 +19,7 @@ def test_users_are_names_or_numbers() -> None:
 
 def test_a_selector_that_cannot_be_is_a_fault_of_the_key_that_is_wrong() -> None:
     assert host.CHECKS.workers(Workers()) is None
-    assert host.CHECKS.workers(Workers(comm=("[]",))) == ("comm", '"[]" has a [class] that is empty or not plain')
+    assert host.CHECKS.workers(Workers(comm=("[]",))) == ("comm", '"[]" has a [class] that is empty or not supported')
     wrong = host.CHECKS.workers(Workers("custom", pattern="("))
     assert wrong is not None and wrong[0] == "pattern"
 

@@ -180,7 +180,7 @@ def test_a_kernel_map_that_is_full_is_noticed_and_a_sweep_counts_the_same_from_t
         assert (found.discovery, found.pools[0].workers, each.fallback()) == (
             "sweep",
             3,
-            f"ebpf gave up: the kernel's map is full ({MAP_ENTRIES} candidates)",
+            f"ebpf failed: the kernel's map is full ({MAP_ENTRIES} candidates)",
         )
         farm.kill(workers[:1])
         assert each.scan().pools[0].workers == 2

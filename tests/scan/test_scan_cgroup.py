@@ -121,4 +121,4 @@ def test_workers_in_threaded_cgroups_are_found_whether_their_domain_is_asked_for
         assert seen(by_cgroups(top)) == ("cgroup", True, 2)
         scan = by_cgroups(threaded)
         assert seen(scan) == ("sweep", True, 2)
-        assert scan.fallback() == "cgroup gave up: reading cgroups: operation not supported"
+        assert scan.fallback() == "cgroup failed: reading cgroups: operation not supported"

@@ -123,7 +123,7 @@ def test_a_restart_releases_where_the_other_agent_would_listen_elsewhere_or_nowh
         agent.send(signal.SIGUSR1)
         why = b"stopping, and cannot start again" if taken else b"stopping here"
         agent.until(lambda: agent.ask() == b"up 100%% #%s\n" % why, "released", DEADLINE_S)
-        fault = "address already in use" if taken else f"does not listen on 127.0.0.1:{agent.port}"
+        fault = "address already in use" if taken else f"will not listen on 127.0.0.1:{agent.port}"
         assert fault in agent.log_text()
         agent.send(signal.SIGTERM)
         assert agent.wait_exit(DEADLINE_S) == 0

@@ -32,5 +32,5 @@ def test_a_link_local_address_is_served_on_its_interface_and_refused_with_the_re
         "[fe80::b%lo]",
         "cannot listen on [fe80::b]:5001: invalid argument; "
         "a link-local address needs its interface, as in [fe80::1%eth0]:5001",
-        "cannot listen on [fe80::b%none]:5001: no such device; this host has no interface of that name: see ip link",
+        "cannot listen on [fe80::b%none]:5001: no such device; no such interface on this host: see ip link",
     ]

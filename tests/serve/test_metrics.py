@@ -61,7 +61,7 @@ class Measured(TreeAgent):
 
     def reload(self) -> None:
         def reloads() -> int:
-            return sum(self.log_text().count(end) for end in ("reloaded the configuration", "the former one stays"))
+            return sum(self.log_text().count(end) for end in ("reloaded the configuration", "reload failed"))
 
         before = reloads()
         self.send(signal.SIGHUP)
@@ -268,7 +268,7 @@ def test_without_the_library_the_agent_serves_and_says_what_metrics_need(agent: 
             f'metrics.listen = "127.0.0.1:{agent.metrics_port}" needs the library prometheus-client: '
             "pip install 'busyweight[metrics]', or apt install python3-prometheus-client"
         )
-        assert f"warning: {trouble}; serves without" in agent.log_text()
+        assert f"warning: {trouble}; running without metrics" in agent.log_text()
         status = json.loads(agent.order("status", "--json"))
         assert status["metrics"] == {"listening": None, "trouble": trouble}
 
@@ -306,7 +306,7 @@ def test_a_library_that_is_slow_to_import_keeps_no_poll_waiting(agent: Measured,
         assert agent.ask() == b"up 75% #6/24 busy\n"
         assert "reloaded" not in agent.log_text()
         gate.write_text("")
-        agent.until(lambda: "metrics: broken; serves without" in agent.log_text(), "told", DEADLINE_S)
+        agent.until(lambda: "metrics: broken; running without metrics" in agent.log_text(), "told", DEADLINE_S)
         agent.until(lambda: "reloaded the configuration" in agent.log_text(), "reloaded", DEADLINE_S)
 
 

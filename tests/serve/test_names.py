@@ -67,7 +67,7 @@ def test_an_order_is_carried_out_though_nobody_tells_who_gave_it(agent: TreeAgen
             # After a second of it the order is carried out; what counts is that there is an answer.
             assert agent.ask().startswith((SAMPLE, b"drain up #drain by uid "))
             told = order.communicate(timeout=DEADLINE_S)[0]
-        assert told.startswith("in force: drain by uid ")
+        assert told.startswith("active: drain by uid ")
         assert agent.ask().startswith(b"drain up #drain by uid ")
         agent.order("weight", "40%")
         assert len(names.asked()) == 1

@@ -116,12 +116,14 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
         configure(other, 24)
         agent.send(signal.SIGHUP)
         agent.until(lambda: said("reloaded the configuration") == 1, "reloading", DEADLINE_S)
-        late = "warning: the new configuration still waits for its first sample; the former one answers meanwhile"
+        late = (
+            "warning: the new configuration still waits for its first sample; the previous one stays in use meanwhile"
+        )
         agent.until(lambda: late in log_lines(agent), "late", 2 * FIRST_SAMPLE_S)
         configure(agent.tree, 12)
         agent.send(signal.SIGHUP)
         # Back where it was, it still looks anew: the other one may have changed what the kernel looks for.
-        agent.until(lambda: said("finds workers by sweep") == 2, "looking anew", DEADLINE_S)
+        agent.until(lambda: said("finding workers by sweep") == 2, "looking anew", DEADLINE_S)
         assert agent.ask() == b"up 50% #6/12 busy\n"
         for pid in hung:
             other.heal(pid, sidekiq_title(1))
@@ -166,7 +168,7 @@ def test_a_reload_that_looks_for_other_workers_lets_no_weight_fall(agent: TreeAg
         assert agent.ask() == b"up 75% #6/24 busy\n"
         agent.write_config(AT_ONCE + weight + '[workers]\ncomm = ["ruby"]\n')
         agent.send(signal.SIGHUP)
-        agent.until(lambda: log_lines(agent).count("info: finds workers by sweep") == 2, "new workers", DEADLINE_S)
+        agent.until(lambda: log_lines(agent).count("info: finding workers by sweep") == 2, "new workers", DEADLINE_S)
         assert agent.ask() == b"up 75% #6/24 busy\n"
         assert "unknown" not in agent.log_text()
 
@@ -178,14 +180,14 @@ def test_a_reload_that_is_refused_leaves_the_log_as_it_was(agent: TreeAgent, not
         agent.config_file.write_text(f'listen = ["127.0.0.1:{port}"]\n[log]\nformat = "json"\n')
         agent.send(signal.SIGHUP)
         notified.until("READY=1")
-        assert log_lines(agent)[-1] == "error: the configuration is not taken; the former one stays"
+        assert log_lines(agent)[-1] == "error: reload failed; the previous configuration stays in use"
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("weight = 3\n[scan]\nspeed = 1\n", ["{file}: weight: ", "{file}: scan.speed: ", "the former one stays"]),
-        ("[scan]\nprocfs = '/none'\n", ["procfs root /none: no such file or directory\n", "the former one stays"]),
+        ("weight = 3\n[scan]\nspeed = 1\n", ["{file}: weight: ", "{file}: scan.speed: ", "reload failed"]),
+        ("[scan]\nprocfs = '/none'\n", ["procfs root /none: no such file or directory\n", "reload failed"]),
         ("not toml", ["{file}: not TOML: "]),
     ],
 )
@@ -228,7 +230,7 @@ def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
         agent.send(signal.SIGHUP)
         notified.until("READY=1")
         assert agent.ask() == b"up 75% #6/24 busy\n"
-        fault = f"{agent.config_file}: {'it is empty' if emptied else 'no such file'}, and there were settings before"
+        fault = f"{agent.config_file}: {'empty' if emptied else 'no such file'}, but it had settings before"
         assert f"error: {fault}" in agent.log_text()
         agent.config_file.write_text(text.replace("24", "12"))
         agent.send(signal.SIGHUP)
@@ -261,7 +263,9 @@ def test_cores_that_come_or_go_are_seen_by_a_running_agent(agent: TreeAgent, tmp
         # What cannot be counted now is not taken for less, nor for more.
         (tmp_path / "cpu/cpu0/topology/core_cpus_list").unlink()
         (tmp_path / "cpu/cpu0/topology/core_cpus_list").mkdir()
-        agent.until(lambda: "cannot count what this machine can do" in agent.log_text() or not agent.ask(), "told", 10)
+        agent.until(
+            lambda: "cannot determine this machine's capacity" in agent.log_text() or not agent.ask(), "told", 10
+        )
         assert agent.ask() == b"up 50% #6/12 busy\n"
 
 
@@ -378,8 +382,8 @@ def test_a_passed_socket_is_systemds_to_move_and_another_listen_is_warned_of(age
     argv = [sys.executable, "-c", WITH_A_SOCKET, str(agent.port), *agent.argv()]
     agent.argv = lambda: argv  # type: ignore[method-assign]
     with agent:
-        assert "replace listen" not in agent.log_text()
+        assert "override listen" not in agent.log_text()
         agent.config_file.write_text(f'listen = ["127.0.0.1:{free_port()}"]\n{AT_ONCE}[weight]\ncapacity = 12\n')
         agent.send(signal.SIGHUP)
         agent.wait_answer(b"up 50% #6/12 busy\n")
-        assert "warning: the sockets that systemd passed replace listen = 127.0.0.1:" in agent.log_text()
+        assert "warning: the sockets passed by systemd override listen = 127.0.0.1:" in agent.log_text()

@@ -136,7 +136,7 @@ def test_a_release_ends_by_itself(agent: TreeAgent) -> None:
     with agent:
         agent.send(signal.SIGTERM)
         assert agent.wait_exit(DEADLINE_S) == 0
-        assert "info: stopping: says 'up 100% #stopping\\n' for 100ms" in log_lines(agent)
+        assert "info: stopping: replying 'up 100% #stopping\\n' for 100ms" in log_lines(agent)
 
 
 def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_there(
@@ -219,7 +219,7 @@ ReplyBuilder.build = speak_or_fail
         tree.workers(busy=6, first=200)
 
         def complaints() -> int:
-            return agent.log_text().count("a sample came, and no reply was built from it")
+            return agent.log_text().count("no reply was built from it")
 
         agent.until(lambda: agent.ask() and complaints() > 0, "seen", DEADLINE_S)
         notified.drain()
@@ -248,9 +248,9 @@ def test_it_logs_what_it_begins_with_and_then_changes_only(tree: Tree, agent: Tr
     told = [line for line in log_lines(agent) if "default pool" in line or line == "info: stopped"]
     assert told == [
         "info: default pool: capacity 24, counting processes",
-        "info: default pool: free; says 'up 75% #6/24 busy\\n'",
-        "warning: default pool: unknown: cannot see processes; says 'up #cannot see processes\\n'",
-        "info: default pool: free; says 'up 79% #5/24 busy\\n'",
+        "info: default pool: free; replying 'up 75% #6/24 busy\\n'",
+        "warning: default pool: unknown: cannot see processes; replying 'up #cannot see processes\\n'",
+        "info: default pool: free; replying 'up 79% #5/24 busy\\n'",
         "info: stopped",
     ]
 
@@ -335,7 +335,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(agent: TreeAgent) -> N
         assert fails(agent) == (
             1,
             f"busyweight: cannot listen on 127.0.0.1:{agent.port}: address already in use; "
-            f"see who has it: ss -ltnp 'sport = :{agent.port}'",
+            f"to see what uses it: ss -ltnp 'sport = :{agent.port}'",
         )
 
 

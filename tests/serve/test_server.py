@@ -137,7 +137,7 @@ def test_all_interfaces_of_both_families_may_share_a_port() -> None:
 @pytest.mark.parametrize(
     ("address", "remedy"),
     [
-        (("127.0.0.1", None), "address already in use; see who has it: ss -ltnp 'sport = :"),
+        (("127.0.0.1", None), "address already in use; to see what uses it: ss -ltnp 'sport = :"),
         (("192.0.2.1", 5001), "no interface of this host has this address"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_socket_that_cannot_be_made_is_named_like_one_that_cannot_be_bound(mon
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 
     monkeypatch.setattr(socket, "socket", without_ipv6)
-    with pytest.raises(ListenError, match=r"\[::\]:0: address family not supported .*; IPv6 is off on this host"):
+    with pytest.raises(ListenError, match=r"\[::\]:0: address family not supported .*; IPv6 is disabled on this host"):
         open_listener(("::", 0), 1)
 
 

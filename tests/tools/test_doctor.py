@@ -23,10 +23,10 @@ def test_beside_a_well_agent_no_check_fails(agent: TreeAgent, doctor: Doctor) ->
     assert (found.code, found.ok) == (0, True), found.checks
     assert "24 of sidekiq, 6 with a job" in found.said("workers")
     assert "the agent counted 24 by sweep" in found.said("workers")
-    assert found.said("port").startswith(f"ok 127.0.0.1:{agent.port} answers 'up 75% #6/24 busy', as status says")
+    assert found.said("port").startswith(f"ok 127.0.0.1:{agent.port} answers 'up 75% #6/24 busy', which matches status")
     assert found.said("capacity").startswith("ok 24, as configured")
     assert "sweep; not ebpf: " in found.said("discovery")
-    assert found.said("readers").startswith("ok none hangs")
+    assert found.said("readers").startswith("ok none hung")
     assert found.states("answer") == found.states("agent") == found.states("orders") == ["ok"]
 
 
@@ -34,7 +34,7 @@ def test_without_an_agent_the_port_fails_and_all_else_is_told_all_the_same(agent
     found = doctor()
     assert (found.code, found.ok) == (1, False)
     assert [c["check"] for c in found.checks if c["state"] == "fail"] == ["port"]
-    assert f"nobody listens on 127.0.0.1:{agent.port} -> start it" in found.said("port")
+    assert f"nothing listens on 127.0.0.1:{agent.port} -> start it" in found.said("port")
     assert f"no agent at {agent.control}" in found.said("agent")
     assert "'up 75% #6/24 busy'" in found.said("answer")
 
@@ -62,7 +62,7 @@ def test_a_wrong_configuration_is_exit_code_2_and_a_missing_procfs_a_fail(
 
 def test_hidden_processes_are_a_fail_for_the_agent(agent: TreeAgent, doctor: Doctor) -> None:
     agent.tree.hide()
-    assert "fail they cannot be seen by this user" in doctor().said("processes")
+    assert "fail this user cannot see them" in doctor().said("processes")
     with agent:
         found = doctor()
     assert "fail the agent cannot see them" in found.said("processes")
@@ -85,7 +85,7 @@ def test_no_worker_on_a_visible_host_is_a_warning(tmp_path: Path, agent: TreeAge
     write(agent, '[workers]\nusers = ["root"]')
     found = doctor()
     assert found.states("workers") == ["warn"]
-    assert "none of sidekiq found" in found.said("workers") and "and users?" in found.said("workers")
+    assert "none of sidekiq found" in found.said("workers") and "check preset, users" in found.said("workers")
 
 
 def test_titles_without_a_count_and_processes_that_must_not_be_read_are_warnings(
@@ -94,8 +94,8 @@ def test_titles_without_a_count_and_processes_that_must_not_be_read_are_warnings
     agent.tree.add(200, b"sidekiq 7.0.0 cut [1 o")
     agent.tree.forbid(agent.tree.add(201, b""))
     said = doctor().said("workers")
-    assert "warn 1 titles have no count that can be believed: pids 200" in said
-    assert "warn 1 processes that may be workers must not be read" in said
+    assert "warn 1 titles have no valid count: pids 200" in said
+    assert "warn 1 processes that may be workers cannot be read" in said
 
 
 def test_a_name_that_the_comm_filter_hides_is_a_fail_with_the_list_to_set(agent: TreeAgent, doctor: Doctor) -> None:
@@ -104,7 +104,7 @@ def test_a_name_that_the_comm_filter_hides_is_a_fail_with_the_list_to_set(agent:
     agent.tree.add(301, sidekiq_title(2), comm="processor", ppid=100)  # forked by a job
     said = doctor().said("comm filter").splitlines()
     assert said[0] == (
-        'fail it hides workers called worker*main (pid 300): "sidekiq 7.3.0 shop [1 of 10 busy]" -> '
+        'fail hides workers called worker*main (pid 300): "sidekiq 7.3.0 shop [1 of 10 busy]" -> '
         'set workers.comm = ["sidekiq*", "ruby*", "bundle*", "worker?main"]'
     )
     assert {line.partition(":")[0] for line in said[1:]} == {"fail pool other"}
@@ -128,7 +128,7 @@ def test_cores_are_a_warning_in_a_container_and_a_number_is_not(
 def test_a_discovery_asked_for_by_name_and_not_to_be_had_is_a_warning(agent: TreeAgent, doctor: Doctor) -> None:
     agent.config_file.write_text(f'[scan]\nprocfs = "{agent.tree}"\ndiscovery = "cgroup"\n')
     found = doctor()
-    assert found.said("discovery").startswith("warn sweep, for the user that runs doctor; not cgroup: ")
+    assert found.said("discovery").startswith("warn sweep, for the user running doctor; not cgroup: ")
 
 
 def test_a_reader_that_hangs_is_a_warning_with_the_process_that_it_hangs_in(agent: TreeAgent, doctor: Doctor) -> None:
@@ -136,7 +136,7 @@ def test_a_reader_that_hangs_is_a_warning_with_the_process_that_it_hangs_in(agen
         agent.tree.add_hanging(200)
         agent.until(lambda: (agent.ask(), "1 readers hang" in agent.order("status"))[1], "hanging", DEADLINE_S)
         said = doctor().said("readers")
-        assert said.startswith("warn 1 hang, ")
+        assert said.startswith("warn 1 hung, ")
         agent.tree.heal(200, b"irb")
 
 
@@ -158,11 +158,13 @@ def test_orders_that_are_in_memory_only_are_a_warning_beside_the_one_in_force(ag
     (agent.home / "state").symlink_to("nowhere")
     with agent:
         memory_only, in_doubt = doctor().said("orders").splitlines()
-        assert memory_only.startswith(f"warn {agent.home / 'state'}: file exists: orders are in memory only")
-        assert in_doubt.endswith("start may be lost -> if HAProxy keeps a drain or maint of before: busyweight ready")
+        assert memory_only.startswith(f"warn {agent.home / 'state'}: file exists: overrides are in memory only")
+        assert in_doubt.endswith(
+            "start may be lost -> if HAProxy still shows an old drain or maint, run: busyweight ready"
+        )
         agent.order("drain", "--reason", "kernel update")
         said = doctor().said("orders")
-    assert "kernel update" in said and "orders are in memory only, and a restart loses them" in said
+    assert "kernel update" in said and "overrides are in memory only" in said
 
 
 def test_a_state_file_set_aside_is_a_warning_with_the_way_out_until_it_was_taken(
@@ -174,11 +176,11 @@ def test_a_state_file_set_aside_is_a_warning_with_the_way_out_until_it_was_taken
     with agent:
         found = doctor()
         assert found.states("orders") == ["warn"]
-        assert "override.json: not JSON, or not all of it; set aside as " in found.said("orders")
-        assert found.said("orders").endswith("-> if HAProxy keeps a drain or maint of before: busyweight ready")
+        assert "override.json: not valid JSON, or truncated; set aside as " in found.said("orders")
+        assert found.said("orders").endswith("-> if HAProxy still shows an old drain or maint, run: busyweight ready")
         agent.order("ready")
-        agent.until(lambda: "ready was said for long enough" in agent.log_text(), "done with ready", DEADLINE_S)
-        assert doctor().said("orders").endswith("starts without an override -> ")
+        agent.until(lambda: "finished sending ready" in agent.log_text(), "done with ready", DEADLINE_S)
+        assert doctor().said("orders").endswith("starting without an override -> ")
 
 
 def test_a_status_of_another_version_is_a_warning_and_no_traceback(
@@ -198,7 +200,7 @@ def test_a_status_of_another_version_is_a_warning_and_no_traceback(
         found = doctor()
     assert found.code == 0
     assert "but" in found.said("agent") and "systemctl restart busyweight" in found.said("agent")
-    assert found.said("readers").startswith("warn the agent, version 0.0.1, does not tell 'scanner' in its status")
+    assert found.said("readers").startswith("warn the status of the agent, version 0.0.1, lacks 'scanner'")
     assert "restart the agent" in found.said("readers")
 
 
@@ -216,7 +218,7 @@ def test_what_an_agent_of_the_same_version_does_not_tell_is_no_reason_to_restart
     monkeypatch.setattr(client, "ask", mute)
     with agent:
         said = doctor().said("readers")
-    assert "the agent does not tell 'scanner', though it is of doctor's version" in said
+    assert "the agent's status lacks 'scanner', though agent and doctor are both" in said
     assert "restart" not in said and "doctor is" not in said
 
 
@@ -227,7 +229,7 @@ def test_a_doctor_of_another_configuration_than_the_agents_says_so(
     other.write_text(agent.config_file.read_text())
     with agent:
         said = doctor("--config", other).said("configuration")
-    assert f"warn the agent runs by {agent.config_file}, and doctor goes by {other}" in said
+    assert f"warn the agent uses {agent.config_file}, but doctor checks {other}" in said
 
 
 def test_settings_that_make_every_answer_late_are_told(agent: TreeAgent, doctor: Doctor) -> None:
@@ -238,8 +240,8 @@ def test_settings_that_make_every_answer_late_are_told(agent: TreeAgent, doctor:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"up 1% #x\n", "answers 'up 1% #x', but whether that is busyweight cannot be told"),
-        (None, "closes without a word -> is this host's own address in allow?"),
+        (b"up 1% #x\n", "answers 'up 1% #x', but cannot tell without its status"),
+        (None, "closes without a reply -> is this host's own address in allow?"),
     ],
 )
 def test_a_port_without_a_status_to_compare_with_is_a_warning(
@@ -255,7 +257,7 @@ def test_another_line_than_the_status_is_a_fail(agent: TreeAgent, doctor: Doctor
     monkeypatch.setattr(agent_checks, "_poll", lambda _: "up 3% #other\n")
     with agent:
         found = doctor()
-    assert "fail" in found.states("port") and "another agent has the port" in found.said("port")
+    assert "fail" in found.states("port") and "another agent uses the port" in found.said("port")
 
 
 def test_a_port_that_does_not_answer_is_a_fail(agent: TreeAgent, doctor: Doctor, monkeypatch: Any) -> None:
@@ -317,7 +319,7 @@ UNIT = {
         ({"LoadState": "not-found"}, ["warn"], "not installed"),
         ({"ActiveState": "failed"}, ["fail"], "journalctl"),
         ({"ActiveState": "inactive"}, ["fail"], "systemctl enable --now"),
-        ({"UnitFileState": "disabled"}, ["warn"], "not start with the host"),
+        ({"UnitFileState": "disabled"}, ["warn"], "not start at boot"),
         ({"MainPID": "8"}, ["warn"], "started by hand"),
         ({"NeedDaemonReload": "yes"}, ["ok", "warn"], "daemon-reload"),
         ({"ProtectProc": "invisible"}, ["ok", "warn"], "ProtectProc=default"),

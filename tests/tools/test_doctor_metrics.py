@@ -29,11 +29,13 @@ def test_metrics_that_were_turned_on_are_a_fail_until_the_agent_has_heard_of_it(
     with agent:
         shown = publish(agent, free_port())
         said = doctor().said("metrics")
-        assert said.startswith(f"fail nobody listens on {shown}: the agent runs by a configuration from before")
+        assert said.startswith(
+            f"fail nothing listens on {shown}: the agent runs with an older or a different configuration"
+        )
         assert said.endswith("-> systemctl reload busyweight")
         agent.send(signal.SIGHUP)
         agent.until(lambda: "reloaded the configuration" in agent.log_text(), "reloaded", DEADLINE_S)
-        assert doctor().said("metrics") == f"ok {shown} answers with this agent's -> "
+        assert doctor().said("metrics") == f"ok {shown} serves this agent's metrics -> "
 
 
 def test_metrics_of_another_agent_are_a_fail(tmp_path: Path, agent: TreeAgent, doctor: Doctor, tree: Tree) -> None:
@@ -42,23 +44,23 @@ def test_metrics_of_another_agent_are_a_fail(tmp_path: Path, agent: TreeAgent, d
     with agent, other:
         publish(agent, int(shown.partition(":")[2]))
         said = doctor().said("metrics")
-        assert said.startswith(f"fail {shown} answers with those of another agent -> another program has the port")
+        assert said.startswith(f"fail {shown} serves another agent's metrics -> another program uses the port")
         unknown = doctor("--control", tmp_path / "none").said("metrics")
-        assert unknown.startswith(f"warn {shown} answers with metrics of busyweight, but whether of this agent")
+        assert unknown.startswith(f"warn {shown} answers with busyweight's metrics, but it is unknown")
 
 
 def test_without_an_agent_a_metrics_port_is_a_fail_with_what_starts_it(agent: TreeAgent, doctor: Doctor) -> None:
     shown = publish(agent, free_port())
-    assert doctor().said("metrics") == f"fail nobody listens on {shown} -> start it: systemctl start busyweight"
+    assert doctor().said("metrics") == f"fail nothing listens on {shown} -> start it: systemctl start busyweight"
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"HTTP/1.0 200 OK\r\n\r\nhello", "answers with something else than metrics of busyweight (HTTP 200)"),
-        (b"HTTP/1.0 503 No\r\n\r\nno status\n", "has none: no status -> the agent is stuck"),
-        (b"up 75% #6/24 busy\n", "does not speak HTTP -> another program has the port"),
-        (None, "does not speak HTTP -> another program has the port"),
+        (b"HTTP/1.0 200 OK\r\n\r\nhello", "does not answer with busyweight's metrics (HTTP 200)"),
+        (b"HTTP/1.0 503 No\r\n\r\nno status\n", "serves none: no status -> the agent is hung"),
+        (b"up 75% #6/24 busy\n", "does not speak HTTP -> another program uses the port"),
+        (None, "does not speak HTTP -> another program uses the port"),
     ],
 )
 def test_what_is_not_an_agents_metrics_is_a_fail(

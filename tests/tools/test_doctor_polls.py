@@ -27,7 +27,7 @@ def test_pollers_turned_away_are_named_and_so_are_those_who_may(agent: TreeAgent
     with agent:
         assert agent.ask() == b""
         found = doctor()
-        assert "warn turned away: 127.0.0.1; allowed are 192.0.2.0/24" in found.said("allow")
+        assert "warn refused: 127.0.0.1; allowed: 192.0.2.0/24" in found.said("allow")
         assert found.states("pollers") == ["warn"]
     write(agent, "")
     with agent:
@@ -59,9 +59,9 @@ class Balancer:
 @pytest.mark.parametrize(
     ("settings", "state", "expected"),
     [
-        ("", "ok", "go with it"),
-        ('give_up_after = "10ms"', "fail", "too old to be believed"),
-        ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before it was asked"),
+        ("", "ok", "are fine"),
+        ('give_up_after = "10ms"', "fail", "expires before the next poll"),
+        ('[reply]\nrelease_for = "10ms"', "warn", "may be gone before the next poll"),
     ],
 )
 @pytest.mark.usefixtures("watched_long")
@@ -141,7 +141,7 @@ def test_who_polls_every_10_s_is_watched_until_that_is_known_and_judged_by_it(
     site = Site({address: (-3.0, 10.0)})
     [found] = judged(site, monkeypatch, f'[reply]\nrelease_for = "{release_for}"\n')
     assert found.state == state
-    assert f"polls: {address} every 10 s; so it is at least 10 s" in found.what
+    assert f"polls: {address} every 10 s; so agent-inter is at least 10 s" in found.what
     # Their last poll before doctor came is theirs for sure, that from doctor's own address is not.
     assert site.now_s == pytest.approx({THEIRS: 7, OWN: 17}[address], abs=0.5)
     if state == "warn":
@@ -154,22 +154,22 @@ def test_who_does_not_poll_twice_in_half_a_minute_is_judged_by_the_least_that_ag
     site = Site({THEIRS: (-2.0, 45.0)})
     late, gone = judged(site, monkeypatch)
     assert site.now_s == pytest.approx(polls.SELDOM_S, abs=1)
-    assert f"polls: {THEIRS} not once in 32 s; so it is at least 32 s" in late.what
+    assert f"polls: {THEIRS} not once in 32 s; so agent-inter is at least 32 s" in late.what
     assert (late.state, gone.state) == ("fail", "warn")
     assert "give_up_after (30s)" in late.remedy and "release_for (5s)" in gone.remedy
     times = '[scan]\ngive_up_after = "5m"\n[reply]\nrelease_for = "5m"\n'
     [found] = judged(Site({THEIRS: (-2.0, 45.0)}), monkeypatch, times)
-    assert (found.state, found.what.partition("; whether ")[2]) == (
+    assert (found.state, found.what.partition("; unknown whether ")[2]) == (
         "warn",
-        "give_up_after 5m and release_for 5m go with it cannot be told",
+        "give_up_after 5m and release_for 5m are long enough",
     )
 
 
 def test_doctors_own_polls_are_not_a_balancers(monkeypatch: pytest.MonkeyPatch) -> None:
     before = (-20.0, NEVER_AGAIN)
     for pollers, state, what in (
-        ({OWN: before, THEIRS: (-1.0, 2.0)}, "ok", f"polls: {THEIRS} every 2 s; so it is at least 2 s"),
-        ({OWN: before}, "warn", "nobody is seen to poll, so it cannot be told"),
+        ({OWN: before, THEIRS: (-1.0, 2.0)}, "ok", f"polls: {THEIRS} every 2 s; so agent-inter is at least 2 s"),
+        ({OWN: before}, "warn", "unknown: no poll was seen"),
     ):
         site = Site(pollers)
         [found] = judged(site, monkeypatch)
@@ -189,7 +189,7 @@ def test_who_has_not_polled_of_late_is_not_waited_for_and_who_never_did_is_no_fi
 ) -> None:
     site = Site({THEIRS: (-100.0, NEVER_AGAIN)})
     [found] = judged(site, monkeypatch)
-    assert (found.state, found.what, site.now_s) == ("warn", "nobody is seen to poll, so it cannot be told", 0.0)
+    assert (found.state, found.what, site.now_s) == ("warn", "unknown: no poll was seen", 0.0)
     assert "release_for (5s)" in found.remedy
     assert judged(Site({}), monkeypatch) == []
 
@@ -224,6 +224,6 @@ def test_scans_that_cost_too_much_for_the_pace_of_polls_are_told_with_what_costs
     assert (found.check, found.state) == ("scan cost", state)
     assert f"by {way} takes {min(newest_ms, mean_ms):.2g} ms" in found.what
     if state == "warn":
-        assert "scan.max_duty (5%) permits one each 0.8 s" in found.what
+        assert "scan.max_duty (5%) permits one every 0.8 s" in found.what
         assert ("eBPF" in found.remedy) is (way == "sweep")
         assert "raise scan.max_duty" in found.remedy

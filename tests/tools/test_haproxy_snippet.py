@@ -64,8 +64,8 @@ def test_it_says_at_the_number_what_it_stands_for_how_to_share_it_and_how_to_do_
     assert "weight.capacity" in lines[at]
     assert "cores" in next(line for line in snippet(5001).splitlines() if line.startswith("    # maxconn 24: "))
     beside = " ".join(lines[at:])
-    assert "with two write half" in beside
-    assert "take maxconn away" in beside
+    assert "with two balancers write half" in beside
+    assert "remove maxconn" in beside
 
 
 @pytest.mark.parametrize("hosts", [1, 100])

@@ -319,9 +319,9 @@ def test_no_frame_is_larger_than_its_screen_whatever_it_shows(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pools": []}, "nothing yet"),
-        ({"sample": None}, "none young enough"),
-        ({"ready_owed": True}, "says ready to every poll"),
+        ({"pools": []}, "none yet"),
+        ({"sample": None}, "none recent enough"),
+        ({"ready_owed": True}, "sending ready to every poll"),
         ({"history": []}, "-10 min"),
     ],
     ids=str,

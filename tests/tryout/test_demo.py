@@ -77,7 +77,7 @@ def test_without_haproxy_the_agent_is_polled_all_the_same_and_it_is_said(tmp_pat
     with demo(scratch, "--steps", "3", "--every", "0", path=str(tools)) as running:
         said, _ = running.communicate(timeout=60)
     assert [(int(row[2]), row[4]) for row in rows(said)] == [(100, None), (83, None), (67, None)]
-    assert "No haproxy here" in said
+    assert "HAProxy is not installed" in said
 
 
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

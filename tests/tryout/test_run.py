@@ -60,7 +60,7 @@ def tryout(tmp_path: Path) -> Iterator[TryOut]:
 
 
 def test_it_keeps_to_its_checkout_and_the_other_commands_find_it(tryout: TryOut) -> None:
-    assert tryout.command("status").startswith("says ")
+    assert tryout.command("status").startswith("reply ")
     tryout.command("drain", "--reason", "so that there is state")
     own = tryout.venv / paths.TRYOUT
     assert sorted(path.name for path in own.iterdir()) == ["control.sock", "override.json"]
@@ -78,7 +78,7 @@ def test_it_says_how_to_poll_and_what_comes_next(tryout: TryOut) -> None:
 def test_a_second_one_is_told_of_the_first_in_one_line(tryout: TryOut) -> None:
     done = tryout.again()
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"runs already, as pid {tryout.pid}" in done.stderr
+    assert f"already running as pid {tryout.pid}" in done.stderr
     assert done.stderr.count("\n") == 1
     assert tryout.running
 
@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_is_one_line_with_the_way_out(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", tryout.port)):
         done = tryout.again()
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(rf"run: 127.0.0.1:{tryout.port}: is taken .* make run LISTEN=127.0.0.1:\d+\n", done.stderr)
+    assert re.fullmatch(rf"run: 127.0.0.1:{tryout.port}: is in use .* make run LISTEN=127.0.0.1:\d+\n", done.stderr)
 
 
 def test_no_address_is_one_line(tmp_path: Path) -> None:

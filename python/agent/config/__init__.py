@@ -1,1 +1,1 @@
-"""PURE, but for files and paths. What can be configured: TOML -> one frozen Config. Knows `weight`'s Rule alone."""
+"""PURE, except for files and paths. What can be configured: TOML -> a frozen Config. Of `weight` it knows only Rule."""

@@ -36,18 +36,17 @@ class Source:
         return self._parse(self._text(), checks)
 
     def reloader(self, checks: Checks) -> Callable[[], Config]:
-        """Reads the configuration again and again. A file that was there and is gone, or is empty now, is being
-        written by somebody, and does not mean that all defaults are wanted. Raises ConfigError, as :meth:`load`."""
+        """Returns a function that reads the configuration. A file that had settings and is now missing or empty is
+        probably being rewritten, and must not mean "all defaults". Raises ConfigError, like :meth:`load`."""
         seen = False
 
         def read() -> Config:
             nonlocal seen
             text = self._text()
             if seen and not text:
-                what = "it is empty" if self.file.exists() else "no such file"
-                raise ConfigError(
-                    [f"{self.file}: {what}, and there were settings before; for all defaults, write a comment"]
-                )
+                what = "empty" if self.file.exists() else "no such file"
+                wrong = f"{what}, but it had settings before; to go back to the defaults, write a comment into it"
+                raise ConfigError([f"{self.file}: {wrong}"])
             seen = bool(text)
             return self._parse(text, checks)
 

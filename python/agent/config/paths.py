@@ -1,4 +1,4 @@
-"""Where the state and the operators' socket are, for the agent and for those who ask it."""
+"""Where the state and the control socket are, for the agent and for its clients."""
 
 import contextlib
 import os
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# `make run` makes this directory in its checkout's virtual environment. While it is there, all that this
-# environment's commands would look for in the system's directories is in it; no installation has it.
+# `make run` creates this directory in its checkout's virtual environment. If it exists, this environment's commands
+# use it instead of the system's directories; an installation never has it.
 TRYOUT = "busyweight-run"
 
 # sockaddr_un.sun_path, unix(7), with the null byte at its end.
@@ -34,8 +34,7 @@ def tryout() -> Path | None:
 
 @contextlib.contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """A name of this socket that fits into an address of the kernel's, however deep its directory is.
-    Raises OSError."""
+    """A name of this socket that fits into a socket address, however long its path is. Raises OSError."""
     if len(os.fsencode(path)) < SUN_PATH_LEN:
         yield str(path)
         return

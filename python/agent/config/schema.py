@@ -1,7 +1,7 @@
 """PURE. What can be configured: every key, with its kind and its default.
 
-One table has them all; reading and showing a configuration (`toml`) and the reference come from it. Nothing is
-read here.
+One table lists them all; parsing and printing a configuration (`toml`) and the reference use it. Nothing is read
+here.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The words on the wire, and the last ones."""
+    """The format of replies, and the last reply."""
 
     health: str = "up"
     on_stop: str = "release"
@@ -83,7 +83,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What pollers may take. ``max_connections`` counts those that owe their agent-send line."""
+    """Limits on pollers. ``max_connections`` counts those whose agent-send line is still missing."""
 
     max_connections: int = 256
     deadline: float = 1.0
@@ -135,8 +135,8 @@ class Config:
 
     @property
     def lowest_weight(self) -> int:
-        """The least, in percent, that any pool ever says by itself: its floor, or what it says where
-        the host's state is unknown."""
+        """The lowest weight, in percent, that any pool sends without an override: its floor, or its weight for an
+        unknown state."""
         weights = [pool.weight for pool in self.all_pools]
         return min(min(weight.floor, 100 if weight.unknown is None else weight.unknown) for weight in weights)
 

@@ -27,8 +27,8 @@ from agent.config.schema import (
 )
 from agent.config.values import Kind, Wrong
 
-# Programs that people will try, and that do not show in their titles whether they are busy. Those that perform
-# ActiveJobs can be made to.
+# Programs that people will try although their titles do not show whether they are busy. Those that run ActiveJobs can
+# be made to show it.
 _OR_APPEND = ', or append it to the title with contrib/active_job_live_title.rb and take preset = "busyweight"'
 SILENT_PROGRAMS = {
     "puma": "its control server (pumactl stats) or GET /stats",
@@ -48,7 +48,7 @@ SILENT_PROGRAMS = {
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong. ``faults`` has every fault, each a line for the operator."""
+    """The configuration is wrong. ``faults`` has every error, each as one line for the operator."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -57,8 +57,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What only the world can tell. Each returns what is wrong, or None; ``workers`` with the
-    key that is."""
+    """Checks that depend on the machine. Each returns what is wrong, or None; ``workers`` also names the key."""
 
     user: Callable[[str | int], str | None] = lambda _: None
     group: Callable[[str], str | None] = lambda _: None
@@ -69,7 +68,7 @@ _POOL_KINDS = KINDS["workers"] | KINDS["workers.custom"] | KINDS["weight"]
 
 
 class _Reader:
-    """Reads tables by their kinds, and gathers the faults."""
+    """Parses tables by the kinds of their keys, and collects the errors."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -81,7 +80,7 @@ class _Reader:
         self.faults.append(f"{self._where}: {key}: {text}")
 
     def good(self, *keys: str) -> bool:
-        """Whether these keys can be judged together: none has a fault of its own."""
+        """Whether these keys can be checked together: none has an error of its own."""
         return self._faulty.isdisjoint(keys)
 
     def table(self, data: Mapping[str, Any], name: str, known: Mapping[str, Kind[Any]]) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class _Reader:
         return read
 
     def sub(self, data: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
-        """A sub-table, or an empty one with a fault if it is something else."""
+        """A sub-table; if it is something else, an empty one and an error."""
         found = data.get(key, {})
         if not isinstance(found, dict):
             self.fault(path, f"found {_shown(found)}; allowed: a table, written [{path}]")
@@ -141,9 +140,9 @@ def _shown(found: object) -> str:
 
 
 def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
-    """Reads a configuration file's text. ``where`` names the file in the faults.
+    """Parses a configuration file's text. ``where`` names the file in error messages.
 
-    Raises ConfigError with every fault.
+    Raises ConfigError with every error.
     """
     try:
         data = tomllib.loads(text)
@@ -199,11 +198,11 @@ def _read(reader: _Reader, data: Mapping[str, Any]) -> Config:
 
 
 def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers, weight: Weight) -> Pool:
-    """A named pool. What it does not say is as in [workers] and [weight]; but a pool with a
-    preset of its own takes that preset's names, not those of another program."""
+    """A named pool. It inherits missing keys from [workers] and [weight]; but a pool with its own preset uses that
+    preset's process names, not those of another program."""
     path = f"pools.{name}"
     if not name or not name.isascii() or not name.isprintable() or " " in name:
-        reader.fault(path, "the name is a word of printable ASCII, since agent-send says it on a line")
+        reader.fault(path, "a pool's name must be one word of printable ASCII, because agent-send sends it on a line")
     read = reader.table(data, path, _POOL_KINDS)
     own = {k: v for k, v in read.items() if k not in KINDS["weight"]}
     if "preset" in own:
@@ -223,12 +222,14 @@ def _check_weight(reader: _Reader, pool: str, weight: Weight, cgroups: tuple[str
     """What no single key can tell."""
     judged = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
     if reader.good(*judged) and weight.capacity == "slots" and weight.count != "threads":
-        reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; it goes with count = "threads" only')
+        reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; allowed only with count = "threads"')
     if reader.good(*judged) and weight.capacity == "quota" and not cgroups:
-        reader.fault(_at(pool, "weight", "capacity"), 'found "quota"; it is that of workers.cgroups, which is empty')
+        reader.fault(
+            _at(pool, "weight", "capacity"), 'found "quota"; it means the quota of workers.cgroups, which is empty'
+        )
     for path in weight.others:
         if not path.strip("/"):
-            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: cgroups by name, never all of them')
+            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: named cgroups, not the root of all')
 
 
 def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks) -> None:
@@ -242,7 +243,10 @@ def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks)
     if workers.preset == "custom" and not workers.pattern:
         reader.fault(_at(pool, "workers.custom", "pattern"), 'missing; preset = "custom" needs one')
     elif workers.preset != "custom" and (workers.pattern or workers.busy_states):
-        reader.fault(_at(pool, "workers", "preset"), f'found "{workers.preset}"; a pattern goes with "custom" only')
+        reader.fault(
+            _at(pool, "workers", "preset"),
+            f'found "{workers.preset}"; a pattern is allowed only with preset = "custom"',
+        )
     elif wrong := checks.workers(workers):
         key, why = wrong
         table = "workers" if key in KINDS["workers"] else "workers.custom"

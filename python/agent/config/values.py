@@ -1,7 +1,7 @@
-"""PURE. The words in which operators say durations, shares and addresses.
+"""PURE. How operators write durations, shares and addresses.
 
-Used by the configuration and the command line alike, so that both allow the same and refuse
-it in the same words. Nothing here touches the world.
+The configuration and the command line both use it, so that they accept the same values and refuse others with the
+same message.
 """
 
 import ipaddress
@@ -35,7 +35,7 @@ class Kind(Generic[T]):
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _DURATION_MAX_S = 365 * 86400.0  # far beyond any use, and timers can still count it
-_UID_MAX = 2**32 - 2  # the kernel's; the number above it means nobody in particular
+_UID_MAX = 2**32 - 2  # the kernel's limit; the number above it means "no user"
 _PERCENT = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)%", re.ASCII)
 
 
@@ -94,9 +94,10 @@ def show_address(address: tuple[str, int]) -> str:
 
 
 def _network(found: object) -> str:
-    # Python would keep an interface's name, or drop it where there is a prefix: more than was meant could poll.
+    # Python would keep an interface name, or drop it before a prefix length: then more addresses than intended could
+    # poll.
     if "%" in _text(found):
-        raise Wrong('a network without the name of an interface, such as "fe80::/10"')
+        raise Wrong('a network without an interface name, such as "fe80::/10"')
     return str(ipaddress.ip_network(_text(found), strict=False))
 
 
@@ -144,7 +145,7 @@ def _whole_percent(found: object) -> int:
 
 
 def _plain_percent(found: object) -> int:
-    # At a prompt the sign may be left out: what else could it be?
+    # On the command line the % may be left out: it cannot mean anything else.
     return _whole_percent(found if _text(found).endswith("%") else f"{found}%")
 
 

@@ -7,7 +7,7 @@ def os_error(error: OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that anybody may have written, safe to print on a terminal."""
+    """Untrusted text, made safe to print on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -17,7 +17,7 @@ def pool_title(pool: str) -> str:
 
 
 def pool_prefix(pool: str) -> str:
-    """What stands before a line about one pool: nothing for the default one."""
+    """The prefix of a text about one pool; empty for the default pool."""
     return f"pool {pool}: " if pool else ""
 
 

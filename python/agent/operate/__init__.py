@@ -1,1 +1,1 @@
-"""The operator: overrides, the control socket and what the agent tells of itself. Serves no polls."""
+"""The operator's side: overrides, the control socket and the agent's status. Serves no polls."""

@@ -1,4 +1,4 @@
-"""What the control socket's commands do in the running agent. Who may command is the socket's to know."""
+"""What the control socket's commands do in the running agent. Access control is up to the socket."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,18 @@ from agent.sampling import host
 
 log = logging.getLogger("busyweight")
 
-# More are in nobody's interest at once, and would make the answer large.
+# Nobody needs more at once, and the answer would get large.
 WORKERS_MAX = 1000
 WORKERS_USUAL = 200
 
-# Who knows users' names (LDAP, sssd) may take a minute; an order does not wait for that.
+# The name service (LDAP, sssd) may take a minute; a command does not wait for that.
 NAME_WITHIN_S = 1.0
 
 
 class ControlCommands:
-    """Opens the socket at ``path``, where ``gid`` is the group that may command; without one the
-    agent serves all the same. ``status``, ``scanner``, ``pools`` (their names) and ``reply`` (the
-    default pool's, if there is one) tell what is so at the moment of the question.
+    """Opens the socket at ``path``; ``gid`` is the group that may use it. If there can be no socket, the agent serves
+    without one. ``status``, ``scanner``, ``pools`` (their names) and ``reply`` (the default pool's, if there is one)
+    return the state at the time of the call.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class ControlCommands:
         try:
             self._socket = ControlSocket(path, commands, gid)
         except ControlSocketError as error:
-            log.warning("%s; serves without", error)
+            log.warning("%s; running without a control socket", error)
         else:
-            log.info("control socket at %s", path)
+            log.info("control socket: %s", path)
 
     def allow_group(self, gid: int | None) -> None:
-        """Who may command may have changed."""
+        """The group that may use the socket has changed."""
         if self._socket:
             self._socket.gid = gid
 
@@ -97,10 +97,10 @@ class ControlCommands:
         return order
 
     async def _name(self, uid: int) -> str:
-        """The user's name, or its number where it has none, or none that can be told soon."""
+        """The user's name, or the uid if it has none or the lookup takes too long."""
         name = str(uid)
         with contextlib.suppress(NoThreadError):
-            # One question about each at a time, so that no more threads hang than there are operators.
+            # One lookup per user at a time, so that no more threads hang than there are operators.
             asked = self._asked[uid] = self._asked.get(uid) or run_in_thread(lambda: host.user_name(uid))
             done, _ = await asyncio.wait({asked}, timeout=NAME_WITHIN_S)
             if done:
@@ -116,7 +116,7 @@ def _only(request: Mapping[str, Any], *allowed: str) -> None:
 
 
 def _who(peer: Peer, own: str, sudo_user: object) -> str:
-    """Who commands. Root may say on whose behalf, as sudo(8) does."""
+    """Who sends the command. Root may say on whose behalf it acts, as sudo(8) does."""
     if sudo_user is not None and peer.uid == 0:
         try:
             name = str(values.reason(sudo_user))[:32]

@@ -1,6 +1,6 @@
 """WORLD. Small files of the agent's own: read with suspicion, and replaced whole.
 
-Whoever may write into the directory may have put anything there: a FIFO or a link must neither block nor lead
+Whoever may write into the directory may have put anything there: a FIFO or a symlink must neither block nor lead
 elsewhere. It knows nothing of what is in them.
 """
 
@@ -19,7 +19,7 @@ def read(path: Path, size_max: int) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("not a regular file")
         if about.st_uid not in (0, os.geteuid()):
-            raise ValueError(f"belongs to user {about.st_uid}, not to root or the agent (uid {os.geteuid()})")
+            raise ValueError(f"owned by uid {about.st_uid}, not by root or the agent (uid {os.geteuid()})")
         data = os.read(fd, size_max + 1)
     finally:
         os.close(fd)

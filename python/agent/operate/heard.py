@@ -1,8 +1,8 @@
-"""WORLD. What HAProxy heard last, kept for the next agent, so that a slow rise goes on over a restart.
+"""WORLD. The last weights that HAProxy got, kept for the next agent, so that a slow rise continues after a restart.
 
-One small JSON file beside the overrides', only where some weight rises slowly. It is written at most
-once a second, on a thread, and never waited for by a poll; a crash of the machine may cost its newest
-state. A file that cannot be believed means that nothing is known.
+One small JSON file next to the overrides' file, only if some weight rises slowly. It is written at most once a
+second, on a thread, and no poll waits for it; a crash of the machine may lose its newest state. An invalid file means
+that nothing is known.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ NAME = "heard.json"
 VERSION = 1
 SIZE_MAX = 64 * 1024
 
-# Never two writes closer than this; and the last one is waited for no longer.
+# Minimum time between two writes, and the longest wait for the last one.
 GAP_S = 1.0
 
 
 class HeardFile:
-    """The file in ``directory``, which whoever keeps the overrides has made."""
+    """The file in ``directory``, which the overrides' state file has created."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
@@ -37,9 +37,9 @@ class HeardFile:
         self._writing: asyncio.Task[None] | None = None
 
     def load(self) -> dict[str, float] | None:
-        """The weight of each pool in percent; None if it is not known what was said."""
+        """The weight of each pool in percent; None if the last weights are unknown."""
         try:
-            self._written = {}  # something else than what will be wanted
+            self._written = {}  # differs from anything that will be wanted
             return _read(self.path)
         except FileNotFoundError:
             self._written = None
@@ -48,11 +48,13 @@ class HeardFile:
             why = os_error(error)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             why = f"not a record of weights, version {VERSION}"
-        log.warning("%s: %s; what HAProxy heard last is not known, so weights rise from their floor", self.path, why)
+        log.warning(
+            "%s: %s; the last weight sent to HAProxy is unknown, so weights rise from their floor", self.path, why
+        )
         return None
 
     def note(self, heard: dict[str, float] | None) -> None:
-        """This is what HAProxy hears from now on; None where nothing rises slowly, and nothing is kept."""
+        """HAProxy gets these weights from now on; None if nothing rises slowly, and nothing needs to be kept."""
         self._wanted = heard
         if heard != self._written and self._timer is None and not self._busy():
             self._write()
@@ -71,13 +73,13 @@ class HeardFile:
             self._write()
 
     async def _bring(self, heard: dict[str, float] | None) -> None:
-        # Whoever keeps the overrides tells of the disk's trouble.
+        # The overrides' state file reports problems with the disk.
         with suppress(OSError):
             await run_in_thread(partial(_replace, self.path, heard))
             self._written = heard
 
     async def close(self) -> None:
-        """The newest state is on its way to the disk, or the disk does not answer."""
+        """Waits until the newest state is written, or the disk does not respond."""
         if self._timer:
             self._timer.cancel()
         if self._busy() and self._writing:

@@ -1,8 +1,7 @@
-"""Carries out the operator's orders: records them, has them said, and watches their time.
+"""Carries out the operator's commands: records overrides, applies them to the replies, and watches their time.
 
-It knows no sockets, no weights and no words on the wire. One order or end at a time; what
-HAProxy will keep is on disk before it is said. Its one timer is there only while something
-has an end.
+It knows no sockets, no weights and no reply format. One change at a time; what HAProxy will keep is on disk before it
+is sent. Its only timer exists only while something has an end.
 """
 
 import asyncio
@@ -22,19 +21,19 @@ from agent.weight.pools import ReplyOverride
 
 log = logging.getLogger("busyweight")
 
-# How long ``ready`` is said where release_for is nothing: it must reach somebody.
+# How long ``ready`` is sent if release_for is 0: it must reach the balancers.
 READY_FOR_S = 5.0
 
-# Timers count milliseconds, and one that is early would only have to be set again.
+# Timers have a resolution of milliseconds, and one that fires early would have to be set again.
 TIMER_SLACK_S = 0.002
 
-# Longer than any timer of the event loop need be: then it is set again.
+# The longest timer; after it, the timer is set again.
 TIMER_MAX_S = 86400.0
 
 
 def show_when(since_s: float, until_s: float | None) -> str:
-    """From when to when, in this host's zone, which is named; HAProxy's page has room for 128
-    characters in all, so the date is said once where it is the same."""
+    """From when to when, in this host's time zone, with its name. HAProxy's page has space for 128 characters in all,
+    so the date appears once if it is the same."""
     since = time.localtime(since_s)
     shown = time.strftime("since %Y-%m-%d %H:%M:%S %Z", since)
     if until_s is not None:
@@ -45,7 +44,7 @@ def show_when(since_s: float, until_s: float | None) -> str:
 
 
 class OverrideService:
-    """``clock`` tells steady seconds; ``changed`` is called with :attr:`reply` when that has changed."""
+    """``clock`` is monotonic, in seconds; ``changed`` is called with :attr:`reply` when that has changed."""
 
     def __init__(
         self, file: StateFile, clock: Callable[[], float], changed: Callable[[ReplyOverride], None], for_s: float
@@ -71,27 +70,27 @@ class OverrideService:
         record = self.file.load()
         if self.file.load_warning:
             log.warning("%s; %s", self.file.load_warning, override.WAY_OUT)
-        # Where nothing can be written, the former agent's orders may not have been either.
+        # If nothing can be written now, the previous agent may not have been able to write its overrides either.
         in_doubt = bool(self.file.write_error or self.file.load_warning)
         state = override.restored(record, time.time(), self._clock(), in_doubt=in_doubt)
         if state.override:
-            log.info("still in force: %s", state.override.note(show_when))
+            log.info("override still active: %s", state.override.note(show_when))
         elif record.override:
-            log.info("ran out meanwhile: %s", record.override.note(show_when))
+            log.info("override expired while the agent was down: %s", record.override.note(show_when))
         return state
 
     def configure(self, release_for_s: float) -> None:
-        """How long a ``ready`` is said that begins from now on."""
+        """How long each ``ready`` that starts from now on is sent."""
         self._for_s = release_for_s
 
     @property
     def ready_for_s(self) -> float:
-        """How long an end is told to every poll, in seconds."""
+        """How long the end of an override is sent to every poll, in seconds."""
         return self._for_s or READY_FOR_S
 
     @property
     def owes_ready(self) -> bool:
-        """Whether something that HAProxy keeps must still be taken back."""
+        """Whether a drain or maint in HAProxy must still be taken back."""
         return self._state.ready_owed
 
     def begin(self) -> None:
@@ -102,13 +101,13 @@ class OverrideService:
             self._tick()
 
     def look(self) -> None:
-        """Somebody polls: what is due by now? Timers stand still while the machine sleeps."""
+        """A poll came: is anything due? Timers stop while the machine is suspended."""
         next_s = self._state.next_s
         if next_s is not None and self._clock() >= next_s:
             self._tick()
 
     async def order(self, order: Order, who: str) -> dict[str, Any]:
-        """Carries it out. Returns what became of it, for who asked."""
+        """Carries it out. Returns the result for the client."""
         async with self._turn:
             before = self._state
             ready_for_s = self.ready_for_s
@@ -117,19 +116,19 @@ class OverrideService:
                 state = before.readied()
                 why = order.why and f": {order.why}"
                 if before.override:
-                    log.info("%s ends %s%s", who, before.override.note(show_when), why)
+                    log.info("override ended by %s: %s%s", who, before.override.note(show_when), why)
                 elif state.ready_owed and not before.ready_owed:
-                    log.info("%s ends what was in force before the start, if anything was%s", who, why)
+                    log.info("%s ends any override from before the start%s", who, why)
             else:
                 asked = order.override(who, time.time())
                 state = before.ordered(asked, self._clock())
-                log.info("in force: %s", asked.note(show_when))
+                log.info("override active: %s", asked.note(show_when))
             await self._record(state)
             self._take(state, ready_for_s)
             return asdict(self.report()) | {"ended": before.override and before.override.note(show_when)}
 
     def report(self) -> OverrideStatus:
-        """What is in force, for status."""
+        """The active override, for status."""
         now_s, state = self._clock(), self._state
         left_s = None if state.expires_s is None else max(0.0, state.expires_s - now_s)
         ready_s = None if state.ready_until_s is None else max(0.0, state.ready_until_s - now_s)
@@ -142,7 +141,7 @@ class OverrideService:
         )
 
     async def close(self) -> None:
-        """Ends the timer. What could not be recorded is tried once more."""
+        """Stops the timer, and tries once more to write what could not be written."""
         async with self._turn:
             if self._timer:
                 self._timer.cancel()
@@ -154,15 +153,15 @@ class OverrideService:
             self._task = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        """Something's time may be over."""
+        """Something may have expired."""
         async with self._turn:
             before = self._state
             after = before.ticked(self._clock())
             if before.override and not after.override:
-                log.info("over: %s", before.override.note(show_when))
+                log.info("override expired: %s", before.override.note(show_when))
             if before.ready_owed and not after.ready_owed:
-                # To say it once more would undo what others have set meanwhile.
-                log.info("ready was said for long enough")
+                # Sending it again would undo what others have set meanwhile.
+                log.info("finished sending ready")
                 self._take(after, self.ready_for_s)
                 await self._record(after)
             else:
@@ -170,19 +169,19 @@ class OverrideService:
                 self._take(after, self.ready_for_s)
 
     async def _record(self, state: OverrideState) -> None:
-        """Brings to the disk what must outlive the agent, if it is not there."""
+        """Writes to disk what must outlive the agent, unless it is there already."""
         if state.record == self.file.recorded and not self.file.write_error:
             return
         await self.file.save(state.record)
         if self.file.write_error:
-            log.warning("%s; the override is in memory only, and a restart would not know it", self.file.write_error)
+            log.warning("%s; the override is in memory only and would not survive a restart", self.file.write_error)
 
     def _take(self, state: OverrideState, ready_for_s: float) -> None:
-        """This is so from now on."""
+        """Makes this the current state."""
         now_s = self._clock()
         self._state = state.heard(now_s, ready_for_s) if self._heard else state
         if self._state is not state:
-            log.info("says ready to every poll for %s", values.show_duration(ready_for_s))
+            log.info("sending ready to every poll for %s", values.show_duration(ready_for_s))
         if self._timer:
             self._timer.cancel()
             self._timer = None

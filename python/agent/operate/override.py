@@ -1,13 +1,11 @@
-"""PURE. The operator's word: what is in force, until when, and what must still be taken back.
+"""PURE. The operator's override: which one is active, until when, and what must still be taken back.
 
-HAProxy keeps the last ``drain`` or ``maint`` for ever, so who said one owes a ``ready``: to
-every poll for a while, because one address may stand for many servers, and then never again,
-because a ``ready`` undoes what operators set in HAProxy itself. A weight owes nothing: the
-next reply has another.
+HAProxy keeps the last ``drain`` or ``maint`` for ever, so an agent that sent one owes a ``ready``: in every reply for
+a while, because many servers may poll the same address, and then never again, because a ``ready`` undoes what
+operators set in HAProxy itself. A weight owes nothing: the next reply has another one.
 
-Two clocks, both passed in. ``wall_s`` is for people and for what outlives the agent;
-``now_s`` goes on steadily, and is what running overrides are measured by, so that setting the
-wall clock neither ends nor prolongs them.
+Two clocks, both passed in. ``wall_s`` is for people and for what outlives the agent; ``now_s`` is monotonic and
+measures active overrides, so that setting the wall clock neither ends nor prolongs them.
 """
 
 import math
@@ -20,24 +18,24 @@ from agent.config.values import Wrong
 from agent.weight.policy import Decision
 from agent.weight.pools import LOCKS, ReplyOverride
 
-# HAProxy keeps the LOCKS until it hears ``ready``.
+# HAProxy keeps the LOCKS until it gets ``ready``.
 OVERRIDE_KINDS = (*LOCKS, "weight")
 
-# A tick later than this means that the agent slept, and that polls went unanswered.
+# A tick later than this means that the agent was stopped or suspended, and that polls went unanswered.
 LATE_S = 1.0
 
-# From when to when, for people; the zone of the host is not for here to know.
+# From when to when, for people; this module does not know the host's time zone.
 ShowWhen = Callable[[float, float | None], str]
 
-# For people, where it is in doubt whether a ``ready`` is owed.
-WAY_OUT = "if HAProxy keeps a drain or maint of before: busyweight ready"
+# For people, if it is unknown whether a ``ready`` is owed.
+WAY_OUT = "if HAProxy still shows an old drain or maint, run: busyweight ready"
 
 WALL_MAX_S = 253_402_300_799.0  # the end of the year 9999, after which dates cannot be shown
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What an operator wants said instead of the sample. Times are of the wall clock."""
+    """What an operator wants the agent to reply instead of the sample. Times are wall clock times."""
 
     kind: str
     percent: int | None
@@ -58,8 +56,8 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class PersistedOverride:
-    """What must outlive the agent. A ``ready`` is owed by the override itself if it locks;
-    ``ready_owed`` is that of a former one."""
+    """What must outlive the agent. An override that locks implies a ``ready``; ``ready_owed`` is for an earlier
+    one."""
 
     override: Override | None = None
     ready_owed: bool = False
@@ -67,11 +65,11 @@ class PersistedOverride:
 
 @dataclass(frozen=True, slots=True)
 class OverrideState:
-    """The state of the operator's switch. Every change makes a new one.
+    """The state of the override. Every change makes a new one.
 
-    ``expires_s``: when the override ends, of the steady clock. ``ready_until_s``: until when
-    ``ready`` is said; None while it is owed and nobody can hear it yet. ``in_doubt``: an agent
-    before this one may owe a ``ready`` that nothing tells of; it is said if somebody orders it.
+    ``expires_s``: when the override ends, by the monotonic clock. ``ready_until_s``: until when ``ready`` is sent;
+    None while it is owed but no polls are answered yet. ``in_doubt``: a previous agent may owe a ``ready`` of which
+    there is no record; it is sent if an operator commands it.
     """
 
     override: Override | None = None
@@ -82,54 +80,54 @@ class OverrideState:
 
     @property
     def locks(self) -> bool:
-        """Whether what is in force stays in HAProxy until it hears ``ready``."""
+        """Whether the active override stays in HAProxy until it gets ``ready``."""
         return self.override is not None and self.override.kind in LOCKS
 
     @property
     def record(self) -> PersistedOverride:
-        """What must be kept before this is said."""
+        """What must be on disk before this is sent."""
         return PersistedOverride(self.override, self.ready_owed)
 
     @property
     def next_s(self) -> float | None:
-        """When :meth:`ticked` has something to do, of the steady clock; None for never."""
+        """When :meth:`ticked` has something to do, by the monotonic clock; None for never."""
         times = [t for t in (self.expires_s, self.ready_until_s) if t is not None]
         return min(times, default=None)
 
     def ordered(self, override: Override, now_s: float) -> "OverrideState":
-        """The override is in force from now on, instead of any other."""
+        """This override becomes active, and replaces any other."""
         lasts_s = None if override.until_s is None else override.until_s - override.since_s
         expires_s = None if lasts_s is None else now_s + lasts_s
         owed = override.kind not in LOCKS and (self.ready_owed or self.locks)
         return OverrideState(override, expires_s, ready_owed=owed, in_doubt=self.in_doubt)
 
     def ended(self) -> "OverrideState":
-        """Nothing is in force any more. What is owed is said from :meth:`heard` on."""
+        """No override is active any more. A ``ready`` that is owed is sent from :meth:`heard` on."""
         return OverrideState(ready_owed=self.ready_owed or self.locks, in_doubt=self.in_doubt)
 
     def readied(self) -> "OverrideState":
-        """An operator ends it, and so whatever an agent before this one may have begun."""
+        """An operator ends the override, and with it whatever a previous agent may have started."""
         ended = self.ended()
         return replace(ended, ready_owed=ended.ready_owed or self.in_doubt)
 
     def heard(self, now_s: float, ready_for_s: float) -> "OverrideState":
-        """From now on polls are answered: the time of an owed ``ready`` begins."""
+        """Polls are answered from now on: the time of an owed ``ready`` starts."""
         if not self.ready_owed or self.ready_until_s is not None:
             return self
         return replace(self, ready_until_s=now_s + ready_for_s)
 
     def ticked(self, now_s: float) -> "OverrideState":
-        """What time has made of it."""
+        """The state after this much time."""
         if self.expires_s is not None and now_s >= self.expires_s:
             return self.ended()
         if self.ready_until_s is not None and now_s >= self.ready_until_s:
-            # Suspended or stopped meanwhile, the agent answered nobody: then it begins anew.
+            # The agent was suspended or stopped meanwhile and answered no polls: then its time starts again.
             late = now_s - self.ready_until_s > LATE_S
             return replace(self, ready_owed=late, ready_until_s=None, in_doubt=self.in_doubt and late)
         return self
 
     def reply(self, show_when: ShowWhen) -> ReplyOverride:
-        """What to say."""
+        """How the override changes replies."""
         ready = "ready" if self.ready_owed else ""
         if self.override is None:
             return ReplyOverride(ready)
@@ -138,10 +136,10 @@ class OverrideState:
 
 
 def restored(record: PersistedOverride, wall_s: float, now_s: float, *, in_doubt: bool = False) -> OverrideState:
-    """The switch of an agent that finds this record; ``in_doubt`` if it may not be the newest.
+    """The state of an agent that finds this record; ``in_doubt`` if the record may not be the newest.
 
-    What ran out meanwhile is over, and its ``ready`` is owed. An override never lasts longer
-    than it was ordered for, however far back the wall clock was set.
+    An override that expired meanwhile is over, and its ``ready`` is owed. An override never lasts longer than
+    commanded, however far back the wall clock was set.
     """
     switch = OverrideState(ready_owed=record.ready_owed, in_doubt=in_doubt)
     override = record.override
@@ -156,8 +154,8 @@ def restored(record: PersistedOverride, wall_s: float, now_s: float, *, in_doubt
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator asked for. ``kind`` is one of OVERRIDE_KINDS or ``ready``; ``for_s`` is how
-    long it shall last, or for how long ``ready`` shall be said."""
+    """An operator's command. ``kind`` is one of OVERRIDE_KINDS or ``ready``; ``for_s`` is how long the override
+    lasts, or how long ``ready`` is sent."""
 
     kind: str
     percent: int | None
@@ -165,13 +163,13 @@ class Order:
     why: str
 
     def override(self, who: str, wall_s: float) -> Override:
-        """The override that this order asks for, if it is none for ``ready``."""
+        """The override that this command asks for, unless it is ``ready``."""
         until_s = None if self.for_s is None else wall_s + self.for_s
         return Override(self.kind, self.percent, who, self.why, wall_s, until_s)
 
 
 def read_order(kind: str, request: Mapping[str, object]) -> Order:
-    """The order in a request's words: ``weight``, ``for``, ``reason``. Raises Wrong."""
+    """The command in a request's keys: ``weight``, ``for``, ``reason``. Raises Wrong."""
 
     def read(key: str, of: values.Kind[Any], absent: Any) -> Any:
         if request.get(key) is None:
@@ -215,7 +213,7 @@ def from_value(value: object) -> PersistedOverride:
         found = None if fields["override"] is None else _override(fields["override"])
         return PersistedOverride(found, _flag(fields["ready_owed"]))
     except (TypeError, KeyError, OverflowError, Wrong):
-        raise ValueError("not a record of overrides") from None
+        raise ValueError("not a valid override record") from None
 
 
 def _override(value: object) -> Override:

@@ -1,7 +1,7 @@
-"""WORLD. One client of the operators' socket: lines of JSON in and out, see docs/control.md.
+"""WORLD. One client of the control socket: lines of JSON in and out, see docs/control.md.
 
-It has one request and one answer in memory at most, reads on only when its answer is gone, and
-leaves a client that takes too long. It knows nothing of what the commands mean.
+It keeps at most one request and one answer in memory, reads on only when the answer is sent, and disconnects a client
+that takes too long. It does not know what the commands mean.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = logging.getLogger("busyweight")
 VERSION = 1
 LINE_LEN_MAX = 4096
 
-# A client that says nothing, or does not read its answer, is left after so long.
+# How long a client may send nothing, or not read its answer, before it is disconnected.
 IDLE_S = 30.0
 ANSWER_S = 10.0
 
@@ -29,7 +29,7 @@ Request = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end, as the kernel says (unix(7), SO_PEERCRED and SO_PEERGROUPS)."""
+    """The process at the other end, as the kernel reports it (unix(7), SO_PEERCRED and SO_PEERGROUPS)."""
 
     pid: int
     uid: int
@@ -40,7 +40,7 @@ Command = Callable[[Request, Peer], Awaitable[dict[str, Any]]]
 
 
 def failure(why: str) -> dict[str, Any]:
-    """The answer to a request that comes to nothing."""
+    """The answer to a failed request."""
     return {"ok": False, "error": why}
 
 
@@ -52,8 +52,8 @@ def encode(answer: dict[str, Any]) -> bytes:
 class Session:
     """One connection: reads a line, has it carried out, writes the answer, and so on.
 
-    ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is
-    called once, when it is over.
+    ``commands`` are called with a request's other keys and may raise values.Wrong. ``left`` is called once, when the
+    connection is closed.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Session:
         self._task.add_done_callback(self._over)
 
     def close(self) -> None:
-        """Leaves the client, whatever it still wants. A command that is being carried out is so to its end."""
+        """Disconnects the client. A command that is being carried out is so to its end."""
         self._closing = True
         if not self._carrying_out:
             self._task.cancel()
 
     def _over(self, _: "asyncio.Task[None]") -> None:
         self._left(self)
-        # The descriptor is gone whatever close(2) says.
+        # The descriptor is gone whatever close(2) returns.
         with contextlib.suppress(OSError):
             self._socket.close()
 
@@ -118,7 +118,7 @@ class Session:
                         raise values.Wrong(f"the line is longer than {LINE_LEN_MAX} bytes")
                     data = await self._loop.sock_recv(self._socket, LINE_LEN_MAX + 1 - len(self._read))
                     if not data and self._read:
-                        raise values.Wrong("the line has no end: a newline is missing")
+                        raise values.Wrong("incomplete line: the newline is missing")
                     if not data:
                         return None
                     self._read += data
@@ -135,7 +135,7 @@ class Session:
             return {"ok": True} | await self._commands[name](request, self._peer)
         except values.Wrong as wrong:
             return failure(str(wrong))
-        except Exception as error:  # one command's fault must not end the agent
+        except Exception as error:  # a bug in one command must not end the agent
             log.error("control: %s", repr(error))  # noqa: TRY400 - one line
             return failure(f"the agent failed: {error!r}")
 
@@ -146,16 +146,16 @@ class Session:
 
 
 def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
-    """A request's command, which is one of the known, and its other keys. Raises values.Wrong."""
+    """A request's command, which is one of the known ones, and its other keys. Raises values.Wrong."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
-        raise values.Wrong("not a line of JSON in UTF-8") from None
+        raise values.Wrong("not one line of JSON in UTF-8") from None
     if not isinstance(request, dict):
         raise values.Wrong('not a JSON object such as {"version": 1, "command": "status"}')
     version, name = request.pop("version", VERSION), request.pop("command", None)
     if version != VERSION or isinstance(version, bool):
-        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not known here; allowed: {VERSION}")
+        raise values.Wrong(f"version {ascii(version)[:80]} of the protocol is not supported; allowed: {VERSION}")
     if not isinstance(name, str):
         raise values.Wrong('no "command" in the request')
     if name not in known:

@@ -1,7 +1,6 @@
-"""WORLD. The operators' socket: where it is, and who may command, see docs/control.md.
+"""WORLD. The control socket: where it is, and who may use it, see docs/control.md.
 
-It knows nothing of what the commands mean: they are given to it. Whatever clients do, polls do
-not wait.
+It does not know what the commands mean: they are passed in. Whatever clients do, polls do not wait.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ REFUSED_MAX = 100
 BACKLOG = 128
 BURST = 16
 
-# A listener that cannot accept is left alone for so long, or it would spin.
+# How long to pause a listener that cannot accept, so that it does not spin.
 STUCK_PAUSE_S = 0.5
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
@@ -38,25 +37,25 @@ _GROUPS_MAX = 256  # as many as Python's getsockopt has room for
 
 
 class ControlSocketError(OSError):
-    """There can be no socket here. The text names it and the reason."""
+    """The socket cannot be opened. The text says which and why."""
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Who is at the other end. Raises OSError."""
+    """The process at the other end. Raises OSError."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     pid, uid, gid = struct.unpack("iII", credentials)
     try:
         groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
     except OSError:
-        groups = b""  # in more groups than there is room for: the first one counts
+        groups = b""  # in more groups than fit: only the first one counts
     return Peer(pid, uid, frozenset({gid, *struct.unpack(f"{len(groups) // 4}I", groups)}))
 
 
 def open_socket(path: Path) -> socket.socket:
-    """Listens at ``path``, for everyone; who may command is decided by who they are.
+    """Listens at ``path``, for everyone; access is decided by the peer's credentials.
 
-    What a dead agent left there is replaced; a live one's socket, or anything that is no
-    socket, is left alone. Raises ControlSocketError.
+    It replaces the socket of a dead agent, but neither that of a running one nor anything that is not a socket.
+    Raises ControlSocketError.
     """
     try:
         if not path.parent.exists():
@@ -83,7 +82,7 @@ def _make_room(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "something that is no socket is there; it is left alone")
+        raise FileExistsError(errno.EEXIST, "the path exists and is not a socket; leaving it alone")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             with paths.short_name(path) as name:
@@ -91,15 +90,15 @@ def _make_room(path: Path) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
         except BlockingIOError:
-            raise FileExistsError(errno.EADDRINUSE, "another agent has it; it is left alone") from None
+            raise FileExistsError(errno.EADDRINUSE, "in use by another agent; leaving it alone") from None
         else:
             pid = peer_of(probe).pid
-            raise FileExistsError(errno.EADDRINUSE, f"another agent (pid {pid}) has it; it is left alone")
+            raise FileExistsError(errno.EADDRINUSE, f"in use by another agent (pid {pid}); leaving it alone")
 
 
 class ControlSocket:
-    """Serves the socket at ``path``. ``commands`` are called with a request's other keys and
-    may raise values.Wrong; ``gid`` is the group that may command, if any."""
+    """Serves the socket at ``path``. ``commands`` are called with a request's other keys and may raise values.Wrong;
+    ``gid`` is the group that may use it, if any."""
 
     def __init__(self, path: Path, commands: Mapping[str, Command], gid: int | None) -> None:
         self.path = path
@@ -113,7 +112,7 @@ class ControlSocket:
         self._watch.start()
 
     def close(self) -> None:
-        """Ends it, and takes the socket away if it still is this one."""
+        """Closes it, and removes the socket file if it is still this one."""
         self._watch.close()
         with contextlib.suppress(OSError):
             self._listener.close()
@@ -143,14 +142,14 @@ class ControlSocket:
                 connection.close()
             return
         if why := self._refusal(peer):
-            # A new connection's buffer has room for a line.
+            # A new connection's buffer has space for a line.
             with contextlib.suppress(OSError), connection:
                 connection.send(encode(failure(why)))
             return
         self.clients.add(Session(connection, peer, self.commands, self.clients.discard))
 
     def _refusal(self, peer: Peer) -> str | None:
-        # By numbers alone: who knows the names may take a minute, and anybody may come to be refused.
+        # Only by number: the name service may take a minute, and anybody may connect.
         if peer.uid not in (0, os.geteuid()) and (self.gid is None or self.gid not in peer.gids):
             group = "" if self.gid is None else f", and members of group {self.gid}"
             own = "" if os.geteuid() == 0 else f", user {os.geteuid()} (the agent's)"
@@ -158,7 +157,7 @@ class ControlSocket:
                 self._refused.add(peer.uid)
                 log.warning("control: refused uid %d (pid %d)", peer.uid, peer.pid)
             return (
-                f"refused: uid {peer.uid} may not command this agent; root{own}{group} may. "
+                f"refused: uid {peer.uid} may not control this agent; root{own}{group} may. "
                 "See [control] group in the configuration"
             )
         if len(self.clients) >= CLIENTS_MAX:

@@ -1,8 +1,7 @@
-"""WORLD. The state file: what outlives the agent.
+"""WORLD. The state file: what must outlive the agent.
 
-One small JSON file, replaced whole. Whatever is wrong with it or with its disk is told, and
-never ends the agent: a file that cannot be believed is set aside, and a disk that cannot be
-written leaves the override in memory.
+One small JSON file, always replaced as a whole. Problems with it or with the disk are reported and never end the
+agent: an invalid file is set aside, and if the disk cannot be written, the override stays in memory.
 """
 
 import asyncio
@@ -21,16 +20,15 @@ NAME = "override.json"
 VERSION = 1
 SIZE_MAX = 64 * 1024
 
-# A disk that has not answered by then is treated as one that refuses.
+# A disk that has not responded by then is treated as one that fails.
 PATIENCE_S = 2.0
 
 
 class StateFile:
-    """The record's file in ``directory``, which is made.
+    """The record's file in ``directory``, which it creates.
 
-    ``write_error`` says why the newest record is not on disk, ``load_warning`` what was wrong with the
-    file that was found at the start; None where all is well. ``recorded`` is the record
-    that the disk has; None while that is not known.
+    ``write_error`` says why the newest record is not on disk, ``load_warning`` what was wrong with the file found at
+    the start; None if all is well. ``recorded`` is the record on disk; None while that is unknown.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,18 +41,18 @@ class StateFile:
         self._writer: asyncio.Task[None] | None = None
 
     def prepare(self) -> None:
-        """Makes the directory. Raises OSError if it cannot be made or written."""
+        """Creates the directory. Raises OSError if it cannot be created or written."""
         self._make_directory()
         if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it cannot be written")
+            raise PermissionError(errno.EACCES, "not writable")
 
     def _make_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self) -> PersistedOverride:
-        """What the file says. One that cannot be believed is set aside, and says nothing.
+        """The record in the file. An invalid file is set aside and counts as empty.
 
-        Where there is trouble with the directory already, a file that cannot be read is no news.
+        If there is a problem with the directory already, an unreadable file is not reported again.
         """
         record = PersistedOverride()
         try:
@@ -63,7 +61,7 @@ class StateFile:
             pass
         except (OSError, ValueError) as error:
             if self.write_error is None:
-                self.load_warning = f"{self.path}: {_why(error)}; {self._set_aside()}; starts without an override"
+                self.load_warning = f"{self.path}: {_why(error)}; {self._set_aside()}; starting without an override"
         self.recorded = record
         return record
 
@@ -72,11 +70,11 @@ class StateFile:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
-            raise ValueError("not JSON, or not all of it") from None
+            raise ValueError("not valid JSON, or truncated") from None
         if not isinstance(value, dict) or "version" not in value:
-            raise ValueError("without a version")
+            raise ValueError("it has no version")
         if value.pop("version") != VERSION:
-            raise ValueError(f"of another version than {VERSION}")
+            raise ValueError(f"not version {VERSION}")
         return override.from_value(value)
 
     def _set_aside(self) -> str:
@@ -88,8 +86,8 @@ class StateFile:
         return f"set aside as {aside_path}"
 
     async def save(self, record: PersistedOverride) -> None:
-        """Brings the record to the disk, or says in ``write_error`` why not. Waits for the disk,
-        but not for ever; what it takes later is no error any more from then on."""
+        """Writes the record to disk, or sets ``write_error``. Waits for the disk for a limited time; if the write
+        succeeds later, the error is cleared then."""
         self._wanted, self.recorded = record, None
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_newest())
@@ -97,11 +95,11 @@ class StateFile:
         if self._writer.done():
             self._writer.result()
         else:
-            self.write_error = f"{self.directory}: the disk has not answered for {PATIENCE_S:g} s"
+            self.write_error = f"{self.directory}: the disk has not responded for {PATIENCE_S:g} s"
 
     async def _write_newest(self) -> None:
-        """One write at a time, until the newest record had its turn: a late one undoes nothing,
-        and a disk that hangs costs one thread, whatever is ordered meanwhile."""
+        """One write at a time, until the newest record is written: a late write never overwrites a newer record, and
+        a hung disk costs one thread, however many overrides come meanwhile."""
         written = None
         while written is not self._wanted:
             written = self._wanted
@@ -118,7 +116,7 @@ class StateFile:
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if record == PersistedOverride():
-                # Removing works on a full disk, too.
+                # Removing the file works even on a full disk.
                 self.path.unlink(missing_ok=True)
             else:
                 text = json.dumps({"version": VERSION} | override.to_value(record)) + "\n"

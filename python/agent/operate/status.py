@@ -1,9 +1,9 @@
-"""What the running agent tells of itself: plain values for the control socket and for metrics.
+"""The running agent's status: plain values for the control socket and for metrics.
 
-:class:`Status` is the documented JSON (docs/control.md), field by field. Points in time that people
-set (``since``, ``until``, ``at``, ``taken``) are seconds since 1970; all else is an age or a duration,
-in seconds (``_s``) or milliseconds (``_ms``), so that it holds however the wall clock is set. This file
-describes; it reads no part of the agent, but for :func:`workers`, which asks a scanner.
+:class:`Status` is the documented JSON (docs/control.md), field by field. Points in time (``since``, ``until``,
+``at``, ``taken``) are seconds since 1970; everything else is an age or a duration, in seconds (``_s``) or
+milliseconds (``_ms``), so that setting the wall clock does not matter. This file only describes; except for
+:func:`workers`, which asks a scanner, it reads no part of the agent.
 
 The dataclasses here have neither comparison nor ``repr``: nobody calls them, and they cost memory in every agent.
 """
@@ -19,7 +19,7 @@ from agent._scan import Counts, Scanner
 HISTORY_S = 600.0
 HISTORY_STEP_S = 1.0
 
-# What a scan adds up for one pool, in the order in which it is told; see _scan.pyi.
+# A scan's counts for one pool, in the order of the status; see _scan.pyi.
 COUNTS = (
     "workers",
     "readable",
@@ -55,9 +55,9 @@ class AgentStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PoolStatus:
-    """One pool's reply, and what it rests on. ``capacity`` is None for the sum of all threads,
-    ``counts`` without a sample.
-    ``hidden``: workers that do not count, since their names are not in ``workers.comm``; looked for rarely."""
+    """One pool's reply, and what it is based on. ``capacity`` is None for the sum of all threads, ``counts`` is None
+    without a sample. ``hidden``: workers that do not count because ``workers.comm`` does not match their names;
+    checked rarely."""
 
     pool: str
     reply: str
@@ -73,7 +73,7 @@ class PoolStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SampleStatus:
-    """The newest sample, while it is young enough to be believed."""
+    """The newest sample, until it expires."""
 
     age_s: float
     visible: bool
@@ -90,8 +90,8 @@ class SampleStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScannerStatus:
-    """``age_s`` is that of the newest sample, believed or not; ``for_s`` how long a scan has been
-    running; ``ended`` sums over all scans; ``hung_readers`` those that hang."""
+    """``age_s`` is that of the newest sample, expired or not; ``for_s`` how long the current scan has been running;
+    ``ended`` has sums over all finished scans; ``hung_readers`` counts hung readers."""
 
     scans: int
     scanning: bool
@@ -106,8 +106,8 @@ class ScannerStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StateFileStatus:
-    """``write_error``: why the newest override is not on disk. ``load_warning``: what was wrong with
-    the file that was found at the start."""
+    """``write_error``: why the newest override is not on disk. ``load_warning``: what was wrong with the file found
+    at the start."""
 
     path: str
     write_error: str | None
@@ -116,7 +116,7 @@ class StateFileStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class OverrideStatus:
-    """What operators ordered: ``override`` is in force, or None."""
+    """What operators commanded: ``override`` is the active one, or None."""
 
     override: dict[str, Any] | None
     ready_owed: bool
@@ -136,7 +136,7 @@ class ReloadOutcome:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReloadTotals:
-    """Reloads since the start, and when the configuration in force was taken."""
+    """Reloads since the start, and when the current configuration was loaded."""
 
     ok: int
     failed: int
@@ -145,7 +145,7 @@ class ReloadTotals:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ConfigStatus:
-    """Where the configuration comes from, and its reloads."""
+    """The configuration file and its reloads."""
 
     file: str
     reload: ReloadOutcome | None
@@ -155,7 +155,7 @@ class ConfigStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MetricsStatus:
-    """Where metrics are served, if they are; ``trouble``: why they are not where the configuration wants them."""
+    """Where metrics are served, if they are; ``trouble``: why they are not served as configured."""
 
     listening: str | None
     trouble: str | None
@@ -163,7 +163,7 @@ class MetricsStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ControlStatus:
-    """The control socket, and the group that may command."""
+    """The control socket, and the group that may use it."""
 
     path: str
     group: str
@@ -171,7 +171,7 @@ class ControlStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RepliesStatus:
-    """Replies sent for one pool that rested on one thing: measured, unknown or ordered."""
+    """Replies sent for one pool with one outcome: measured, unknown or ordered."""
 
     pool: str
     outcome: str
@@ -180,7 +180,7 @@ class RepliesStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PollerStatus:
-    """One balancer's address of late."""
+    """One address that polled recently."""
 
     address: str
     polls: int
@@ -205,7 +205,7 @@ class PollsStatus:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Status:
-    """The answer to ``status``. What the default pool says is None before the first scan."""
+    """The answer to ``status``. The default pool's reply is None before the first scan."""
 
     agent: AgentStatus
     now: float
@@ -233,7 +233,7 @@ class Status:
 
 
 class History:
-    """Since when each pool says what it says, and the default pool's weights of late."""
+    """Since when each pool has had its current reply, and the default pool's recent weights."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -241,7 +241,7 @@ class History:
         self._weights: deque[tuple[float, int | None]] = deque(maxlen=round(HISTORY_S / HISTORY_STEP_S))
 
     def note(self, weight: int | None, lines: Iterable[tuple[str, bytes]]) -> None:
-        """From now on the default pool has this weight, and the pools say these lines."""
+        """From now on the default pool has this weight, and the pools have these replies."""
         now_s = self._clock()
         for pool, line in lines:
             if self._since.get(pool, (b"", 0.0))[0] != line:
@@ -253,13 +253,13 @@ class History:
             self._weights[-1] = (self._weights[-1][0], weight)
 
     def said_for(self, pool: str) -> float:
-        """For how long a pool has said what it says, in seconds."""
+        """How long a pool has had its current reply, in seconds."""
         now_s = self._clock()
         return max(0.0, now_s - self._since.get(pool, (b"", now_s))[1])
 
     def weights(self) -> list[tuple[float, int | None]]:
-        """(seconds ago, weight in percent or None) for each change, the oldest first. Each is
-        so until the next; the first may be older than the ten minutes."""
+        """(seconds ago, weight in percent or None) for each change, oldest first. Each lasts until the next; the
+        first may be older than ten minutes."""
         ages = [(round(self._clock() - at_s, 1), weight) for at_s, weight in self._weights]
         old = sum(age_s > HISTORY_S for age_s, _ in ages)
         return ages[max(0, old - 1) :]

@@ -1,7 +1,7 @@
-"""Work that may take long, on a thread of its own, so that polls do not wait for it.
+"""Runs work that may take long on a separate thread, so that polls do not wait for it.
 
-Each piece of work has its own short-lived thread: the agent has none of them in quiet times,
-and one that hangs (a dead disk) keeps nothing from ending.
+Each piece of work has its own short-lived thread: in quiet times there are none, and one that hangs (a dead disk)
+does not keep the agent from exiting.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class NoThreadError(OSError):
-    """The work cannot begin: this host, or the unit, lets the agent have no thread more."""
+    """The work cannot start: the host or the unit does not allow another thread."""
 
 
 def run_in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
@@ -42,5 +42,5 @@ def run_in_thread(work: Callable[[], T]) -> "asyncio.Future[T]":
     try:
         threading.Thread(target=run, daemon=True).start()
     except RuntimeError:
-        raise NoThreadError("no thread is to be had") from None
+        raise NoThreadError("cannot start a thread") from None
     return future

@@ -15,10 +15,10 @@ Sample = TypeVar("Sample")
 class Pace:
     """When to scan; seconds, and ``max_duty`` as a fraction of one core.
 
-    fresh_for: a sample this old is worth a wait; from half of it on, worth the next scan.
-    min_gap: never two scans begin closer than this.
-    max_duty: after a scan that cost c, the next begins no sooner than c / max_duty.
-    give_up_after: an older sample is not to be believed.
+    fresh_for: for a sample older than this a poll waits; a sample older than half of it starts the next scan.
+    min_gap: the minimum time between the starts of two scans.
+    max_duty: after a scan that cost c, the next starts no sooner than c / max_duty.
+    give_up_after: an older sample has expired.
     """
 
     fresh_for: float
@@ -30,8 +30,8 @@ class Pace:
 class Cache(Generic[Sample]):
     """The newest sample, and the decision whether to take another.
 
-    ``start`` begins a scan; its end is told by :meth:`done` or :meth:`failed`. ``clock``
-    tells seconds, and goes on while the machine is suspended.
+    ``start`` starts a scan, whose end is reported with :meth:`done` or :meth:`failed`. ``clock`` returns seconds, and
+    continues while the machine is suspended.
     """
 
     def __init__(self, pace: Pace, clock: Callable[[], float], start: Callable[[], None]) -> None:
@@ -47,7 +47,7 @@ class Cache(Generic[Sample]):
         self.failure: str | None = None
 
     def poll(self) -> bool:
-        """Somebody asks. Begins a scan if the sample is old enough and one may begin.
+        """A poll came. Starts a scan if the sample is old enough and a scan may start.
 
         Returns whether waiting could bring a newer sample than one that is too old: a scan is
         running, and there is no sample within ``fresh_for``.
@@ -64,13 +64,13 @@ class Cache(Generic[Sample]):
         return self.scanning and (age_s is None or age_s > self.pace.fresh_for or self.pace.fresh_for == 0)
 
     def done(self, sample: Sample, taken_s: float, cost_s: float) -> None:
-        """The scan ended. ``taken_s`` is when it began to look."""
+        """The scan ended. ``taken_s`` is when it started."""
         self._sample, self._taken_s = sample, taken_s
         self.failure = None
         self._end(cost_s)
 
     def failed(self, why: str, cost_s: float) -> None:
-        """The scan brought nothing. The sample grows old."""
+        """The scan failed. The sample grows old."""
         self.failure = why
         self._end(cost_s)
 
@@ -80,11 +80,11 @@ class Cache(Generic[Sample]):
         self._not_before_s = began_s + max(self.pace.min_gap, cost_s / self.pace.max_duty)
 
     def running_for(self) -> float:
-        """Seconds since the running scan began; 0 when none runs."""
+        """Seconds since the current scan started; 0 if none is running."""
         return self._clock() - self._began_s if self.scanning and self._began_s is not None else 0.0
 
     def settled_until(self) -> float:
-        """Before that moment of the clock :meth:`poll` does nothing, and the sample is believed."""
+        """Until that time :meth:`poll` does nothing, and the sample is valid."""
         if self._sample is None:
             return 0.0
         young_until_s = self._taken_s + self.pace.fresh_for / 2
@@ -96,6 +96,6 @@ class Cache(Generic[Sample]):
         return None if self._sample is None else max(0.0, self._clock() - self._taken_s)
 
     def newest(self) -> Sample | None:
-        """The newest sample, or None if there is none or it is too old to be believed."""
+        """The newest sample, or None if there is none or it has expired."""
         age_s = self.age()
         return None if age_s is None or age_s > self.pace.give_up_after else self._sample

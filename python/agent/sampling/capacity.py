@@ -1,7 +1,7 @@
-"""WORLD. What this machine can do: its cores, and what cgroups may use of them.
+"""WORLD. This machine's capacity: its cores, and what cgroups may use of them.
 
-It counts and never limits, and starts no process. The agent's own affinity and CPU quota do not count: a
-hardened unit must not make a big host look small.
+It only counts, and starts no process. The agent's own affinity and CPU quota do not matter: a hardened unit must not
+make a big host look small.
 """
 
 import errno
@@ -16,7 +16,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 CPUS = Path("/sys/devices/system/cpu")
 CPUINFO = Path("/proc/cpuinfo")
 
-# A file that is not there, or of something that is gone or hidden.
+# The file does not exist, or belongs to something that is gone or hidden.
 NOT_TOLD = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -30,10 +30,10 @@ NOT_TOLD = {
 
 
 def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
-    """The machine's physical cores that are online, and where the number comes from. Raises OSError
-    where they cannot be counted now (no descriptor is free, say): that is not the same as not known.
+    """The machine's physical cores that are online, and where the number comes from. Raises OSError if they cannot be
+    counted at the moment (no free descriptor, for example), which is not the same as unknown.
 
-    The kernel's own lists are read, as psutil does; nothing is started, so it can be done again at any time.
+    It reads the kernel's lists, as psutil does, and starts nothing, so it may be called again at any time.
     """
     logical = os.sysconf("SC_NPROCESSORS_ONLN")
     if logical < 1:
@@ -46,11 +46,11 @@ def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
     physical = len(siblings) or _by_cpuinfo(_read(cpuinfo))
     if physical:
         return physical, f"physical cores, of {logical} logical"
-    return logical, "logical CPUs, since the machine does not tell its physical cores"
+    return logical, "logical CPUs, as the number of physical cores is unknown"
 
 
 def _by_cpuinfo(text: str) -> int:
-    """The sum of each socket's cores; 0 where it does not tell."""
+    """The sum of all sockets' cores; 0 if the file does not tell."""
     sockets: dict[str, int] = {}
     for cpu in text.split("\n\n"):
         fields = dict(line.replace("\t", "").split(": ", 1) for line in cpu.splitlines() if ": " in line)
@@ -60,7 +60,7 @@ def _by_cpuinfo(text: str) -> int:
 
 
 def _siblings(cpu: Path) -> str:
-    """The CPUs that share this one's core; empty where it is offline, or nothing is told."""
+    """The CPUs that share this one's core; empty if it is offline or the kernel does not tell."""
     for name in ("core_cpus_list", "thread_siblings_list"):  # the second before Linux 5.3
         if told := _read(cpu / "topology" / name):
             return told
@@ -68,15 +68,15 @@ def _siblings(cpu: Path) -> str:
 
 
 def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
-    """The cores that all these cgroups together may use at most: the sum of their limits (``cpu.max``,
-    cpusets), each no more than its parents allow. None where one of them has no limit, or is not there.
-    Raises OSError where that cannot be told now.
+    """How many cores all these cgroups together may use: the sum of their limits (``cpu.max``, cpusets), each limited
+    by its parents. None if one of them has no limit or does not exist. Raises OSError if that cannot be read at the
+    moment.
 
     ``cgroups`` are paths below the cgroup mounts, as in ``workers.cgroups``.
     """
     hierarchies = list(_hierarchies(mountinfo))
     wanted = {cgroup.strip("/") for cgroup in cgroups}
-    # The tree of the wanted ones and their parents, without those below another wanted one.
+    # The tree of these cgroups and their parents, without those below another one of them.
     below: dict[str, set[str]] = {}
     for cgroup in wanted:
         parents = [str(parent) if str(parent) != "." else "" for parent in Path(cgroup).parents]
@@ -102,7 +102,7 @@ def _hierarchies(mountinfo: Path) -> Iterator[Path]:
 
 
 def _limit(hierarchies: list[Path], cgroup: str) -> float | None:
-    """The cores that one cgroup may use by its own settings; None: no limit."""
+    """How many cores one cgroup may use by its own settings; None: no limit."""
     if not cgroup:
         return None  # the root has none
     limits = []
@@ -113,8 +113,8 @@ def _limit(hierarchies: list[Path], cgroup: str) -> float | None:
 
 
 def _read(path: Path) -> str:
-    """What a file says, empty if there is none or it has nothing to say. Raises OSError where it could not
-    be asked: that is not the same."""
+    """A file's content; empty if there is no file or it does not apply. Raises OSError if it could not be read, which
+    is not the same."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""WORLD. What this machine knows: its users, how many files may be open, and the scanner that fits."""
+"""WORLD. Facts about this machine: its users, its limit of open files, and the scanner that fits."""
 
 import grp
 import os
@@ -9,11 +9,11 @@ from agent import _scan
 from agent.config.schema import Config, Pool, Weight, Workers
 from agent.config.toml import Checks
 
-# Descriptors left to everything but kept titles: listeners, the control socket, reads in
-# progress, and what libraries open now and then.
+# Descriptors reserved for everything except kept titles: listeners, the control socket, reads in progress, and what
+# libraries open now and then.
 FDS_SPARED = 64
 
-# More than this many kept titles would only cost memory; the others are opened for each read.
+# Keeping more title files open would only cost memory; the others are opened for each read.
 FDS_WANTED = 16_384
 
 
@@ -28,7 +28,7 @@ def user_id(user: str | int) -> int | None:
 
 
 def user_name(uid: int | None) -> str:
-    """A user's name, or its number where it has none."""
+    """A user's name, or the uid if it has none."""
     if uid is None:
         return "?"
     try:
@@ -46,7 +46,7 @@ def group_id(group: str) -> int | None:
 
 
 def selector(workers: Workers, weight: Weight | None = None) -> _scan.Selector:
-    """The scanner's selector for a pool's workers, and what its weight wants to know. Raises ValueError."""
+    """The scanner's selector for a pool's workers and for the data that its weight needs. Raises ValueError."""
     uids = [uid for user in workers.users if (uid := user_id(user)) is not None]
     return _scan.Selector(
         workers.preset,
@@ -82,8 +82,8 @@ CHECKS = Checks(
 
 
 def open_scanner(config: Config, *, detail: bool = False, former: _scan.Scanner | None = None) -> _scan.Scanner:
-    """The scanner for a configuration's pools, which may take over a former one's programs in
-    the kernel. The process has no privilege to load programs afterwards.
+    """The scanner for a configuration's pools, which may take over a previous scanner's BPF programs. Afterwards the
+    process no longer has the privileges to load programs.
 
     Raises OSError if there is no such root.
     """
@@ -100,7 +100,7 @@ def open_scanner(config: Config, *, detail: bool = False, former: _scan.Scanner 
 
 
 def _raise_fd_limit() -> int:
-    """Takes as many open files as are permitted and useful. Returns the limit."""
+    """Raises the limit of open files as far as permitted and useful. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = hard == resource.RLIM_INFINITY
     wanted = FDS_WANTED if unlimited else min(hard, FDS_WANTED)
@@ -111,7 +111,7 @@ def _raise_fd_limit() -> int:
 
 
 def in_container() -> str | None:
-    """What says that this is a container, or None."""
+    """The evidence that this is a container, or None."""
     if os.path.exists("/run/.containerenv") or os.path.exists("/.dockerenv"):  # noqa: PTH110
         return "a container's marker file"
     try:

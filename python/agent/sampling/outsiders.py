@@ -1,7 +1,7 @@
-"""Workers whom `workers.comm` hides: those with a worker's title under a name that the filter does not know.
+"""Workers that `workers.comm` hides: processes with a worker's title but a name that the filter does not match.
 
-A wrapper's name, or another Ruby's, would make a busy host look idle. A look reads all of /proc and may hang, so
-it is for a thread of its own. Nothing here counts: it only tells that a count cannot be the whole truth.
+Workers under the name of a wrapper, or of another Ruby, would make a busy host look idle. The search reads all of
+/proc and may hang, so it needs its own thread. It changes no count: it only shows that a count may be incomplete.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from agent.sampling import host
 
 @dataclass(frozen=True, slots=True)
 class Outsiders:
-    """For each pool, those who would count there under another name: pids and names."""
+    """For each pool, the processes that would count there under another name: pids and names."""
 
     pools: tuple[tuple[tuple[int, str], ...], ...] = ()
 
     def of(self, pool: int) -> tuple[tuple[int, str], ...]:
-        """Those of one pool, by its place in the configuration."""
+        """The ones of one pool, by its index in the configuration."""
         return self.pools[pool] if pool < len(self.pools) else ()
 
 
 def look(config: Config) -> Outsiders:
-    """Who is hidden now. May take a second, or hang. Raises OSError without a procfs root."""
+    """The workers hidden now. May take a second, or hang. Raises OSError without a procfs root."""
     pools = config.all_pools
     selectors = [host.selector(pool.workers) for pool in pools]
     found = _scan.hidden_by_name(config.scan.procfs, selectors)

@@ -1,4 +1,4 @@
-"""Drives one scanner from the event loop: starts scans, looks after them, takes their end.
+"""Drives one scanner from the event loop: starts scans, monitors them, and takes their results.
 
 It knows no weights and no sockets, and never waits for a scan. Where the kernel has no room to watch for
 the end of one, it looks now and then.
@@ -10,14 +10,14 @@ from contextlib import suppress
 
 from agent._scan import Scanner, Snapshot
 
-# How often a running scan is looked after; a reader that hangs is detached then.
+# How often a running scan is checked; a reader that hangs is detached then.
 LOOK_S = 0.03
-# Of a scan that goes on without anything to detach.
+# The same for a scan in which there is nothing to detach.
 LOOK_S_MAX = 1.0
 
 
 class Sampler:
-    """``ended`` is called with the snapshot, or with None and why there is none."""
+    """``ended`` is called with the snapshot, or with None and the reason."""
 
     def __init__(self, scanner: Scanner, ended: Callable[[Snapshot | None, str], None]) -> None:
         self.scanner = scanner
@@ -41,7 +41,7 @@ class Sampler:
             self._watched = True
 
     def _look_after(self, period_s: float) -> None:
-        # When no reader may be detached any more, there is nothing to hurry for.
+        # When no more readers may be detached, there is no need to check often.
         hurry = self.scanner.check_deadline() or not self._watched
         period_s = LOOK_S if hurry else min(2 * period_s, LOOK_S_MAX)
         self._next_look = self._loop.call_later(period_s, self._look_after, period_s)
@@ -60,7 +60,7 @@ class Sampler:
         self._ended(snapshot, why)
 
     def close(self) -> None:
-        """Ends it. A scan that runs ends by itself, unheard."""
+        """Stops it. A running scan ends by itself, and its result is ignored."""
         self._loop.remove_reader(self.scanner.event_fd)
         if self._next_look:
             self._next_look.cancel()

@@ -1,6 +1,6 @@
-"""What added up since the start: the scans, and the replies by what they said.
+"""Counters since the start: scans, and replies by what they are based on.
 
-Plain sums that are told of a change when it happens. They decide nothing.
+Plain sums, updated when something happens. They decide nothing.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Scans:
-    """Scans that ended. Times in seconds; ``cost_s`` is of one core. ``vanished``: processes
-    that went away while they were being read."""
+    """Finished scans. Times in seconds; ``cost_s`` is of one core. ``vanished``: processes that exited while they
+    were being read."""
 
     done: int = 0
     failed: int = 0
@@ -26,7 +26,7 @@ class Scans:
     vanished: int = 0
 
     def note(self, snapshot: Snapshot | None) -> None:
-        """A scan ended, with this or with nothing."""
+        """A scan ended, with this snapshot or without one."""
         if snapshot is None:
             self.failed += 1
             return
@@ -43,10 +43,10 @@ def _outcome(said: "PoolReply") -> str:
 
 
 class Replies:
-    """Replies sent, by pool and by what they rested on: ``measured``, ``unknown``, ``ordered``.
+    """Replies sent, by pool and by what they are based on: ``measured``, ``unknown``, ``ordered``.
 
-    The answerer counts by pool alone; what it sent until a pool's word changed was all of one
-    kind, so it is enough to look at each change.
+    The answerer counts only by pool; all replies that it sent between two changes of a pool's reply are of one kind,
+    so it is enough to read its counters at each change.
     """
 
     def __init__(self, answerer: Answerer) -> None:
@@ -56,7 +56,7 @@ class Replies:
         self._sums: Counter[tuple[str, str]] = Counter()
 
     def note(self, said: "Iterable[PoolReply]") -> None:
-        """This is said from now on."""
+        """These are the replies from now on."""
         self._settle()
         self._outcomes = {each.pool: _outcome(each) for each in said}
 

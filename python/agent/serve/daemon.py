@@ -1,7 +1,7 @@
-"""Wires the parts of the running agent, and leads its life: start, reload, watchdog, last word.
+"""Wires the parts of the running agent, and runs it: start, reload, watchdog, last reply.
 
-It decides nothing about weights, reads no process and makes no words. Everything runs on one
-event loop, except the scan, which has its own thread and tells its end by a descriptor.
+It decides no weights, reads no processes and formats no replies. Everything runs on one event loop, except the scan,
+which has its own thread and reports its end through a file descriptor.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ log = logging.getLogger("busyweight")
 
 
 class Daemon:
-    """The running agent. ``load`` reads the configuration anew, or raises ConfigError; ``file`` is
-    where from, for people. ``state`` and ``control`` are the state directory and the control socket.
+    """The running agent. ``load`` reads the configuration again, or raises ConfigError; ``file`` is its path, for
+    people. ``state`` and ``control`` are the state directory and the control socket.
 
-    Making one loads programs into the kernel, and reads the state file; threads exist from the first
-    scan on. Raises StartError.
+    Creating one loads BPF programs into the kernel and reads the state file; threads exist from the first scan on.
+    Raises StartError.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Serves until a signal. The first scan is done before a port is opened.
+        """Serves until a signal. The first scan finishes before a port is opened.
 
         Raises StartError.
         """
@@ -163,18 +163,18 @@ class Daemon:
         self._overrides.begin()
 
     def _well(self) -> bool:
-        """Whether a restart would not make things better: the watchdog's question."""
+        """Whether the agent is healthy, for the watchdog: a restart would not help."""
         trouble = self._pipeline.trouble()
         if trouble is None and not self._server.answers():
-            trouble = "polls are waiting, and nobody answers them"
+            trouble = "polls are waiting and get no reply"
         if trouble:
             log.error("%s", trouble)
         return trouble is None
 
-    # What the parts tell each other.
+    # Callbacks between the parts.
 
     def _ask(self) -> bool:
-        """A connection waits for its reply: the server's question whether to let it wait."""
+        """A connection waits for its reply; the server asks whether to let it wait."""
         self._overrides.look()
         return self._pipeline.poll()
 
@@ -194,7 +194,7 @@ class Daemon:
         self._overrides.configure(loaded.config.reply.release_for)
         self._commands.allow_group(loaded.gid)
 
-    # Its life.
+    # Reload and stop.
 
     def _reload_signal(self) -> None:
         self._reload_due = True
@@ -207,7 +207,7 @@ class Daemon:
             self._reloading = self._loop.create_task(self._reload())
 
     async def _reload(self) -> None:
-        """One reload after the other: what changed while one was reading is taken by the next."""
+        """One reload at a time: what changed while one was reading is loaded by the next."""
         while self._reload_due:
             self._reload_due = False
             self._notify.reloading()
@@ -217,13 +217,13 @@ class Daemon:
                 self._notify.ready()
 
     async def _last_word(self) -> str:
-        """Why HAProxy must not keep what it heard last; empty where another agent follows at once."""
+        """Why HAProxy must not keep the last weight; empty if another agent follows at once."""
         if not self._signals.restart:
             return "stopping"
         return await successor.why_release(self._load, self._listeners.to_follow())
 
     async def _release(self, why: str) -> None:
-        """Says the last word for a while: the operator's if there is one."""
+        """Sends the last reply for a while: the override's, if one is active."""
         reply, at_once = self._pipeline.config.reply, self._signals.at_once
         release_s = reply.release_for if reply.on_stop == "release" else 0.0
         if self._overrides.owes_ready:
@@ -232,12 +232,12 @@ class Daemon:
         if release_s == 0 or at_once.is_set():
             return
         if self._state == "starting":
-            # A former agent's last word is HAProxy's to this moment.
+            # HAProxy still has the last weight of a previous agent.
             self._listen()
         self._state = "stopping"
         self._pipeline.stop(why)
         last = self._pipeline.replies[0].line.decode()
-        log.info("stopping: says %r for %s", last, values.show_duration(release_s))
+        log.info("stopping: replying %r for %s", last, values.show_duration(release_s))
         self._server.resume()
         with suppress(TimeoutError):
             await asyncio.wait_for(at_once.wait(), release_s)

@@ -1,8 +1,8 @@
-"""Where Prometheus may read: opens, exchanges and closes the metrics endpoint.
+"""Opens, replaces and closes the metrics endpoint.
 
-The library is imported only where ``[metrics] listen`` asks for it, on a thread, since that takes long.
-What is told is `metrics`'s. The agent is there for HAProxy: no trouble with metrics keeps it from
-serving, nor from taking a configuration. It is told, and tried again now and then.
+The library is imported only if ``[metrics] listen`` is set, on a thread, because that takes long. `metrics` defines
+what is exported. The agent serves HAProxy first: problems with metrics never prevent a start or a reload. They are
+reported, and retried now and then.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ class Exporter:
         self._trying: asyncio.Task[None] | None = None
 
     async def prepare(self, config: Config) -> Prepared:
-        """What a configuration asks for, to be switched to or discarded; what is open if that is it."""
+        """Prepares what a configuration asks for, to be switched to or discarded; it reuses the open endpoint if that
+        fits."""
         return await self._prepare(config.metrics.listen)
 
     async def _prepare(self, wanted: Address | None) -> Prepared:
@@ -72,13 +73,13 @@ class Exporter:
             return Prepared(wanted, None, f"metrics: {error}")
 
     def discard(self, prepared: Prepared) -> None:
-        """What was prepared will not be taken."""
+        """Closes what was prepared but will not be used."""
         if prepared.endpoint and prepared.endpoint is not self._now.endpoint:
             prepared.endpoint.close()
 
     def switch(self, prepared: Prepared) -> None:
-        """Prometheus may read here from now on, or nowhere. Where there is trouble, what is open stays so
-        until what is wanted can be had."""
+        """Serves metrics here from now on, or nowhere. In case of a problem the open endpoint stays until the wanted
+        one is available."""
         former, told = self._now.endpoint, self._now.trouble
         endpoint = former if prepared.trouble else prepared.endpoint
         self._now = Prepared(prepared.wanted, endpoint, prepared.trouble)
@@ -88,10 +89,10 @@ class Exporter:
         if former and former is not endpoint:
             former.close()
         if endpoint and endpoint is not former:
-            log.info("metrics on %s", values.show_address(endpoint.address))
+            log.info("serving metrics on %s", values.show_address(endpoint.address))
         if prepared.trouble:
             if prepared.trouble != told:
-                log.warning("%s; serves without, and tries again every %g s", prepared.trouble, RETRY_S)
+                log.warning("%s; running without metrics, retrying every %g s", prepared.trouble, RETRY_S)
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
@@ -105,7 +106,7 @@ class Exporter:
             self.discard(prepared)
 
     def status(self) -> MetricsStatus:
-        """Where they are, and why not where they should be."""
+        """Where metrics are served, and why not as configured."""
         endpoint = self._now.endpoint
         return MetricsStatus(values.show_address(endpoint.address) if endpoint else None, self._now.trouble)
 

@@ -1,8 +1,8 @@
-"""WORLD. The last word of an agent that cannot start: on the sockets that systemd kept, or passes.
+"""WORLD. The last reply of an agent that cannot start, on the sockets that systemd kept or passes.
 
-HAProxy may keep what an agent before it said, and there is nobody to correct it: after a crash with a
-fault in the configuration, say. So polls hear for a while that the weight is released, and nothing else:
-health and orders stay as they are. It knows no configuration, so it is the same for all who ask.
+HAProxy may still have the weight of a previous agent, and nothing would correct it: for example after a crash, with
+an error in the configuration. So for a while every poll gets the release of the weight and nothing else: health and
+overrides stay as they are. It knows no configuration, so every poller gets the same reply.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ CONNECTIONS_MAX = 256
 
 
 async def say() -> None:
-    """Says it until a signal to end, or long enough. Does nothing where no socket is passed."""
+    """Sends it until a stop signal comes or the time is over. Does nothing if no socket is passed."""
     sockets = [listener for _, listener in passed_sockets()]
     if not sockets:
         return
     signals = Signals()
     notify = Notifier()
-    notify.status(f"cannot start; says {WORD.decode().strip()} for {FOR_S:g} s")
+    notify.status(f"cannot start; replying {WORD.decode().strip()} for {FOR_S:g} s")
     answerer = Answerer([])
     answerer.set_replies(WORD, [])
     server = Server(

@@ -1,6 +1,6 @@
-"""The listening sockets in force: opened at the start, exchanged at a reload, or passed by systemd.
+"""The current listening sockets: opened at the start, replaced at a reload, or passed by systemd.
 
-It knows addresses and sockets. What is answered on them is the server's and the answerer's.
+It knows addresses and sockets. The server and the answerer reply on them.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("busyweight")
 
 
 def _name(address: Address) -> str:
-    """An address in what sd_notify(3) allows in a name."""
+    """An address with only the characters that sd_notify(3) allows in a name."""
     return values.show_address(address).replace(":", "_")
 
 
@@ -38,10 +38,10 @@ def _resize(address: Address, listener: socket.socket, backlog: int) -> None:
 
 
 class Listeners:
-    """Those of ``server``. ``passed`` are what systemd's socket unit passed; they replace ``listen``.
+    """The listeners of ``server``. ``passed`` are those from systemd's socket unit; they override ``listen``.
 
-    All others systemd keeps for the next agent (``notify``), so that during a restart no poll is refused,
-    and nobody else can take the port.
+    systemd keeps all others for the next agent (``notify``), so that during a restart no poll is refused, and no
+    other program can take the port.
     """
 
     def __init__(self, server: Server, notify: Notifier) -> None:
@@ -51,8 +51,8 @@ class Listeners:
         self._passed = False
 
     def open(self, config: Config, passed: Iterable[tuple[str, socket.socket]]) -> None:
-        """Polls are answered from now on. ``passed`` are sockets, with the name under which an agent before
-        this one had them kept, if it was that. Raises ListenError."""
+        """Answers polls from now on. ``passed`` are sockets, each with the name under which a previous agent had
+        systemd keep it, if it did. Raises ListenError."""
         passed = list(passed)
         kept = {name: listener for name, listener in passed if name}
         given = {address_of(listener): listener for name, listener in passed if not name}
@@ -71,14 +71,14 @@ class Listeners:
         self._warn_of_passed(config)
 
     def prepare(self, config: Config) -> dict[Address, socket.socket]:
-        """The sockets that a new configuration wants beside or instead of those in force. They are
-        the caller's until :meth:`switch`. Raises ListenError."""
+        """The sockets that a new configuration needs in addition to, or instead of, the current ones. The caller owns
+        them until :meth:`switch`. Raises ListenError."""
         if self._passed:
-            return {}  # they are systemd's to add and to remove
+            return {}  # only systemd adds and removes those
         return open_listeners(config.listen, config.limits.backlog, have=self._sockets)
 
     def switch(self, config: Config, opened: dict[Address, socket.socket]) -> None:
-        """Takes what :meth:`prepare` opened. Sockets that stay are not touched, so no poll is lost."""
+        """Uses what :meth:`prepare` opened. Sockets that stay are not touched, so no poll is lost."""
         wanted = tuple(self._sockets) if self._passed else config.listen
         gone = {
             address: self._sockets.pop(address)
@@ -106,7 +106,7 @@ class Listeners:
                 self._notify.keep_no_more(_name(address))
 
     def to_follow(self) -> dict[Address, socket.socket] | None:
-        """The sockets that another agent would have to open itself; None where systemd passes them."""
+        """The sockets that the next agent would have to open itself; None if systemd passes them."""
         return None if self._passed else dict(self._sockets)
 
     def addresses(self) -> list[Address]:
@@ -122,4 +122,4 @@ class Listeners:
     def _warn_of_passed(self, config: Config) -> None:
         if self._passed and set(self._sockets) != set(config.listen):
             shown = ", ".join(values.show_address(address) for address in config.listen)
-            log.warning("the sockets that systemd passed replace listen = %s", shown)
+            log.warning("the sockets passed by systemd override listen = %s", shown)

@@ -1,9 +1,9 @@
 """WORLD. Where log lines go: standard error, as text or as JSON, with journald's priorities.
 
-Whoever is behind standard error (journald, a pipe, a file on a hung disk) may not take what is
-written, for any time, and nothing can interrupt the write. So it has a thread of its own, which is there
-only while there are lines. Who logs waits for it as long as it usually takes; once that was in vain,
-nobody waits until it is back. What does not fit into the queue is counted, and the count is told.
+Standard error (journald, a pipe, a file on a hung disk) may block for any time, and nothing can interrupt the write.
+So a separate thread writes, which exists only while there are lines. A caller waits for it as long as a write usually
+takes; after a timeout nobody waits until the thread is unblocked. Lines that do not fit into the queue are counted,
+and the count is logged.
 """
 
 import json
@@ -17,9 +17,9 @@ from collections import deque
 # sd-daemon(3): a line that begins with <N> has syslog's priority N.
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
-# A write that takes longer is not waited for.
+# How long a caller waits for a write.
 PATIENCE_S = 0.02
-# At the end, so that the last words are read.
+# At the end, so that the last lines are written.
 LAST_PATIENCE_S = 0.5
 
 LINES_MAX = 1000
@@ -41,7 +41,7 @@ class _Json(logging.Formatter):
 
 
 class Patient(logging.Handler):
-    """Writes to a descriptor without making anybody wait for whoever reads there."""
+    """Writes to a descriptor without blocking callers on a slow reader."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -52,11 +52,11 @@ class Patient(logging.Handler):
         self._written = threading.Condition(self._turn)
         self._writing = False
         self._stuck = False
-        # Until :meth:`begin` there must be no thread: privileges are given up before.
+        # There must be no thread before :meth:`begin`: privileges are dropped first.
         self._held = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queues the line, and has it written if that is soon done."""
+        """Queues the line, and waits a moment until it is written."""
         try:
             line = self.format(record).encode(errors="backslashreplace") + b"\n"
         except Exception:
@@ -74,7 +74,7 @@ class Patient(logging.Handler):
 
     def _tell_lost(self) -> None:
         lost, self._lost = self._lost, 0
-        words = f"{lost} lines of the log were lost here: nobody took them"
+        words = f"{lost} log lines were dropped here: standard error was blocked"
         record = logging.LogRecord("busyweight", logging.WARNING, __file__, 0, words, None, None)
         self._lines.append(self.format(record).encode() + b"\n")
 
@@ -85,12 +85,12 @@ class Patient(logging.Handler):
             self._write_soon(PATIENCE_S)
 
     def _write_soon(self, patience_s: float) -> None:
-        """With the lock, which it gives away while it waits."""
+        """Called with the lock, which it releases while it waits."""
         if not self._writing and self._lines:
             try:
                 threading.Thread(target=self._write, daemon=True).start()
             except RuntimeError:
-                return  # no thread is to be had; the next line, or the end, tries again
+                return  # no thread can be started; the next line, or the end, retries
             self._writing = True
         if not self._stuck:
             self._stuck = not self._written.wait_for(lambda: not self._writing, patience_s)
@@ -109,12 +109,12 @@ class Patient(logging.Handler):
                 while line:
                     line = line[os.write(self._fd, line) :]
             except BlockingIOError:
-                time.sleep(PATIENCE_S)  # somebody made it so; what is left of the line comes again
+                time.sleep(PATIENCE_S)  # somebody made the descriptor non-blocking; the rest of the line is retried
                 with self._turn:
                     self._lines[0] = line
                 continue
             except OSError:
-                pass  # a full disk, or nobody is there any more
+                pass  # a full disk, or no reader any more
             with self._turn:
                 self._lines.popleft()
 
@@ -129,7 +129,7 @@ _handler: Patient | None = None
 
 
 def set_up(level: str, form: str) -> None:
-    """Logs from ``level`` on, as ``text`` or ``json``. May be called again. The first time, lines are kept
+    """Logs messages of ``level`` and above, as ``text`` or ``json``. May be called again. At first lines are queued
     until :func:`begin`."""
     global _handler  # noqa: PLW0603 - as standard error and logging's root are
     if _handler is None:
@@ -138,17 +138,17 @@ def set_up(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_handler]
     root.setLevel(level.upper())
-    # What is wrong with a line of the log must not end the agent.
+    # An error in logging a line must not end the agent.
     logging.raiseExceptions = False
 
 
 def begin() -> None:
-    """Lines are written from now on, on threads."""
+    """Starts writing lines, on threads."""
     if _handler is not None:
         _handler.begin()
 
 
 def end() -> None:
-    """The last lines are written, if anybody takes them."""
+    """Waits until the last lines are written, if standard error is not blocked."""
     if _handler is not None:
         _handler.flush()

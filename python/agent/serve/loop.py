@@ -1,9 +1,8 @@
 """WORLD. The event loop, without TLS.
 
-asyncio and uvloop import ssl, and with it OpenSSL: a sixth of the agent's memory, for TLS that
-HAProxy's agent-checks cannot speak. So they are given stand-ins for it, and for asyncio's use of it,
-while they are imported. Whoever imports ssl later gets the real one: prometheus-client does, so with
-metrics on the agent has it.
+asyncio and uvloop import ssl, and with it OpenSSL: a sixth of the agent's memory, for TLS that HAProxy's agent-checks
+do not support. So they get stand-ins for it, and for asyncio's use of it, while they are imported. A later import of
+ssl gets the real module: prometheus-client does that, so with metrics on the agent has it.
 """
 
 import importlib
@@ -32,7 +31,7 @@ def _import_without_tls() -> None:
     try:
         importlib.import_module("uvloop")
     except Exception:
-        # A newer one that wants more of ssl: it shall have the real one.
+        # A newer version that needs more of ssl gets the real module.
         for name in [name for name in sys.modules if name.partition(".")[0] in ("asyncio", "uvloop")]:
             del sys.modules[name]
     finally:

@@ -1,9 +1,8 @@
-"""What Prometheus may read: the agent's status as metrics, served over HTTP.
+"""The agent's status as Prometheus metrics, served over HTTP.
 
-Only imported where ``[metrics] listen`` asks for it. A scrape never touches the agent's parts:
-it asks the event loop for a status, and makes the text on a thread of its own. Between scrapes
-there is no thread and no timer, and whoever connects can hold neither the polls nor, for longer
-than a deadline, a scrape of others.
+Imported only if ``[metrics] listen`` is set. A scrape never touches the agent's parts: it asks the event loop for a
+status, and formats it on a separate thread. Between scrapes there is no thread and no timer, and a client can delay
+neither polls nor, beyond a deadline, other scrapes.
 """
 
 import asyncio
@@ -32,16 +31,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("busyweight")
 
-# At once: a pair of Prometheus servers, and a person who looks.
+# At the same time: a pair of Prometheus servers, and a person.
 SCRAPES_MAX = 4
 
 # For a whole scrape; Prometheus itself gives up after 10 s.
 DEADLINE_S = 10.0
 
-# For the event loop to tell the status.
+# For the event loop to return the status.
 TELL_WITHIN_S = 5.0
 
-# A listener that cannot accept is left alone for so long, or it would spin.
+# How long to pause a listener that cannot accept, so that it does not spin.
 STUCK_PAUSE_S = 0.5
 
 BACKLOG = 16
@@ -50,7 +49,7 @@ Report = dict[str, Any]
 
 
 class NoReportError(RuntimeError):
-    """The agent did not tell its status in time."""
+    """The agent did not return its status in time."""
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], float]], *labels: str) -> Metric:
@@ -68,13 +67,13 @@ def _counter(name: str, text: str, samples: Iterable[tuple[tuple[str, ...], floa
 
 
 def _one(value: float | None) -> list[tuple[tuple[str, ...], float]]:
-    """A metric without labels; none at all where there is nothing to tell."""
+    """A metric without labels; no sample if there is no value."""
     return [] if value is None else [((), value)]
 
 
 def families(report: Report) -> Iterator[Metric]:
     """A status (see ``status.report``) as metrics. The default pool's label is empty."""
-    yield _gauge("build_info", "Which agent this is.", [((report["agent"]["version"],), 1)], "version")
+    yield _gauge("build_info", "The agent's version.", [((report["agent"]["version"],), 1)], "version")
     yield from _said(report["pools"])
     yield from _counted(report["pools"])
     yield from _sample(report["sample"], report["scanner"])
@@ -86,25 +85,25 @@ def families(report: Report) -> Iterator[Metric]:
 def _said(pools: list[dict[str, Any]]) -> Iterator[Metric]:
     weights = [((pool["pool"],), pool["weight"] / 100) for pool in pools if pool["weight"] is not None]
     yield _gauge(
-        "weight_ratio", "The weight said, as a share of the full one; absent while none is said.", weights, "pool"
+        "weight_ratio", "The weight sent, as a fraction of the full weight; absent while none is sent.", weights, "pool"
     )
     known = [((pool["pool"],), float(pool["known"])) for pool in pools]
-    yield _gauge("known", "Whether what is said rests on a count or an order; 0 is unknown.", known, "pool")
+    yield _gauge("known", "Whether the reply is based on a count or an override; 0 is unknown.", known, "pool")
 
 
 def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
     counted = [(pool, pool["counts"]) for pool in pools if pool["counts"]]
     busy = [((pool["pool"],), _busy(pool["count"], of)) for pool, of in counted]
-    yield _gauge("busy", "Busy processes, threads or cores, as the pool counts, with what others take.", busy, "pool")
+    yield _gauge("busy", "Busy processes, threads or cores, as the pool counts, including weight.others.", busy, "pool")
     for name, key, text in (
-        ("worker_cores", "cores_milli", "Cores that workers take, where that counts."),
-        ("other_cores", "others_milli", "Cores that the cgroups of weight.others take."),
+        ("worker_cores", "cores_milli", "Cores that workers use, if the pool counts them."),
+        ("other_cores", "others_milli", "Cores that the cgroups in weight.others use."),
     ):
         yield _gauge(name, text, [((pool["pool"],), of[key] / 1e3) for pool, of in counted], "pool")
     capacity = [
         ((pool["pool"],), of["total_threads"] if pool["capacity"] is None else pool["capacity"]) for pool, of in counted
     ]
-    yield _gauge("capacity", "How many busy ones fill the host, in the same unit.", capacity, "pool")
+    yield _gauge("capacity", "How many busy ones make the host full, in the same unit.", capacity, "pool")
     workers, threads = [], []
     for pool, of in counted:
         name = pool["pool"]
@@ -116,15 +115,19 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
         ("untitled_workers", "untitled", "Workers busy by their CPU time, whose titles say idle."),
         ("stopping_workers", "stopping", "Workers that take no more jobs."),
         ("forked_copies", "copies", "Forked copies of workers, which do not count as workers."),
-        ("unparsable_titles", "unparsable", "Titles that name the program and show no count to believe."),
-        ("unread_processes", "unread", "Processes that may be workers, and that must not be read."),
-        ("quarantined_processes", "quarantined", "Processes that hung a reader and wait to be tried again."),
+        ("unparsable_titles", "unparsable", "Titles that name the program but show no valid count."),
+        ("unread_processes", "unread", "Processes that may be workers and that the agent may not read."),
+        ("quarantined_processes", "quarantined", "Processes that blocked a reader and wait for a retry."),
     ):
         yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
     hidden = [((pool["pool"],), float(pool["hidden"])) for pool, _ in counted]
-    yield _gauge("hidden_workers", "Workers that do not count, their names not being in workers.comm.", hidden, "pool")
+    yield _gauge(
+        "hidden_workers", "Workers that do not count because workers.comm does not match their names.", hidden, "pool"
+    )
     ages = [((pool["pool"],), of["oldest_ms"] / 1e3) for pool, of in counted]
-    yield _gauge("oldest_reading_age_seconds", "Age of the oldest title that counts, at the last scan.", ages, "pool")
+    yield _gauge(
+        "oldest_reading_age_seconds", "Age of the oldest title reading in use, at the last scan.", ages, "pool"
+    )
 
 
 def _busy(count: str, of: dict[str, int]) -> float:
@@ -134,34 +137,40 @@ def _busy(count: str, of: dict[str, int]) -> float:
 
 def _sample(sample: dict[str, Any] | None, scanner: dict[str, Any]) -> Iterator[Metric]:
     of = sample or {}
-    yield _gauge("sample_age_seconds", "Since the newest scan began that brought a sample.", _one(scanner["age_s"]))
-    yield _gauge("visible", "Whether processes can be seen; absent without a young enough sample.",
+    yield _gauge(
+        "sample_age_seconds", "Time since the start of the last scan that produced a sample.", _one(scanner["age_s"])
+    )
+    yield _gauge("visible", "Whether processes are visible; absent without a recent sample.",
                  _one(of.get("visible")))  # fmt: skip
-    yield _gauge("processes", "Processes that the discovery knows.", _one(of.get("processes")))
-    yield _gauge("unreadable_processes", "Processes that must not be read.", _one(of.get("unreadable")))
+    yield _gauge("processes", "Processes known to the discovery.", _one(of.get("processes")))
+    yield _gauge("unreadable_processes", "Processes that the agent may not read.", _one(of.get("unreadable")))
     took_s = None if sample is None else sample["took_ms"] / 1e3
-    yield _gauge("last_scan_duration_seconds", "How long the newest scan took.", _one(took_s))
+    yield _gauge("last_scan_duration_seconds", "Duration of the last scan.", _one(took_s))
     found_by = [((sample["discovery"],), 1.0)] if sample else []
-    yield _gauge("discovery_info", "By what workers are found: sweep, cgroup or ebpf.", found_by, "discovery")
+    yield _gauge("discovery_info", "How workers are found: sweep, cgroup or ebpf.", found_by, "discovery")
 
 
 def _scans(scanner: dict[str, Any]) -> Iterator[Metric]:
     ended = scanner["ended"]
     fell_back = float(scanner["fallback"] is not None)
-    yield _gauge("discovery_fallback", "Whether the discovery had to change since the start.", _one(fell_back))
-    yield _gauge("scan_running_seconds", "For how long a scan has been running; 0 if none is.", _one(scanner["for_s"]))
-    yield _gauge("hung_readers", "Readers that hang in processes.", _one(scanner["hung_readers"]))
+    yield _gauge(
+        "discovery_fallback", "Whether the agent fell back to another discovery since the start.", _one(fell_back)
+    )
+    yield _gauge(
+        "scan_running_seconds", "How long the current scan has been running; 0 without one.", _one(scanner["for_s"])
+    )
+    yield _gauge("hung_readers", "Reader threads that hang in a process.", _one(scanner["hung_readers"]))
     outcomes = [((outcome,), ended[outcome]) for outcome in ("done", "failed")]
-    yield _counter("scans_total", "Scans that ended.", outcomes, "outcome")
+    yield _counter("scans_total", "Finished scans.", outcomes, "outcome")
     yield SummaryMetricFamily(
         "busyweight_scan_duration_seconds",
-        "How long scans took.",
+        "Duration of scans.",
         count_value=ended["done"],
         sum_value=ended["took_s"],
     )
-    yield _counter("scan_cpu_seconds_total", "CPU time that scans took.", _one(ended["cost_s"]))
+    yield _counter("scan_cpu_seconds_total", "CPU time used by scans.", _one(ended["cost_s"]))
     yield _counter(
-        "vanished_processes_total", "Processes that went away while they were being read.", _one(ended["vanished"])
+        "vanished_processes_total", "Processes that exited while they were being read.", _one(ended["vanished"])
     )
 
 
@@ -171,11 +180,11 @@ def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
         "polls_total", "Polls: answered, refused (not in allow), or disconnected before the reply.", outcomes, "outcome"
     )
     replies = [((each["pool"], each["outcome"]), each["replies"]) for each in polls["replies"]]
-    yield _counter("replies_total", "Replies by what they rest on: measured, unknown, ordered.",
+    yield _counter("replies_total", "Replies by what they are based on: measured, unknown, ordered (an override).",
                    replies, "pool", "outcome")  # fmt: skip
     reasons = [((reason,), polls[reason]) for reason in ("timed_out", "evicted")]
     yield _counter(
-        "missing_lines_total", "Polls answered for the default pool, no agent-send line having come.", reasons, "reason"
+        "missing_lines_total", "Polls answered for the default pool because no agent-send line came.", reasons, "reason"
     )
     yield _counter("fd_shortages_total", "Times that no file descriptor was free.", _one(polls["no_fds"]))
 
@@ -183,14 +192,14 @@ def _polls(polls: dict[str, Any]) -> Iterator[Metric]:
 def _operators(override: dict[str, Any] | None, config: dict[str, Any]) -> Iterator[Metric]:
     of = override or {"kind": None, "until": None}
     kinds = [((kind,), float(kind == of["kind"])) for kind in OVERRIDE_KINDS]
-    yield _gauge("override", "Whether an operator's order is in force.", kinds, "kind")
-    yield _gauge("override_end_timestamp_seconds", "When it ends, if it ends by itself.", _one(of["until"]))
+    yield _gauge("override", "Whether an operator's override is active.", kinds, "kind")
+    yield _gauge("override_end_timestamp_seconds", "When the override expires, if it does.", _one(of["until"]))
     reload, reloads = config["reload"], config["reloads"]
     outcomes = [((outcome,), reloads[outcome]) for outcome in ("ok", "failed")]
     yield _counter("config_reloads_total", "Reloads of the configuration.", outcomes, "outcome")
     well = float(reload is None or reload["ok"])
-    yield _gauge("config_last_reload_successful", "Whether the last reload was taken.", _one(well))
-    yield _gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force was taken.",
+    yield _gauge("config_last_reload_successful", "Whether the last reload succeeded.", _one(well))
+    yield _gauge("config_last_reload_success_timestamp_seconds", "When the current configuration was loaded.",
                  _one(reloads["taken"]))  # fmt: skip
 
 
@@ -204,7 +213,7 @@ class _Collector:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape is not worth a line."""
+        """Scrapes are not logged."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -219,7 +228,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(address[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        # What server_bind would ask the DNS for.
+        # server_bind would ask the DNS for it.
         self.server_name, self.server_port = address[:2]
         self.setup_environ()
         self.set_app(app)
@@ -246,7 +255,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     @staticmethod
     def _expire(request: socket.socket) -> None:
-        # Its thread wakes up and finds that the peer is gone.
+        # Wakes up its thread, which then finds that the peer is gone.
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
@@ -269,8 +278,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class Endpoint:
-    """Serves ``report``, which is called on the running event loop, on a listening socket that
-    it owns from now on. ``wanted`` is the address that was asked for."""
+    """Serves ``report``, which is called on the running event loop, on a listening socket that it owns from now on.
+    ``wanted`` is the configured address."""
 
     def __init__(self, listener: socket.socket, report: Callable[[], Report], *, wanted: tuple[str, int]) -> None:
         self.listener = listener
@@ -285,7 +294,7 @@ class Endpoint:
         self._server = _Server(listener, self._serve)
 
     def close(self) -> None:
-        """No more scrapes from now on; those at work are finished."""
+        """Accepts no more scrapes; running ones are finished."""
         self._server.server_close()
 
     def _serve(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -1,7 +1,7 @@
-"""Looks now and then, while somebody polls, for workers whom `workers.comm` hides, and says so.
+"""Checks now and then, while the agent is polled, for workers that `workers.comm` hides, and logs them.
 
-Between looks there is no timer: a sample that comes asks whether it is time. A look has a thread of its own, one at
-a time; one that hangs is the last.
+There is no timer: each new sample triggers the question whether a check is due. A check runs on its own thread, one
+at a time; if one hangs, it is the last.
 """
 
 import logging
@@ -13,13 +13,14 @@ from agent.serve.pipeline import Pipeline, now_s
 
 log = logging.getLogger("busyweight")
 
-# The first look is soon after the start, the later ones far apart: one reads every process's name and title.
+# The first check comes soon after the start, later ones are far apart, because each reads every process's name and
+# title.
 FIRST_AFTER_S = 5.0
 EVERY_S = 600.0
 
 
 class OutsiderWatch:
-    """Keeps ``pipeline`` told of who is hidden."""
+    """Tells ``pipeline`` which workers are hidden."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -27,7 +28,7 @@ class OutsiderWatch:
         self._looking = False
 
     def look(self) -> None:
-        """A sample came: is it time?"""
+        """A sample came: is a check due?"""
         if now_s() < self._due_s or self._looking:
             return
         self._due_s = now_s() + EVERY_S
@@ -40,14 +41,14 @@ class OutsiderWatch:
 
         def done() -> None:
             self._looking = False
-            # After a reload meanwhile others are looked for.
+            # A reload meanwhile may have changed the filter.
             if looking.exception() is None and config is self._pipeline.config:
                 self._take(looking.result())
 
         looking.add_done_callback(lambda _: done())
 
     def again(self) -> None:
-        """A reload: others may be looked for."""
+        """A reload may have changed the filter: check again soon."""
         self._due_s = now_s() + FIRST_AFTER_S
 
     def _take(self, found: Outsiders) -> None:
@@ -56,7 +57,7 @@ class OutsiderWatch:
             hidden = found.of(i)
             if hidden and hidden != former.of(i):
                 log.warning(
-                    "%s: %s, a name that workers.comm does not have, so they do not count",
+                    "%s: %s; workers.comm does not match that name, so they do not count",
                     pool_title(pool.name),
                     described(hidden),
                 )

@@ -1,7 +1,7 @@
-"""From the sample to the wire: asks the cache for scans, builds the replies, hands them to the answerer.
+"""From the sample to the wire: asks the cache for scans, builds the replies, passes them to the answerer.
 
-Everything that a poll or the end of a scan sets off passes through here, in one direction. It opens
-no socket, reads no file and decides no weight: `weight` decides, the answerer sends.
+Everything that a poll or the end of a scan triggers passes through here, in one direction. It opens no socket, reads
+no file and decides no weight: `weight` decides, the answerer sends.
 """
 
 import logging
@@ -21,12 +21,12 @@ from agent.weight.pools import PoolReply, ReplyBuilder, ReplyOverride
 
 log = logging.getLogger("busyweight")
 
-# A scan that runs for longer will not end any more.
+# A scan that runs for longer will never finish.
 STUCK_FOR_GOOD_S = 60.0
 
 
 def now_s() -> float:
-    """Seconds of the clock in which samples are dated; it goes on in suspend, and never goes back."""
+    """Seconds of the clock that dates samples; it continues during suspend, and never goes back."""
     return _scan.now_ns() / 1e9
 
 
@@ -36,7 +36,8 @@ def _pace(config: Config) -> Pace:
 
 
 class Pipeline:
-    """``config`` is in force, its users and groups in numbers; ``rules`` are its pools' on this machine.
+    """``config`` is the current configuration, with numbers for users and groups; ``rules`` are its pools' rules on
+    this machine.
 
     ``scanned`` is called when a scan has ended and its replies are set; ``replied`` with the default
     pool's reply when a reply has changed.
@@ -71,7 +72,7 @@ class Pipeline:
         self._cpu_missed = False
 
     def poll(self) -> bool:
-        """A connection waits for its reply. Returns whether waiting could bring a better one."""
+        """A connection waits for its reply. Returns whether waiting could lead to a better one."""
         if self._stopping:
             return False
         waiting = self.cache.poll()
@@ -81,7 +82,7 @@ class Pipeline:
         return waiting
 
     def sampled(self, snapshot: Snapshot | None, why: str) -> None:
-        """A scan ended, with a snapshot, or without one and why."""
+        """A scan ended, with a snapshot, or without one and the reason."""
         self.scan_counters.note(snapshot)
         if snapshot is None:
             self.cache.failed(why, 0.0)
@@ -93,19 +94,19 @@ class Pipeline:
         self._scanned()
 
     def override(self, override: ReplyOverride) -> None:
-        """An operator's override begins or ends."""
+        """An operator's override starts or ends."""
         self.builder.override = override
         self.refresh()
 
     def stop(self, why: str) -> None:
-        """From now on the last reply is sent: that the host is free, unless ``on_stop`` is ``keep``."""
+        """Sends the last reply from now on: that the host is free, unless ``on_stop`` is ``keep``."""
         self._stopping = why
         self.refresh()
 
     def refresh(self) -> None:
-        """Builds the replies of this moment, and hands them on if they differ from the last ones."""
+        """Builds the current replies, and passes them on if they have changed."""
         if self._stopping and self.config.reply.on_stop == "release":
-            # HAProxy keeps the last weight for ever, so the last one is that the host is free.
+            # HAProxy keeps the last weight for ever, so the last one must be 100 %.
             self._hand_on(self.builder.everywhere(Decision(100, self._stopping, known=True), now_s()))
             return
         sample = self.cache.newest()
@@ -136,7 +137,7 @@ class Pipeline:
             self._log_state(reply)
 
     def adopt(self, config: Config, rules: list[tuple[str, Rule]], scanner: Scanner | None = None) -> None:
-        """Goes on with another configuration or other rules, and with another scanner if there is one."""
+        """Continues with another configuration or other rules, and with another scanner if there is one."""
         if config is not self.config:
             self.outsiders = Outsiders()
         self.config = config
@@ -151,54 +152,54 @@ class Pipeline:
         self.builder = builder
         self._answerer.settle(0.0)
         if scanner is None:
-            self.refresh()  # else the first sample, which comes with it, brings the replies
+            self.refresh()  # else the scanner's first sample leads to the replies
 
     def close(self) -> None:
         """Ends scanning."""
         self.sampler.close()
 
     def trouble(self) -> str | None:
-        """What is so wrong that only a restart would help, or None."""
+        """A problem that only a restart can solve, or None."""
         stuck_s = self.cache.running_for()
         if stuck_s > max(STUCK_FOR_GOOD_S, 2 * self.config.scan.give_up_after):
-            return f"the scan has been stuck for {stuck_s:.0f} s"
+            return f"the scan has hung for {stuck_s:.0f} s"
         sample = self.cache.newest()
         if not self._stopping and sample is not None and sample is not self._built_from:
-            return "a sample came, and no reply was built from it"
+            return "a new sample arrived, but no reply was built from it"
         return None
 
-    # What it logs.
+    # Logging.
 
     def log_discovery(self) -> None:
-        """How workers are found, and which better ways were refused."""
+        """Logs how workers are found, and which better ways are not available."""
         scanner = self.sampler.scanner
         for refused in scanner.refused:
             log.info("not available: %s", refused)
-        log.info("finds workers by %s", scanner.discovery)
+        log.info("finding workers by %s", scanner.discovery)
 
     def _note_discovery(self, discovery: str) -> None:
-        """A line when another discovery has taken over: a new scanner's, or a sweep as the fallback."""
+        """Logs a line when the discovery has changed: a new scanner's, or the sweep as a fallback."""
         if discovery == self._discovery:
             return
         self._discovery = discovery
         if why := self.sampler.scanner.fallback():
-            log.warning("%s; finds workers by %s from now on", why, discovery)
+            log.warning("%s; finding workers by %s from now on", why, discovery)
         else:
             self.log_discovery()
 
     def _note_cpu(self, snapshot: Snapshot) -> None:
-        """A line, once, when workers' CPU times are not told (a seccomp filter, a procfs without them)."""
+        """Logs a line, once, if workers' CPU times cannot be read (a seccomp filter, a procfs without them)."""
         if snapshot.cpu_untold and not self._cpu_missed:
             self._cpu_missed = True
             log.warning(
-                "the CPU time of %d workers cannot be read, so for them titles alone count; "
-                'workers.now = "titles" says so for all',
+                "cannot read the CPU time of %d workers, so only their titles count; "
+                'workers.now = "titles" does the same for all workers',
                 snapshot.cpu_untold,
             )
 
     def _log_state(self, reply: PoolReply) -> None:
-        """A line when a pool's state changes: known or not, full or not. Never one per poll, and
-        none about overrides, which have lines of their own."""
+        """Logs a line when a pool's state changes: known or not, full or not. Never one per poll, and none for
+        overrides, which are logged elsewhere."""
         decision = reply.decision
         if reply.ordered:
             return
@@ -206,6 +207,6 @@ class Pipeline:
         if self._logged.get(reply.pool) != state:
             self._logged[reply.pool] = state
             level = logging.INFO if decision.known else logging.WARNING
-            log.log(level, "%s: %s; says %r", pool_title(reply.pool), state, reply.line.decode())
+            log.log(level, "%s: %s; replying %r", pool_title(reply.pool), state, reply.line.decode())
         else:
-            log.debug("%s: says %r", pool_title(reply.pool), reply.line.decode())
+            log.debug("%s: replying %r", pool_title(reply.pool), reply.line.decode())

@@ -1,7 +1,7 @@
-"""Counts again, now and then, what this machine can do: cores come and go, and so do cgroups' limits.
+"""Determines this machine's capacity again now and then: cores come and go, and so do cgroups' limits.
 
-Between counts there is no timer: a sample that comes asks whether it is time. The counting has a thread
-of its own; where it fails, what was counted before stays.
+There is no timer: each new sample triggers the question whether a count is due. Counting runs on its own thread; if
+it fails, the previous numbers stay.
 """
 
 import logging
@@ -19,7 +19,7 @@ EVERY_S = 60.0
 
 
 class Recount:
-    """Keeps ``pipeline``'s rules true. ``loaded`` is what it began with."""
+    """Keeps ``pipeline``'s rules up to date. ``loaded`` is the initial state."""
 
     def __init__(self, pipeline: Pipeline, loaded: Loaded) -> None:
         self._pipeline = pipeline
@@ -29,16 +29,16 @@ class Recount:
         self._fault = ""
 
     def log_start(self) -> None:
-        """What counts as full."""
+        """Logs what counts as full."""
         for line in _lines(self._pipeline.config, self._counted):
             log.info("%s", line)
 
     def take(self, loaded: Loaded) -> None:
-        """A reload counted anew."""
+        """A reload has counted again."""
         self._note(loaded.config, loaded.counted)
 
     def look(self) -> None:
-        """A sample came: is it time?"""
+        """A sample came: is a count due?"""
         if now_s() < self._due_s or self._counting:
             return
         self._due_s = now_s() + EVERY_S
@@ -51,12 +51,12 @@ class Recount:
 
         def done() -> None:
             self._counting = False
-            # A reload meanwhile has counted by its own configuration.
+            # A reload meanwhile has counted with its own configuration.
             if (error := counting.exception()) is None and config is self._pipeline.config:
                 self._changed(config, counting.result())
             elif error is not None and str(error) != self._fault:
                 self._fault = str(error)
-                log.warning("cannot count what this machine can do: %s; what was counted before stays", error)
+                log.warning("cannot determine this machine's capacity: %s; keeping the previous one", error)
 
         counting.add_done_callback(lambda _: done())
 

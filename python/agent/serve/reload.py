@@ -1,8 +1,7 @@
-"""Takes a new configuration into the running agent: whole or not at all.
+"""Loads a new configuration into the running agent, as a whole or not at all.
 
-First a plan, which may fail and then leaves nothing behind; then the change, which may not fail.
-No listener that stays is touched, so no poll is lost; a new scanner takes over when it has its
-first sample.
+First a plan, which may fail and then leaves nothing behind; then the change, which cannot fail. Listeners that stay
+are not touched, so no poll is lost; a new scanner takes over when it has its first sample.
 """
 
 import asyncio
@@ -31,8 +30,7 @@ log = logging.getLogger("busyweight")
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """All that a new configuration needs, opened and ready. ``scanner`` is None where the one in
-    force will do."""
+    """Everything that a new configuration needs, opened and ready. ``scanner`` is None if the current one will do."""
 
     loaded: Loaded
     opened: dict[Address, socket.socket]
@@ -41,10 +39,10 @@ class _Plan:
 
 
 class Reloader:
-    """``load`` reads the configuration anew, or raises ConfigError. ``adopted`` is called when the
-    configuration is in force, with it.
+    """``load`` reads the configuration again, or raises ConfigError. ``adopted`` is called with the configuration
+    once it is in use.
 
-    ``outcome`` tells how the last reload went, ``totals`` how many were taken.
+    ``outcome`` tells how the last reload went, ``totals`` how many succeeded.
     """
 
     def __init__(
@@ -71,11 +69,11 @@ class Reloader:
         self.totals = ReloadTotals(ok=0, failed=0, taken=time.time())
 
     async def reload(self) -> None:
-        """Takes the configuration as it is now. It is read on a thread of its own: a disk, or who
-        knows the users' names, may take long."""
+        """Loads the current configuration file. It is read on a separate thread: the disk or the name service may
+        take long."""
         faults: list[str] = []
         late = asyncio.get_running_loop().call_later(
-            FIRST_SAMPLE_S, log.warning, "the configuration is still being read; the former one is in force meanwhile"
+            FIRST_SAMPLE_S, log.warning, "still reading the new configuration; the previous one stays in use meanwhile"
         )
         try:
             loaded = await run_in_thread(lambda: load_whole(self._load))
@@ -91,7 +89,7 @@ class Reloader:
         except (ListenError, StartError, NoThreadError) as error:
             faults = [str(error)]
         except Exception as error:
-            log.exception("a fault of the agent's own")
+            log.exception("internal error")
             faults = [f"the agent failed: {error!r}"]
         finally:
             late.cancel()
@@ -104,13 +102,13 @@ class Reloader:
             log.error("%s", fault)
         if faults:
             self.totals = ReloadTotals(totals.ok, totals.failed + 1, totals.taken)
-            log.error("the configuration is not taken; the former one stays")
+            log.error("reload failed; the previous configuration stays in use")
         else:
             self.totals = ReloadTotals(totals.ok + 1, totals.failed, now)
             log.info("reloaded the configuration")
 
     def close(self) -> None:
-        """Ends what has not taken over yet."""
+        """Stops a scanner that has not taken over yet."""
         if self._late:
             self._late.cancel()
         if self._successor:
@@ -118,14 +116,14 @@ class Reloader:
             self._successor = None
 
     def _plan(self, loaded: Loaded, metrics: Prepared) -> _Plan:
-        """Whatever may fail. What it opened is closed again when it does."""
+        """Everything that may fail. If it does, what it opened is closed again."""
         config = loaded.config
-        Answerer(list(config.allow))  # fails where the one in force would
+        Answerer(list(config.allow))  # fails where the real one would
         opened = self._listeners.prepare(config)
-        # One that is to take over already has changed what the kernel looks for.
+        # A scanner that waits to take over has already changed what the kernel looks for.
         same = self._successor is None and _sought(config) == _sought(self._pipeline.config)
         try:
-            # The last that can fail, since it changes what the kernel looks for.
+            # The last step that can fail, because it changes what the kernel looks for.
             scanner = None if same else open_scanner(config, self._pipeline.sampler.scanner)
         except Exception:
             for listener in opened.values():
@@ -148,13 +146,13 @@ class Reloader:
         if plan.scanner is None:
             self._adopt(plan)
         else:
-            # The former scanner serves until the new one has its first sample.
+            # The previous scanner is used until the new one has its first sample.
             self._successor = Sampler(plan.scanner, lambda snapshot, why: self._succeed(plan, snapshot, why))
             self._successor.start()
             self._late = asyncio.get_running_loop().call_later(
                 FIRST_SAMPLE_S,
                 log.warning,
-                "the new configuration still waits for its first sample; the former one answers meanwhile",
+                "the new configuration still waits for its first sample; the previous one stays in use meanwhile",
             )
 
     def _succeed(self, plan: _Plan, snapshot: Snapshot | None, why: str) -> None:

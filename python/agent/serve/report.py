@@ -18,8 +18,8 @@ from agent.serve.reload import Reloader
 
 
 class Reporter:
-    """``state`` tells whether the agent is starting, serving or stopping; ``file`` is where its
-    configuration is from, and ``control`` its control socket."""
+    """``state`` tells whether the agent is starting, serving or stopping; ``file`` is its configuration file, and
+    ``control`` its control socket."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Reporter:
         self._began_s = now_s()
 
     def report(self) -> Status:
-        """All that the agent tells of itself."""
+        """The agent's whole status."""
         pipeline, overrides = self._pipeline, self._overrides.report()
         config = pipeline.config
         reply = pipeline.replies[0] if pipeline.replies else None

@@ -1,8 +1,8 @@
-"""WORLD. The sockets: accepts polls and hands out the answer of the moment.
+"""WORLD. The sockets: accepts polls and sends the current reply.
 
-It knows only two questions: "what do I answer?", which the answerer was told beforehand, and
-"should they wait?". It knows neither scans nor weights, makes no object per connection on the
-fast path, and lets no connection's fate out.
+It knows only two questions: "what do I reply?", which the answerer was told beforehand, and "should they wait?". It
+knows neither scans nor weights, creates no object per connection on the fast path, and no connection's error leaves
+it.
 """
 
 import asyncio
@@ -21,31 +21,31 @@ from agent.config.values import show_address
 from agent.config.words import os_error
 from agent.operate.listener import ListenerWatch
 
-# Polls answered before the loop's other work has its turn.
+# How many polls are answered before the event loop's other work gets its turn.
 BATCH = 64
 
-# A listener that cannot accept is left alone for so long, or it would spin.
+# How long to pause a listener that cannot accept, so that it does not spin.
 STUCK_PAUSE_S = 0.05
 
 Address = tuple[str, int]
 
 
 class ListenError(OSError):
-    """A listening socket cannot be made. The text names the address and the remedy."""
+    """A listening socket cannot be opened. The text names the address and the remedy."""
 
 
 def open_listener(
     address: Address, backlog: int | None, *, v6only: bool = False, beside: Iterable[socket.socket] = ()
 ) -> socket.socket:
-    """Binds and listens; without a ``backlog`` it only binds, to see whether that could be.
-    ``[::]`` serves both families unless ``v6only``.
+    """Binds and listens; without a ``backlog`` it only binds, to check whether that is possible. ``[::]`` serves both
+    families unless ``v6only``.
 
-    ``beside`` are sockets of our own that this one shall replace: they may have its port until
-    they are closed, so that no poll finds it closed. Raises ListenError.
+    ``beside`` are our own sockets that this one will replace: they may share its port until they are closed, so that
+    no poll finds it closed. Raises ListenError.
     """
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only for this moment, so that another agent of the same user is still told that the port is taken.
+    # Only for this moment, so that another agent of the same user still gets an error that the port is in use.
     sharing = [each for each in beside if each.getsockname()[1] == port]
     try:
         listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -71,7 +71,7 @@ def open_listener(
 
 
 def _where(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """What bind(2) wants: a link-local address goes with the number of its interface. Raises OSError."""
+    """The address for bind(2): a link-local one needs the number of its interface. Raises OSError."""
     host, _, scope = host.partition("%")
     if not scope:
         return host, port
@@ -82,7 +82,7 @@ def _where(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
 
 
 def address_of(listener: socket.socket) -> Address:
-    """Where it listens, a link-local address with its interface."""
+    """The address that it listens on; a link-local one includes its interface."""
     host, port, *more = listener.getsockname()
     with suppress(OSError):  # an interface that is gone has no name
         if len(more) == 2 and more[1]:
@@ -93,11 +93,11 @@ def address_of(listener: socket.socket) -> Address:
 def _remedy(error: OSError, port: int) -> str:
     why = os_error(error)
     remedies = {
-        errno.EADDRINUSE: f"see who has it: ss -ltnp 'sport = :{port}'",
-        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE, or a socket unit of systemd",
+        errno.EADDRINUSE: f"to see what uses it: ss -ltnp 'sport = :{port}'",
+        errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE or a systemd socket unit",
         errno.EADDRNOTAVAIL: "no interface of this host has this address",
-        errno.EAFNOSUPPORT: "IPv6 is off on this host: listen on an IPv4 address",
-        errno.ENODEV: "this host has no interface of that name: see ip link",
+        errno.EAFNOSUPPORT: "IPv6 is disabled on this host: listen on an IPv4 address",
+        errno.ENODEV: "no such interface on this host: see ip link",
         errno.EINVAL: f"a link-local address needs its interface, as in [fe80::1%eth0]:{port}",
     }
     remedy = remedies.get(error.errno or 0)
@@ -107,10 +107,9 @@ def _remedy(error: OSError, port: int) -> str:
 def open_listeners(
     addresses: Iterable[Address], backlog: int | None, *, have: Mapping[Address, socket.socket] = MappingProxyType({})
 ) -> dict[Address, socket.socket]:
-    """All of them but those that we have already, or none. Raises ListenError.
+    """Opens all of them, except those that we already have, or none. Raises ListenError.
 
-    One that we have for IPv6 only, and want for both families, or the other way round, is made
-    anew.
+    A socket that we have for IPv6 only but need for both families, or the other way round, is opened again.
     """
     addresses = list(addresses)
     v4_ports = {port for host, port in addresses if ":" not in host}
@@ -130,15 +129,15 @@ def open_listeners(
 
 
 def _serves(listener: socket.socket, *, v6only: bool) -> bool:
-    """Whether a socket that we have is as it would be made now."""
+    """Whether a socket that we have is as it would be opened now."""
     if listener.family != socket.AF_INET6:
         return True
     return bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)) == v6only
 
 
 def _waiting(listener: socket.socket) -> int:
-    """How many connections wait to be accepted; tcp(7) keeps that of a listener in tcpi_unacked. One batch
-    where the kernel does not tell."""
+    """How many connections wait to be accepted; for a listener tcpi_unacked is that number (tcp(7)). One batch if the
+    kernel does not tell."""
     try:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
     except OSError:
@@ -147,13 +146,12 @@ def _waiting(listener: socket.socket) -> int:
 
 
 class Server:
-    """Serves any number of listening sockets, which it is given and then owns.
+    """Serves any number of listening sockets, which it then owns.
 
-    At most ``awaiting_line_max`` connections are waited for, ``deadline_s`` each, until they send their
-    line. ``ask`` is called once per batch of polls, unless the answerer was told that its replies
-    are settled for now. It returns whether waiting could bring a better answer. Then nobody else
-    is accepted, so that polls wait in the kernel's backlog and cost nothing, until :meth:`resume`
-    or ``wait_at_most_s`` later, once per resume.
+    At most ``awaiting_line_max`` connections may wait, for ``deadline_s`` each, with their agent-send line still
+    missing. ``ask`` is called once per batch of polls, unless the answerer was told that its replies are settled for
+    now. It returns whether waiting could lead to a better reply. Then no more polls are accepted, so that they wait
+    in the kernel's backlog and cost nothing, until :meth:`resume` or for ``wait_at_most_s``, once per resume.
     """
 
     def __init__(
@@ -185,16 +183,16 @@ class Server:
             watch.start()
 
     def remove(self, listener: socket.socket) -> None:
-        """Serves it no more. Polls that it has accepted into its backlog are answered first."""
+        """Stops serving it. Polls in its backlog are answered first."""
         self._answer(listener, BATCH * BATCH)
-        # The watch goes first: systemd may hold a duplicate that keeps the socket alive.
+        # The watch is closed first: systemd may hold a duplicate that keeps the socket alive.
         self._listeners.pop(listener).close()
-        # The descriptor is gone whatever close(2) says.
+        # The descriptor is gone whatever close(2) returns.
         with suppress(OSError):
             listener.close()
 
     def close(self) -> None:
-        """Ends all. Pollers that owe their line get the default reply."""
+        """Closes everything. Pollers whose line is still missing get the default reply."""
         for listener in list(self._listeners):
             self.remove(listener)
         for fd in list(self._awaiting_line):
@@ -203,8 +201,8 @@ class Server:
             self._hold_timer.cancel()
 
     def resume(self) -> None:
-        """There is a new answer: whoever waits, or has waited for it in vain, gets it, and is not
-        asked to wait for the next."""
+        """There is a new reply: pollers that wait, or whose wait has timed out, get it without waiting for the
+        next."""
         had_waited, self._waited = self._waited, False
         if self._hold_timer is not None:
             self._hold_timer.cancel()
@@ -213,14 +211,14 @@ class Server:
             return
         for listener, watch in self._listeners.items():
             if not watch.backing_off:
-                # No more than these: who connects upon an answer asks anew.
+                # Only these: polls that arrive in response to a reply are new.
                 self._answer(listener, _waiting(listener))
 
     def answers(self) -> bool:
-        """Whether polls get their turn; to be asked now and then, some seconds apart.
+        """Whether polls get replies; to be called now and then, some seconds apart.
 
-        No, if a listener does not listen any more, or if somebody waits as at the last call
-        and nobody has had a turn since.
+        False if a listener no longer listens, or if polls wait now and waited at the last call, and none was answered
+        in between.
         """
         try:
             if not all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self._listeners):
@@ -253,19 +251,19 @@ class Server:
         self._answer(listener, BATCH)
 
     def _answer(self, listener: socket.socket, most: int) -> None:
-        """Answers those in the backlog, and watches those who owe their line."""
+        """Answers the polls in the backlog, and watches those whose line is still missing."""
         end, owing = self._answerer.serve_batch(listener.fileno(), most)
         for fd in owing:
             self._awaiting_line[fd] = self._loop.call_later(self.deadline_s, self._expire, fd)
             self._await_line(fd)
         while len(self._awaiting_line) > self.awaiting_line_max:
-            # Who has owed for longest makes room: a balancer sends its line with the connection.
+            # The one that has waited longest is evicted: a balancer sends its line with the connection.
             self._expire(next(iter(self._awaiting_line)), evicted=True)
         if end < 0:
             self._listeners[listener].back_off()
 
     def _give_up_waiting(self) -> None:
-        # The scan hangs or takes long. Everybody is answered at once until it ends.
+        # The scan hangs or takes long. All polls are answered at once until it ends.
         self._waited = True
         self._accept_again()
 
@@ -274,11 +272,11 @@ class Server:
         for watch in self._listeners.values():
             watch.start()
         for listener in list(self._listeners)[:1]:
-            # The one who was accepted to see who asks.
+            # The one that was accepted to check its address.
             self._answer(listener, 0)
 
     def _line(self, fd: int) -> None:
-        # The answerer closes the descriptor when it is done, so the reader goes first.
+        # The answerer closes the descriptor when it is done, so the event loop's reader is removed first.
         self._loop.remove_reader(fd)
         if self._answerer.readable(fd):
             self._awaiting_line.pop(fd).cancel()

@@ -1,7 +1,7 @@
-"""WORLD. The signals that end the agent or have it reload, heeded from the moment there is an event loop.
+"""WORLD. The signals that stop or reload the agent, handled from the moment there is an event loop.
 
-They are blocked from the first line on (__main__.py), and let through here, so none is lost and
-none ends the process without a last word.
+They are blocked from the first line on (__main__.py) and unblocked here, so that none is lost and none ends the
+process without a last reply.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# For what a last word needs: a configuration says where and to whom.
+# How long to wait for what a last reply needs: the configuration says where and to whom.
 PATIENCE_S = 3.0
 
 
 class StoppedError(Exception):
-    """A signal to end came before there was anything to end."""
+    """A stop signal came before there was anything to stop."""
 
 
 class Signals:
-    """``stop`` is set by the first signal that ends, ``at_once`` by the second. ``restart`` tells
-    that it was systemd's RestartKillSignal: another agent is meant to follow.
+    """``stop`` is set by the first stop signal, ``at_once`` by the second. ``restart`` tells that it was systemd's
+    RestartKillSignal: another agent is meant to follow.
 
-    ``reload`` is called at each SIGHUP; one that came before it was set is called when it is.
+    ``reload`` is called at each SIGHUP, or, for one that came before it was set, once it is set.
     """
 
     def __init__(self) -> None:
@@ -41,26 +41,26 @@ class Signals:
         }
         for number, heed in heeded.items():
             loop.add_signal_handler(number, heed)
-        # Whoever started the agent may have blocked them, too.
+        # The parent process may have blocked them too.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)
 
     def on_reload(self, reload: Callable[[], None]) -> None:
-        """Who reloads from now on."""
+        """What to call on SIGHUP from now on."""
         self._reload = reload
         if self._reload_came:
             self._reload_came = False
             reload()
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> None:
-        """For an event, a signal to end, or the time."""
+        """Waits for an event, a stop signal, or the timeout."""
         waits = {asyncio.ensure_future(each.wait()) for each in (event, self.stop)}
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
-        """The result of the work, which a first signal to end gives a little time. Raises StoppedError
-        if that is over."""
+        """The result of the work. After a stop signal it gets a little more time. Raises StoppedError when that is
+        over."""
         working = asyncio.ensure_future(work)
         for signalled, patience_s in ((self.stop, None), (self.at_once, PATIENCE_S)):
             waiting = asyncio.ensure_future(signalled.wait())

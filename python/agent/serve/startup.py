@@ -1,7 +1,7 @@
-"""What a configuration needs of the machine before it can be in force: numbers for names, what counts as
-full, and a scanner.
+"""What a configuration needs from the machine before it can be used: numbers for names, what counts as full, and a
+scanner.
 
-Used at the start, at every reload, and to see whether another agent could start. It keeps nothing.
+Used at the start, at every reload, and to check whether another agent could start. It keeps nothing.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from agent.config.words import os_error
 from agent.sampling import capacity, host
 from agent.weight.policy import Rule
 
-# The start waits for the first sample for so long, and then polls are answered without one; well
-# within the unit's TimeoutStartSec=, or a scan that hangs would have the agent restarted for ever.
-# A reload says after the same time that it still waits.
+# How long the start waits for the first sample before polls are answered without one; well within the unit's
+# TimeoutStartSec=, or a hung scan would make systemd restart the agent for ever. After the same time a reload logs
+# that it is still waiting.
 FIRST_SAMPLE_S = 10.0
 
 
 class StartError(RuntimeError):
-    """The agent cannot start, or not so. The text says why, on one line."""
+    """The agent cannot start, or not with this configuration. The text says why, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What counts as full on this machine: its cores, where that number comes from, and so each pool's rule."""
+    """What counts as full on this machine: its cores, where that number comes from, and each pool's rule."""
 
     cores: int
     source: str
@@ -34,7 +34,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration with numbers for names, the group that may command, and what counts as full."""
+    """A configuration with numbers for names, the group that may use the control socket, and what counts as full."""
 
     config: Config
     gid: int | None
@@ -42,29 +42,28 @@ class Loaded:
 
 
 def load_whole(load: Callable[[], Config]) -> Loaded:
-    """Reads a configuration, and asks this machine what it needs for it. May take long: to be called on
-    a thread. Raises ConfigError and StartError."""
+    """Reads a configuration, and reads what it needs from this machine. May take long: call it on a thread. Raises
+    ConfigError and StartError."""
     config, gid = in_numbers(load())
     try:
         return Loaded(config, gid, count(config))
     except OSError as error:
-        raise StartError(f"cannot count what this machine can do: {os_error(error)}") from None
+        raise StartError(f"cannot determine this machine's capacity: {os_error(error)}") from None
 
 
 def count(config: Config) -> Counted:
-    """What counts as full now. Raises OSError where that cannot be told now."""
+    """What counts as full now. Raises OSError if that cannot be read at the moment."""
     cores, source = capacity.cores()
     return Counted(cores, source, config.rules(cores, capacity.quota))
 
 
 def in_numbers(config: Config) -> tuple[Config, int | None]:
-    """The configuration with its users' numbers for their names, and the number of the group
-    that may command: what follows asks nobody. May take as long as those who know the names
-    (LDAP, sssd) do. Raises StartError."""
+    """The configuration with uids for user names, and the gid of the group that may use the control socket, so that
+    no lookups are needed later. May take as long as the name service (LDAP, sssd) does. Raises StartError."""
 
     def number(user: str | int) -> int:
         if (uid := host.user_id(user)) is None:
-            raise StartError(f'workers of user "{user}": there is no such user any more')
+            raise StartError(f'workers of user "{user}": that user no longer exists')
         return uid
 
     def numbered(workers: Workers) -> Workers:

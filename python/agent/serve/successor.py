@@ -1,8 +1,8 @@
-"""WORLD. Whether another agent could start in this one's place now, and would answer where this one does.
+"""WORLD. Whether another agent could start in place of this one now, and would listen on the same addresses.
 
-A restart leaves no last word, since another agent follows at once. Where none can, HAProxy would keep
-the last weight for ever. So this is asked before: what a start reads is read aside. It changes
-nothing, and keeps nothing open.
+A restart does not release the weight, because another agent follows at once. If none can, HAProxy would keep the last
+weight for ever. So this is checked first, by reading what a start would read. It changes nothing, and keeps nothing
+open.
 """
 
 import asyncio
@@ -20,34 +20,34 @@ from agent.serve.startup import StartError, load_whole, open_scanner
 
 log = logging.getLogger("busyweight")
 
-# For the configuration to be read aside; well within the unit's TimeoutStopSec=.
+# For this check; well within the unit's TimeoutStopSec=.
 CHECK_WITHIN_S = 5.0
 
 
 async def why_release(load: Callable[[], Config], sockets: Mapping[Address, socket] | None) -> str:
-    """What to say with the last word because no other agent can follow here; empty if one can. Logs why."""
+    """The description of the last reply if no other agent can follow here; empty if one can. Logs why."""
     try:
         found, left = await asyncio.wait_for(run_in_thread(lambda: faults(load, sockets)), CHECK_WITHIN_S)
     except (TimeoutError, NoThreadError):
-        # Who knows users' names is slow, or this host is short of threads: the next agent will have to wait, too.
+        # The name service is slow, or the host is short of threads: the next agent will have to wait too.
         return ""
     for fault in found:
         log.error("%s", fault)
     for address in left:
-        log.warning("the next agent does not listen on %s: so this one releases there", show_address(address))
+        log.warning("the next agent will not listen on %s, so the weight is released there", show_address(address))
     if found:
         return "stopping, and cannot start again"
     return "stopping here" if left else ""
 
 
 def faults(load: Callable[[], Config], sockets: Mapping[Address, socket] | None) -> tuple[list[str], list[Address]]:
-    """Why another agent could not take over, each a line, none if it could; and where it would not answer.
-    ``sockets`` are those of this agent by address, None where systemd passes them to the next one, too.
-    To be called on a thread.
+    """Why another agent could not take over, one line per error, none if it could; and the addresses on which it
+    would not listen. ``sockets`` are this agent's by address, None if systemd passes them to the next one too. Call
+    it on a thread.
     """
     try:
         config = load_whole(load).config
-        # Any discovery looks at the same root for the same workers; this one touches nothing else.
+        # Every discovery reads the same root for the same workers; this one touches nothing else.
         open_scanner(replace(config, scan=replace(config.scan, discovery="sweep")))
         if sockets is None:
             return [], []
@@ -58,13 +58,13 @@ def faults(load: Callable[[], Config], sockets: Mapping[Address, socket] | None)
     except (ListenError, StartError) as error:
         return [str(error)], []
     except Exception as error:
-        # Whatever it is, another agent would fail by it, too.
+        # Whatever it is, another agent would fail in the same way.
         return [f"the agent failed: {error!r}"], []
     return [], [address for address in sockets if not _covered(address, config.listen)]
 
 
 def _covered(address: Address, listen: tuple[Address, ...]) -> bool:
-    """Whether polls at an address get their answer where these are listened on."""
+    """Whether an agent that listens on these answers polls at this address."""
     host, port = address
     everywhere = {("::", port)} if ":" in host else {("0.0.0.0", port), ("::", port)}
     return not ({address} | everywhere).isdisjoint(listen)

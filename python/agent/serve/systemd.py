@@ -1,4 +1,4 @@
-"""WORLD. What systemd is told, what it passes, and what it keeps for the next agent.
+"""WORLD. Notifications to systemd, the sockets that it passes, and those that it keeps for the next agent.
 
 sd_notify(3) and sd_listen_fds(3) are a datagram and two environment variables; no library is
 needed. Without systemd every call does nothing.
@@ -11,17 +11,17 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, MutableMapping
 
-# What an end takes beside what is waited for on purpose.
+# How long a stop takes in addition to the release.
 STOP_SLACK_S = 10.0
 
-# sd_listen_fds(3): passed sockets begin here.
+# sd_listen_fds(3): passed sockets start here.
 LISTEN_FDS_START = 3
 
-# Of a socket that an agent before this one had systemd keep; the rest of the name tells its address.
+# The name prefix of a socket that a previous agent had systemd keep; the rest of the name is its address.
 KEPT = "kept-"
 
 
-# What could not be sent is tried again: soon, and then ever less often.
+# Retry intervals for what could not be sent.
 RETRY_S = 0.05
 RETRY_S_MAX = 10.0
 
@@ -29,8 +29,8 @@ RETRY_S_MAX = 10.0
 class Notifier:
     """Talks to the service manager by ``NOTIFY_SOCKET``. Never raises, never blocks.
 
-    The manager's queue may be full, or the manager away for a moment; then what was to be said stays
-    due, in its order, until it was. An unsent status or pet gives way to a newer one.
+    The manager's queue may be full, or the manager away for a moment; then notifications stay pending, in order,
+    until they are sent. A pending status or watchdog notification is replaced by a newer one.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -72,15 +72,15 @@ class Notifier:
         self._due = [each for each in self._due if not each[0].startswith(kind)]
 
     def ready(self) -> None:
-        """The service answers, with a sample; also the end of a reload."""
+        """The service answers polls; also the end of a reload."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins. The time stamp is what Type=notify-reload asks for."""
+        """A reload starts. Type=notify-reload requires the timestamp."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, for_s: float) -> None:
-        """The end begins, and takes so long."""
+        """The stop starts, and takes this long."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((for_s + STOP_SLACK_S) * 1_000_000)}")
 
     def status(self, text: str) -> None:
@@ -91,12 +91,12 @@ class Notifier:
             self._send(f"STATUS={text}")
 
     def pet(self) -> None:
-        """Keeps the watchdog quiet."""
+        """Notifies the watchdog."""
         self._withdraw(b"WATCHDOG=")
         self._send("WATCHDOG=1")
 
     def no_pet(self) -> None:
-        """The watchdog may bark: one that is still unsent is not true any more."""
+        """The agent is not healthy: a pending watchdog notification is withdrawn."""
         self._withdraw(b"WATCHDOG=")
 
     def keep(self, listener: socket.socket, name: str) -> None:
@@ -104,20 +104,20 @@ class Notifier:
         self._send("FDSTORE=1", f"FDNAME={KEPT}{name}", passing=listener)
 
     def keep_no_more(self, name: str) -> None:
-        """The next agent need not have it."""
+        """systemd need not keep it any longer."""
         kept = f"FDNAME={KEPT}{name}".encode()
         self._due = [each for each in self._due if each[1] is None or not each[0].endswith(b"\n" + kept)]
         self._send("FDSTOREREMOVE=1", f"FDNAME={KEPT}{name}")
 
     def close(self) -> None:
-        """Nothing is tried again any more."""
+        """Drops all pending notifications."""
         if self._retry:
             self._retry.cancel()
         self._due.clear()
 
 
 class Watchdog:
-    """Keeps systemd's watchdog quiet while ``well`` says so; without one it does nothing."""
+    """Notifies systemd's watchdog as long as ``well`` returns True; does nothing without a watchdog."""
 
     def __init__(self, notifier: Notifier, well: Callable[[], bool]) -> None:
         self._notifier = notifier
@@ -125,7 +125,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Pets from now on, if the service manager wants it."""
+        """Starts notifying, if the service manager asks for it."""
         period_s = watchdog_s()
         if period_s is not None:
             self._pet(period_s)
@@ -138,13 +138,13 @@ class Watchdog:
         self._timer = asyncio.get_running_loop().call_later(period_s, self._pet, period_s)
 
     def close(self) -> None:
-        """Pets no more."""
+        """Stops notifying."""
         if self._timer:
             self._timer.cancel()
 
 
 def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:
-    """Seconds between pets (half of what systemd waits), or None without a watchdog."""
+    """Seconds between notifications (half of systemd's timeout), or None without a watchdog."""
     meant = environ.get("WATCHDOG_PID")
     if meant and meant != str(pid or os.getpid()):
         return None
@@ -156,8 +156,8 @@ def watchdog_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) 
 
 
 def passed_sockets(environ: MutableMapping[str, str] = os.environ) -> list[tuple[str, socket.socket]]:
-    """The listening stream sockets that systemd passed, set up for the event loop: each with the name that
-    it was kept under, or "" for one of a socket unit. They are passed once."""
+    """The listening stream sockets that systemd passed, set up for the event loop: each with the name under which it
+    was kept, or "" for one of a socket unit. They are passed once."""
     if environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
     try:

@@ -1,1 +1,1 @@
-"""WORLD. The commands that people type beside the running agent. `serve` never imports this room."""
+"""WORLD. The commands that people use next to the running agent. `serve` never imports this room."""

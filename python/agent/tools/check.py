@@ -1,4 +1,4 @@
-"""One scan, for people: the reply that the agent would give, and what it rests on."""
+"""One scan, for people: what the agent would reply, and what that is based on."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ WINDOW_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one scan found, and what would be said of it."""
+    """What one scan found, and the replies for it."""
 
     pools: list[str]
     snapshot: Snapshot
@@ -32,15 +32,15 @@ class Found:
 
 
 def check(config: Config, scanner: Scanner | None = None, cores: int | None = None) -> Found:
-    """Scans once, or twice where CPU time counts, by a scanner of its own if none is given, for so many
-    physical cores, the machine's if it is not said.
+    """Scans once, or twice if CPU time counts, with its own scanner if none is given. ``cores`` are physical; by
+    default the machine's.
 
-    Raises OSError (no procfs root) or RuntimeError (the scan broke)."""
+    Raises OSError (no procfs root) or RuntimeError (the scan failed)."""
     cores = cores or capacity.cores()[0]
     scanner = scanner or host.open_scanner(config, detail=True)
     snapshot = scanner.scan()
     if any(pool.workers.now == "cpu" or pool.weight.count == "cpu" or pool.weight.others for pool in config.all_pools):
-        # What CPU time says shows at the second look.
+        # CPU use shows only at the second scan.
         time.sleep(WINDOW_S)
         snapshot = scanner.scan()
     builder = ReplyBuilder(config.rules(cores, capacity.quota), config.reply.health)
@@ -69,7 +69,7 @@ def _remark(worker: Worker) -> str:
     if worker.quarantined:
         return " (quarantined, last reading)"
     idle = all(reading[0] == 0 for reading in worker.readings if isinstance(reading, tuple))
-    return " (works now)" if worker.works_for_ms and idle else ""
+    return " (working now)" if worker.works_for_ms and idle else ""
 
 
 def _pool_readings(found: Found, worker: Worker) -> list[tuple[str, "Reading"]]:

@@ -13,25 +13,25 @@ from agent.config.words import os_error
 
 VERSION = 1
 
-# A disk may take its time before an order is acknowledged.
+# A slow disk may delay the answer to a command.
 TIMEOUT_S = 10.0
 
 ANSWER_LEN_MAX = 64 * 1024 * 1024
 
 
 class ClientError(Exception):
-    """There is no answer, or the answer is no. The text says why, on one line."""
+    """There is no answer, or the command was refused. The text says why, on one line."""
 
 
 def ask(path: Path, command: str, **words: object) -> dict[str, Any]:
-    """The answer to one command; words that are None are left out. Raises ClientError."""
+    """The answer to one command; arguments that are None are left out. Raises ClientError."""
     request = {"version": VERSION, "command": command} | {k: v for k, v in words.items() if v is not None}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT_S)
             with paths.short_name(path) as name:
                 connection.connect(name)
-            # Refused before it was read: then the reason is there to be read.
+            # A refusal may come before the request is read: then the reason can be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(json.dumps(request).encode() + b"\n")
             line = _line(connection)
@@ -57,26 +57,26 @@ def _checked(path: Path, line: bytes) -> dict[str, Any]:
         answer = json.loads(line)
         version, ok = answer["version"], answer["ok"]
     except (ValueError, TypeError, KeyError):
-        what = "nothing" if not line else "something else than the control protocol"
+        what = "nothing" if not line else "something other than the control protocol"
         raise ClientError(f"{path}: answered {what}; is it the control socket of busyweight?") from None
     if version != VERSION:
         raise ClientError(f"{path}: the agent speaks version {version} of the protocol, this command {VERSION}")
     if not ok:
-        raise ClientError(str(answer.get("error", "refused without a reason")))
+        raise ClientError(str(answer.get("error", "refused without giving a reason")))
     return dict(answer)
 
 
 def _remedy(path: Path, error: OSError) -> str:
     start = "start it: make run" if path.parent == paths.tryout() else "see systemctl status busyweight"
     if isinstance(error, FileNotFoundError):
-        return f"no agent at {path}: it does not run, or with another --control; {start}"
+        return f"no agent at {path}: it is not running, or uses another --control; {start}"
     if isinstance(error, ConnectionRefusedError):
-        return f"no agent at {path}: the one that made this socket is dead; {start}"
+        return f"no agent at {path}: the one that created this socket is gone; {start}"
     if isinstance(error, TimeoutError):
-        return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or stuck"
+        return f"the agent at {path} does not answer within {TIMEOUT_S:g} s; it may be stopped or hung"
     return f"cannot reach the agent at {path}: {os_error(error)}"
 
 
 def sudo_user() -> str | None:
-    """On whose behalf root acts, as sudo(8) tells."""
+    """On whose behalf root acts, according to sudo(8)."""
     return os.environ.get("SUDO_USER") if os.geteuid() == 0 else None

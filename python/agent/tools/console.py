@@ -12,26 +12,26 @@ from agent.tools import client
 
 
 def order(path: Path, kind: str, *, weight: str | None, lasts: str | None, reason: str | None) -> tuple[str, list[str]]:
-    """Gives an order. Returns what became of it, and what to warn of. Raises ClientError."""
+    """Sends a command. Returns the result as text, and warnings. Raises ClientError."""
     words = {"weight": weight, "for": lasts, "reason": reason, "sudo_user": client.sudo_user()}
     done = client.ask(path, kind, **words)
     write_error = done["state_file"]["write_error"]
     warnings = []
     if write_error:
-        warnings.append(f"{write_error}: this is in memory only, and a restart of the agent will not know it")
+        warnings.append(f"{write_error}: the override is in memory only and will not survive a restart")
     lines = []
     if done["ended"]:
         lines.append(f"ended: {done['ended']}")
     if done["override"]:
-        lines.append("in force: " + show_override(done["override"], now_s=time.time()))
+        lines.append("active: " + show_override(done["override"], now_s=time.time()))
     elif not done["ended"] and not done["ready_owed"]:
-        lines.append("nothing was in force; nothing changes")
-        lines.append("if HAProxy keeps what a restart lost: busyweight drain, then busyweight ready")
+        lines.append("no override was active; nothing changes")
+        lines.append("if HAProxy still shows a drain or maint: busyweight drain, then busyweight ready")
     if done["ready_owed"]:
         left_s = done["ready_left_s"]
-        lines.append("says ready to every poll" + ("" if left_s is None else f" for {span(left_s)}"))
+        lines.append("sending ready to every poll" + ("" if left_s is None else f" for {span(left_s)}"))
     if done["reply"] is not None:
-        lines.append(f"says {quoted(done['reply'])}")
+        lines.append(f"replying {quoted(done['reply'])}")
     return "\n".join(lines), warnings
 
 
@@ -41,32 +41,32 @@ def as_json(status: dict[str, Any]) -> str:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """What the agent tells of itself. Raises ClientError."""
+    """The agent's status. Raises ClientError."""
     told: dict[str, Any] = client.ask(path, "status")["status"]
     return told
 
 
 def show(status: dict[str, Any], now_s: float) -> str:
-    """A status for people: what is said and why first, then what it rests on."""
+    """A status for people: first the reply and why, then what it is based on."""
     return "".join(f"{title:<10} {line}\n" for title, line in _lines(status, now_s))
 
 
 def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
     agent = status["agent"]
     for pool in status["pools"]:
-        title = f"pool {pool['pool']}" if pool["pool"] else "says"
+        title = f"pool {pool['pool']}" if pool["pool"] else "reply"
         yield title, f"{quoted(pool['reply'])} for {span(pool['said_for_s'])}" + _why(pool)
     if not status["pools"]:
-        yield "says", "nothing yet: the first scan has not ended"
+        yield "reply", "none yet: the first scan has not finished"
     override = status["override"]
     yield "override", show_override(override, now_s) if override else "none"
     if status["ready_owed"]:
         left_s = status["ready_left_s"]
         when = "as soon as polls are answered" if left_s is None else f"for another {span(left_s)}"
-        yield "", f"says ready to every poll {when}, since a drain or maint has ended"
+        yield "", f"sending ready to every poll {when}, because a drain or maint has ended"
     state = status["state_file"]
     if state["write_error"]:
-        yield "WARNING", f"{state['write_error']}: overrides are in memory only, and a restart will not know them"
+        yield "WARNING", f"{state['write_error']}: overrides are in memory only and will not survive a restart"
     if state["load_warning"]:
         yield "WARNING", state["load_warning"]
     if status.get("ready_in_doubt"):
@@ -84,7 +84,7 @@ def _lines(status: dict[str, Any], now_s: float) -> Iterator[tuple[str, str]]:
 def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     sample, scanner = status["sample"], status["scanner"]
     if sample is None:
-        yield "sample", "none young enough to be believed" if scanner["scans"] else "none yet"
+        yield "sample", "none recent enough to be used" if scanner["scans"] else "none yet"
     else:
         hidden = "" if sample["visible"] else "; processes cannot be seen"
         yield "sample", f"{span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms{hidden}"
@@ -97,18 +97,18 @@ def _evidence(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if pool["hidden"]:
             yield (
                 "WARNING",
-                f"{pool['hidden']} workers do not count: workers.comm has not their names; see doctor",
+                f"{pool['hidden']} workers do not count: workers.comm does not match their names; see doctor",
             )
     found = "" if sample is None else f"{sample['discovery']}, knows {sample['processes']} processes"
     if sample is not None and sample["unreadable"]:
         found += f", {sample['unreadable']} unreadable"
-    yield "discovery", found or "not known yet"
+    yield "discovery", found or "unknown yet"
     for refused in scanner["refused"]:
-        yield "", f"not to be had: {refused}"
+        yield "", f"not available: {refused}"
     if scanner["fallback"]:
         yield "WARNING", f"fell back: {scanner['fallback']}"
     if scanner["hung_readers"]:
-        yield "WARNING", f"{scanner['hung_readers']} readers hang in processes that cannot be read"
+        yield "WARNING", f"{scanner['hung_readers']} readers hang in processes that block them"
 
 
 def show_counts(counts: dict[str, int]) -> str:
@@ -122,11 +122,11 @@ def show_counts(counts: dict[str, int]) -> str:
         ("copies", "forked copies not counted"),
         ("unparsable", "titles without a count"),
         ("quarantined", "quarantined"),
-        ("unread", "that cannot be read"),
+        ("unread", "cannot be read"),
     ):
         if counts[name]:
             parts.append(f"{counts[name]} {what}")
-    for name, what in (("cores_milli", "taken by workers"), ("others_milli", "taken by others")):
+    for name, what in (("cores_milli", "used by workers"), ("others_milli", "used by others")):
         if counts[name]:
             parts.append(f"{counts[name] / 1000:.1f} cores {what}")
     return ", ".join(parts)
@@ -138,10 +138,10 @@ def _polls(polls: dict[str, Any], pools: list[dict[str, Any]]) -> Iterator[tuple
         f"{polls[name]} {what}"
         for name, what in (
             ("refused", "refused (not in allow)"),
-            ("disconnected", "gone before their reply"),
-            ("timed_out", "without their agent-send line"),
-            ("evicted", "without it, to make room"),
-            ("no_fds", "times without a free descriptor"),
+            ("disconnected", "disconnected before the reply"),
+            ("timed_out", "answered without their agent-send line after the deadline"),
+            ("evicted", "answered without it at the connection limit"),
+            ("no_fds", "times without a free file descriptor"),
         )
         if polls[name]
     ]
@@ -160,13 +160,13 @@ def _config(config: dict[str, Any], now_s: float) -> str:
     when = f"{_at(reload['at'])} ({span(now_s - reload['at'])} ago)"
     if reload["ok"]:
         return f"{config['file']}, reloaded {when}"
-    return f"{config['file']}: RELOAD FAILED {when}; the former configuration is in force"
+    return f"{config['file']}: RELOAD FAILED {when}; the previous configuration is in use"
 
 
 def show_override(override: dict[str, Any], now_s: float) -> str:
     what = override["kind"] + ("" if override["weight"] is None else f" {override['weight']}%")
     since = f"since {_at(override['since'])} ({span(now_s - override['since'])})"
-    until = "until ready is ordered"
+    until = "until busyweight ready"
     if override["until"] is not None:
         until = f"until {_at(override['until'])} (another {span(override['left_s'])})"
     why = f": {override['why']}" if override["why"] else ", no reason given"
@@ -174,7 +174,7 @@ def show_override(override: dict[str, Any], now_s: float) -> str:
 
 
 def _why(pool: dict[str, Any]) -> str:
-    """What the line itself does not tell."""
+    """What the reply itself does not show."""
     if "#" in pool["reply"]:
         return "" if pool["known"] else "; unknown"
     return f"; {pool['reason']}"

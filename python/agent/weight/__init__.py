@@ -1,1 +1,1 @@
-"""PURE. What is said, and why: counts -> decision -> the line on the wire. Imports no other room."""
+"""PURE. What the agent replies, and why: counts -> decision -> the line on the wire. Imports no other room."""

@@ -39,10 +39,10 @@ class Counts(Protocol):
 class Rule:
     """How one pool's counts become a weight.
 
-    ``count`` is ``processes`` or ``threads``, those with a job, or ``cpu``, the cores that workers take.
+    ``count`` is ``processes`` or ``threads`` with a job, or ``cpu``, the cores that workers use.
     ``capacity`` is a number of the same unit, or None for the sum of all threads.
-    ``rise_per_s`` is in percent of full weight per second, None for at once. ``unknown`` is a
-    weight in percent, None to leave HAProxy's as it is.
+    ``rise_per_s`` is in percent of full weight per second, None for at once. ``unknown`` is a weight in percent, None
+    to leave HAProxy's weight as it is.
     """
 
     count: str = "processes"
@@ -54,9 +54,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the agent thinks of a pool. ``weight`` is in percent; None says nothing about it.
+    """The decision about a pool. ``weight`` is in percent; with None the reply has no weight.
 
-    ``known`` tells whether the weight rests on what was counted.
+    ``known`` tells whether the weight is based on counts.
     """
 
     weight: int | None
@@ -65,8 +65,8 @@ class Decision:
 
 
 def formula(busy: float, capacity: float) -> int:
-    """The free share of a host in percent, rounded as Python's ``round`` does: the original
-    script's expression, to the letter, and 0 where it is full or more."""
+    """The free share of a host in percent, rounded with Python's ``round``: exactly the original script's expression,
+    and 0 if the host is full or more than full."""
     if busy <= 0:
         return 100
     if busy >= capacity:
@@ -75,12 +75,12 @@ def formula(busy: float, capacity: float) -> int:
 
 
 def unknown_reason(rule: Rule, counts: Counts, *, visible: bool, whole: bool, hidden: int) -> str | None:
-    """Why nothing can be said of this pool, or None if something can.
+    """Why this pool's state is unknown, or None if it is known.
 
-    Not to see is never to be idle: no worker at all on a host that can be seen (``whole``) is idle, but
-    workers none of which can be read are not. Where some can be read and others cannot, those others may
-    have no job or all of them; if that decides whether the host is full, its state is unknown. It is, too,
-    where all workers that there are bear names that are filtered out (``hidden``).
+    What cannot be seen is never taken for idle. A fully visible host (``whole``) without any worker is idle; a host
+    on which no worker can be read is not. If only some workers can be read, the others may all be idle or all be
+    busy; if that decides whether the host is full, the state is unknown. It is also unknown if the name filter
+    excludes all workers (``hidden``).
     """
     if not visible:
         return "cannot see processes"
@@ -104,7 +104,7 @@ def unknown_reason(rule: Rule, counts: Counts, *, visible: bool, whole: bool, hi
 
 
 def usage(rule: Rule, counts: Counts) -> tuple[float, float]:
-    """Busy and capacity of a pool, in the rule's unit. Cores that others take are busy, too."""
+    """Busy and capacity of a pool, in the rule's unit. Cores that others use count as busy too."""
     busy = {
         "processes": counts.busy_processes,
         "threads": counts.busy_threads,
@@ -114,7 +114,7 @@ def usage(rule: Rule, counts: Counts) -> tuple[float, float]:
 
 
 def _shown(number: float) -> str:
-    """Whole numbers as such, others with one digit: nobody reads more of a moment's cores."""
+    """Whole numbers as such, others with one decimal: more would be noise."""
     return f"{number:.0f}" if number == int(number) else f"{number:.1f}"
 
 
@@ -131,7 +131,7 @@ def _reason(rule: Rule, counts: Counts) -> str:
 
 
 def decide(rule: Rule, counts: Counts, *, visible: bool, whole: bool = True, hidden: int = 0) -> Decision:
-    """The weight that a pool's counts ask for, before any slow rise."""
+    """The weight for a pool's counts, before the slow rise."""
     why = unknown_reason(rule, counts, visible=visible, whole=whole, hidden=hidden)
     if why:
         return unknown(rule, why)
@@ -139,16 +139,15 @@ def decide(rule: Rule, counts: Counts, *, visible: bool, whole: bool = True, hid
 
 
 def unknown(rule: Rule, why: str) -> Decision:
-    """The decision when there is nothing to go by."""
+    """The decision for an unknown state."""
     return Decision(rule.unknown, why, known=False)
 
 
 def limit_rise(rule: Rule, wanted: int, before: tuple[float, float] | None, now_s: float) -> float:
-    """The weight to say now: it falls at once, and rises no faster than the rule allows.
+    """The weight to send now: it falls at once, and rises no faster than the rule allows.
 
-    ``before`` is the weight said last and when that was, in seconds of the same clock as
-    ``now_s``; None if nothing was said yet. Returns a fraction that adds up over calls; say
-    its ``int``.
+    ``before`` is the last weight sent and when, in seconds of the same clock as ``now_s``; None if none was sent yet.
+    Returns a fraction, so that small steps add up over calls; send its ``int``.
     """
     if rule.rise_per_s is None or before is None:
         return wanted

@@ -1,11 +1,10 @@
-"""PURE. What each pool says now: the sample's decision, slowed, or an operator's word instead.
+"""PURE. Each pool's current reply: the sample's decision after the slow rise, or an operator's override.
 
-The only state on the way from the sample to the wire: the weight that HAProxy heard last, for
-the slow rise, and the operator's word, which outranks the sample. Times and samples are passed
-in; it opens nothing and waits for nothing.
+It holds the only state between the sample and the wire: the last weight that HAProxy got, for the slow rise, and the
+override, which outranks the sample. Times and samples are passed in; it opens nothing and waits for nothing.
 
-The slow rise is a rule about what HAProxy hears. So the time in which it hears no weight, or
-nothing at all, raises nothing; and who was taken out of the pool comes back from the floor.
+The slow rise is about what HAProxy gets. So the weight does not rise during times in which HAProxy gets no weight or
+no reply, and a host that was taken out of the pool starts from the floor.
 """
 
 import math
@@ -15,20 +14,19 @@ from dataclasses import dataclass, replace
 from agent.weight import policy, reply
 from agent.weight.policy import Counts, Decision, Rule
 
-# What keeps new clients away, whatever the weight is.
+# Overrides that keep new clients away, whatever the weight is.
 LOCKS = ("drain", "maint")
 
-# Of a longer silence no more than this raises a weight: who polls at all, polls more often.
+# A pause between polls raises the weight by at most this much time: a real balancer polls more often.
 SILENCE_S = 10.0
 
-# When a weight was said last that is not being said: from the moment at which it is again, it rises.
+# The time of a weight that is not being sent at present: it starts to rise when it is sent again.
 STANDS_STILL = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class PoolReply:
-    """What one pool says: the decision that was rendered, and the rendered line. ``ordered``:
-    the decision is an operator's."""
+    """One pool's reply: the decision and the line made from it. ``ordered``: the decision is an override."""
 
     pool: str
     decision: Decision
@@ -38,8 +36,8 @@ class PoolReply:
 
 @dataclass(frozen=True, slots=True)
 class ReplyOverride:
-    """What becomes of every reply: the word before all else, and the decision instead of the
-    sample's, if any."""
+    """How an override changes every reply: the keyword at the start, and the decision that replaces the sample's, if
+    any."""
 
     admin: str = ""
     decision: Decision | None = None
@@ -58,20 +56,20 @@ class ReplyBuilder:
         self.override = ReplyOverride()
 
     def inherit(self, former: "ReplyBuilder") -> None:
-        """Goes on from what a former builder's replies said last, so that no weight jumps at a reload."""
+        """Continues from the last replies of a previous builder, so that no weight jumps at a reload."""
         self._before = dict(former._before)
         self.override = former.override
 
     def heard(self) -> dict[str, float] | None:
-        """The weight that HAProxy keeps of each pool, in percent; what :meth:`resume` takes. None where no
-        pool's rises slowly."""
+        """The last weight that HAProxy got for each pool, in percent, for :meth:`resume`. None if no pool rises
+        slowly."""
         if all(rule.rise_per_s is None for _, rule in self.rules):
             return None
         return {name: weight for name, (weight, _) in self._before.items()}
 
     def resume(self, heard: Mapping[str, float] | None) -> None:
-        """Goes on from what a former agent's replies said last; None if that is not known: then every
-        weight rises from its floor. A pool that is not named was never spoken of."""
+        """Continues from the last weights of a previous agent; None if they are unknown: then every weight rises from
+        its floor. For a pool that is not listed no weight was ever sent."""
         for name, rule in self.rules:
             if heard is None:
                 self._before[name] = (rule.floor, STANDS_STILL)
@@ -88,7 +86,7 @@ class ReplyBuilder:
         whole: bool = True,
         hidden: Sequence[int] = (),
     ) -> list[PoolReply]:
-        """What all pools say at ``now_s``. Without counts there is only ``no_sample_reason``: why."""
+        """The replies of all pools at ``now_s``. Without counts, ``no_sample_reason`` says why."""
         self.rising = False
         if counts is None:
             decisions = [policy.unknown(rule, no_sample_reason) for _, rule in self.rules]
@@ -103,7 +101,7 @@ class ReplyBuilder:
     def _build_one(self, name: str, rule: Rule, decision: Decision, now_s: float) -> PoolReply:
         ordered, before = self.override.decision, self._before.get(name)
         if ordered is not None:
-            # What rises slowly rises from here when the order has ended.
+            # A slow rise continues from here when the override has ended.
             if self.override.admin in LOCKS:
                 self._before[name] = (rule.floor, STANDS_STILL)
             elif ordered.weight is not None:
@@ -128,7 +126,7 @@ class ReplyBuilder:
         return PoolReply(name, decision, line, ordered is not None)
 
     def everywhere(self, decision: Decision, now_s: float) -> list[PoolReply]:
-        """All pools say the same."""
+        """The same reply for all pools."""
         if decision.weight is not None and self.override.decision is None:
             self._before = {name: (decision.weight, now_s) for name, _ in self.rules}
         return [self._render(name, decision) for name, _ in self.rules]

@@ -1,7 +1,7 @@
-"""PURE. The words on the wire: what HAProxy's agent-check reads.
+"""PURE. The line on the wire that HAProxy's agent-check reads.
 
-One line. Its words are separated by blanks, and ``#`` begins a description that HAProxy's
-statistics page shows only beside a health word (src/tcpcheck.c, tcpcheck_agent_expect_reply).
+Its words are separated by spaces, and ``#`` starts a description, which HAProxy's statistics page shows only together
+with a health keyword (src/tcpcheck.c, tcpcheck_agent_expect_reply).
 """
 
 from agent.weight.policy import Decision
@@ -19,12 +19,12 @@ def describe(text: str) -> str:
 def render(decision: Decision, *, health: str, admin: str = "") -> bytes:
     """The reply for a decision.
 
-    With health ``up``: ``up 75% #6/24 busy\\n``, and without a weight ``up #REASON\\n``, which
-    leaves HAProxy's weight as it is and shows why. With health ``none``: ``75%\\r\\n``, byte for
-    byte the original script's, and without a weight an empty line: no news.
+    With health ``up``: ``up 75% #6/24 busy\\n``, and without a weight ``up #REASON\\n``, which leaves HAProxy's
+    weight as it is and shows why. With health ``none``: ``75%\\r\\n``, byte for byte the original script's, and
+    without a weight an empty line, which changes nothing.
 
-    ``admin`` is ``drain``, ``maint`` or ``ready``, and comes first. A drain goes without a
-    weight: beside one, HAProxy 2.6 logs "remains in forced drain mode" at every check.
+    ``admin`` is ``drain``, ``maint`` or ``ready``, and comes first. A drain has no weight: with one, HAProxy 2.6 logs
+    "remains in forced drain mode" at every check.
     """
     weight = "" if decision.weight is None else f"{decision.weight}%"
     if health == "none":

@@ -1,14 +1,13 @@
-//! Candidates from the kernel: tracepoint programs keep a map of the processes whose comm passes
-//! a filter, and a scan reads the map instead of listing /proc.
+//! Candidates from the kernel: tracepoint programs maintain a map of the processes whose comm passes a filter, and a
+//! scan reads the map instead of listing /proc.
 //!
-//! The map holds who came or was renamed after loading. Who was there before must be found by one
-//! sweep after loading, and again whenever [`Counters::lost`] has moved; what such a sweep finds
-//! belongs beside the map, never into it, since a process may exit between being seen and being
-//! written. The map may hold a process that is no worker, never the other way round.
+//! The map holds processes that came or were renamed after loading. Those from before must be found by one sweep
+//! after loading, and again whenever [`Counters::lost`] has changed; what such a sweep finds belongs next to the map,
+//! never in it, because a process may exit between being seen and being written. The map may hold a process that is
+//! not a worker, but never misses a worker.
 //!
-//! This module must never fail a start: whatever is missing is an [`Unavailable`], and another
-//! discovery takes over. It must keep no privilege that it does not need, and never read what a
-//! process calls itself beyond its comm.
+//! This module must never make a start fail: whatever is missing is an [`Unavailable`], and another discovery takes
+//! over. It must keep no privilege that it does not need, and never read more of a process's name than its comm.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd as _;
@@ -138,7 +137,7 @@ impl Candidates {
         if candidates.own_tgid()? != tgid_in(procfs_root) {
             return Err(Unavailable::OtherPidNamespace);
         }
-        // Only now, with every hook in place: no entry comes before the hook that would end it.
+        // Only now, with every hook in place: no entry may be added before the hook that would remove it.
         candidates.filter.set(0, wanted, 0).map_err(refused)?;
         // Shows that this kernel reads in batches, which came later than the rest.
         candidates.look_up().map_err(refused)?;
@@ -233,7 +232,7 @@ impl Candidates {
         set_name(token).and_then(|()| set_name(&former)).map_err(refused)?;
         let Bss { token_tgid, .. } = self.bss.get(&0, 0).map_err(refused)?;
         if token_tgid == 0 {
-            return Err(Unavailable::Refused("the rename hook is attached and does not run".into()));
+            return Err(Unavailable::Refused("the rename hook is attached but does not run".into()));
         }
         Ok(token_tgid)
     }
@@ -301,7 +300,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Unavailable> 
     T::try_from(map).map_err(refused)
 }
 
-/// This process's number under that procfs; 0, which nobody has, where it does not show there.
+/// This process's number in that procfs; 0, which no process has, if it does not appear there.
 fn tgid_in(procfs_root: &Path) -> u64 {
     fs::read_link(procfs_root.join("self")).ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
 }

@@ -24,7 +24,7 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotBuilt => write!(f, "built without clang: build again with clang installed"),
+            Self::NotBuilt => write!(f, "built without clang: rebuild with clang installed"),
             Self::NoBtf(why) => {
                 write!(f, "{KERNEL_BTF}: {why}: use a kernel with CONFIG_DEBUG_INFO_BTF=y")
             }
@@ -32,10 +32,10 @@ impl fmt::Display for Unavailable {
                 write!(f, "{why}: grant CAP_BPF and CAP_PERFMON, and allow bpf(2)")
             }
             Self::OtherPidNamespace => {
-                write!(f, "the procfs is not the initial pid namespace's: give the host's with --procfs")
+                write!(f, "the procfs is not of the initial pid namespace: set scan.procfs to the host's")
             }
             Self::TooBroad => {
-                write!(f, "a comm pattern that begins with a wildcard holds every process: name the workers")
+                write!(f, "a comm pattern that starts with a wildcard matches every process: list the workers' names")
             }
             Self::Refused(why) => write!(f, "not supported here: {why}"),
         }

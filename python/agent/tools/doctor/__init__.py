@@ -1,6 +1,6 @@
-"""What works, what does not, and what to do: a look at the host, the agent, and HAProxy.
+"""What works, what does not, and what to do: checks of the host, the agent, and HAProxy.
 
-It asks and reads, as whoever runs it may, and changes nothing. The agent itself never imports it.
+It reads whatever its user may read, and changes nothing. The agent itself never imports it.
 """
 
 import json
@@ -55,7 +55,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
 
 
 def _gather(config: Config, file: Path, control: Path, haproxy_socket: Path | None) -> CheckContext:
-    """Gathers what several checks go by. What is not to be had is part of the finding."""
+    """Collects what several checks need. If something is not available, that is part of the findings."""
     status, no_answer, known = None, "", []
     try:
         status = client.ask(control, "status")["status"]
@@ -65,10 +65,10 @@ def _gather(config: Config, file: Path, control: Path, haproxy_socket: Path | No
     found, wide, scan_error = None, None, ""
     cores = capacity.cores()
     try:
-        # Opened first, since privileges are given up at the first opening. An agent tells itself how
-        # it finds processes; then no programs need be loaded for that.
+        # Opened first, because opening a scanner drops privileges. A running agent reports how it finds processes, so
+        # no BPF programs need to be loaded then.
         scanner = host.open_scanner(config if status is None else _by_sweep(config), detail=True)
-        # Scanned first: who is missing in the other scan was there already.
+        # Scanned first: a worker missing in the other scan already existed.
         wide = check.check(_every_name(config), cores=cores[0])
         found = check.check(config, scanner, cores[0])
     except (OSError, RuntimeError) as error:
@@ -77,16 +77,16 @@ def _gather(config: Config, file: Path, control: Path, haproxy_socket: Path | No
 
 
 def _broke(examined: Check, context: CheckContext, error: Exception) -> Finding:
-    """A check that cannot be made. An agent of another version may tell other things of itself."""
+    """A check that failed. An agent of another version may have a different status."""
     name = examined.__name__.replace("_", " ")
     if not isinstance(error, KeyError) or context.status is None:
         return Finding("warn", name, f"cannot be checked: {error}")
     version = context.status.get("agent", {}).get("version", "unknown")
     if version == _scan.__version__:
-        what = f"cannot be checked: the agent does not tell {error}, though it is of doctor's version, {version}"
-        return Finding("warn", name, what, "report this as a fault of busyweight")
-    what = f"the agent, version {version}, does not tell {error} in its status; doctor is {_scan.__version__}"
-    return Finding("warn", name, what, "restart the agent, so that it runs what is installed")
+        what = f"cannot be checked: the agent's status lacks {error}, though agent and doctor are both {version}"
+        return Finding("warn", name, what, "report this as a bug in busyweight")
+    what = f"the status of the agent, version {version}, lacks {error}; doctor is version {_scan.__version__}"
+    return Finding("warn", name, what, "restart the agent to run the installed version")
 
 
 def _by_sweep(config: Config) -> Config:
@@ -105,7 +105,7 @@ def print_lines(findings: Iterable[Finding]) -> bool:
     """Prints each finding as it comes. Returns whether none is a fail."""
     well = True
     for finding in findings:
-        print(printable(str(finding)), flush=True)  # HAProxy's and workers' words may hold anything
+        print(printable(str(finding)), flush=True)  # text from HAProxy and workers may contain anything
         well &= finding.state != "fail"
     return well
 

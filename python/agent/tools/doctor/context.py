@@ -1,4 +1,4 @@
-"""What every check may look at. Plain values; nothing is opened here."""
+"""What every check may use. Plain values; nothing is opened here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from agent.tools.check import Found
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """All that the checks go by.
+    """Everything that the checks use.
 
     ``status`` and ``workers`` are the running agent's answers on its control socket, see
     docs/control.md; without an agent they are None and empty, and ``no_answer`` says why.
-    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own
-    scan, None if it broke: then ``scan_error`` says why. ``wide`` is one more, regardless of the
-    processes' names.
+    ``cores`` are the machine's, and where the number comes from. ``found`` is the doctor's own scan, None if it
+    failed: then ``scan_error`` says why. ``wide`` is a second scan that ignores the name filter.
     """
 
     config: Config
@@ -34,7 +33,7 @@ class CheckContext:
 
     @property
     def seen_by_agent(self) -> bool | None:
-        """Whether the running agent sees processes; None if that is not known."""
+        """Whether the running agent sees processes; None if that is unknown."""
         sample = self.status and self.status["sample"]
         return bool(sample["visible"]) if sample else None
 

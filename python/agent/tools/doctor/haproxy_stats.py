@@ -1,4 +1,4 @@
-"""WORLD. HAProxy's side of it, on its statistics socket: is its weight what the agent says? It only asks."""
+"""WORLD. HAProxy's side, on its stats socket: do its weights match the agent's replies? It only reads."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from agent.tools.doctor.context import CheckContext
 from agent.tools.doctor.finding import Finding, listed
 
 TIMEOUT_S = 5.0
-# HAProxy hears of a change at its next agent-check, 2 s later by default.
+# HAProxy sees a change at its next agent-check, 2 s later by default.
 AGREE_WITHIN_S = 5.0
 LOOK_S = 0.2
 # srv_agent_state (HAProxy's include/haproxy/check-t.h)
@@ -26,7 +26,7 @@ FULL_WEIGHT, WEIGHT_MAX = 100, 256
 
 @dataclass(frozen=True, slots=True)
 class ServerLine:
-    """A server line that asks this agent, as HAProxy sees it now."""
+    """A server line that polls this agent, as HAProxy sees it now."""
 
     name: str
     enabled: bool
@@ -40,7 +40,7 @@ class ServerLine:
 
     @property
     def usable(self) -> bool:
-        """Whether its effective weight is the agent's alone to decide."""
+        """Whether only the agent determines its effective weight."""
         return self.status.startswith(("UP", "no check")) and not self.throttled
 
     def has(self, percent: int) -> bool:
@@ -100,7 +100,7 @@ def _own_addresses() -> set[str]:
 
 
 class HaproxyStats:
-    """HAProxy, asked until it agrees with the agent or has had its time."""
+    """HAProxy, queried until it agrees with the agent or the time is over."""
 
     def __init__(self, context: CheckContext, path: Path) -> None:
         self._context = context
@@ -120,8 +120,8 @@ class HaproxyStats:
                 return
             self.lines = sum(server.enabled for server in found)
             if not found:
-                what = f"no server of this HAProxy asks an agent of this host on port {listed(sorted(ports))}"
-                yield Finding("warn", "haproxy", what, "look at its configuration: busyweight haproxy lint FILE")
+                what = f"no server in this HAProxy checks an agent on this host at port {listed(sorted(ports))}"
+                yield Finding("warn", "haproxy", what, "check its configuration: busyweight haproxy lint FILE")
                 return
             pools = _said(self._context)
             judged = [_judge(server, pools) for server in found]
@@ -134,9 +134,9 @@ class HaproxyStats:
         if well:
             shown = listed([f"{server.name} {server.effective} of {server.initial}" for server in well])
             if any(pool["weight"] is not None for pool in pools):
-                yield Finding("ok", "haproxy", f"weighs as the agent says: {shown}")
+                yield Finding("ok", "haproxy", f"weights match the agent's: {shown}")
             else:
-                yield Finding("ok", "haproxy", f"asks the agent, which says no weight now: {shown}")
+                yield Finding("ok", "haproxy", f"polls the agent, which sends no weight now: {shown}")
 
 
 def _ports(context: CheckContext) -> set[int]:
@@ -146,7 +146,7 @@ def _ports(context: CheckContext) -> set[int]:
 
 
 def _said(context: CheckContext) -> list[dict[str, Any]]:
-    """What each pool says now; nothing without an agent. A server's own pool is not told by HAProxy."""
+    """Each pool's current reply; nothing without an agent. HAProxy does not tell which pool a server uses."""
     if context.status is None:
         return []
     try:
@@ -159,37 +159,41 @@ def _said(context: CheckContext) -> list[dict[str, Any]]:
 def _judge(server: ServerLine, pools: list[dict[str, Any]]) -> Finding | None:
     """What is wrong with one server, or None."""
     if not server.enabled:
-        what = f"{server.name}: its agent-check is disabled, and weight {server.effective} stays"
+        what = f"{server.name}: its agent-check is disabled, so it stays at weight {server.effective}"
         return Finding("warn", "haproxy", what, f"enable agent {server.name}")
     if server.agent_status in ("", "INI"):
-        return Finding("fail", "haproxy", f"{server.name}: its agent has not been asked yet", "wait an agent-inter")
+        return Finding(
+            "fail", "haproxy", f"{server.name}: its agent has not been polled yet", "wait for one agent-inter"
+        )
     if not server.agent_status.startswith("L7OK"):
-        what = f"{server.name}: it does not reach the agent ({server.agent_status} {server.agent_words})"
-        remedy = f"see to listen, allow and the firewall; weight {server.effective} stays as it is until then"
+        what = f"{server.name}: HAProxy cannot reach the agent ({server.agent_status} {server.agent_words})"
+        remedy = f"check listen, allow and the firewall; until then it stays at weight {server.effective}"
         return Finding("fail", "haproxy", what, remedy)
     weights = [pool["weight"] for pool in pools]
     if not weights or None in weights or any(server.has(weight) for weight in weights):
         return None
     said = listed([quoted(pool["reply"]) for pool in pools], 3)
-    what = f"{server.name}: weight {server.effective} of {server.initial}, but the agent says {said}"
-    return Finding("fail", "haproxy", what, "was it set by hand (show servers state), or is balance static? See lint")
+    what = f"{server.name}: weight {server.effective} of {server.initial}, but the agent replies {said}"
+    return Finding(
+        "fail", "haproxy", what, "set by hand (show servers state), or a static balance algorithm? See haproxy lint"
+    )
 
 
 def _small_weights(found: list[ServerLine]) -> Iterator[Finding]:
     small = [server for server in found if 0 < server.initial < FULL_WEIGHT]
     if small:
-        what = f"lines of less than weight {FULL_WEIGHT}, of which a share is rounded down: "
+        what = f"servers below weight {FULL_WEIGHT}, where percentages are rounded down: "
         what += listed([f"{server.name} {server.initial}" for server in small])
-        yield Finding("warn", "haproxy", what, "set weight 100 on them, or on default-server")
+        yield Finding("warn", "haproxy", what, "set weight 100 on them or on default-server")
 
 
 def _unreached(path: Path, error: Exception) -> Finding:
     if isinstance(error, FileNotFoundError):
-        return Finding("fail", "haproxy", f"no socket at {path}", "name the path of `stats socket` in haproxy.cfg")
+        return Finding("fail", "haproxy", f"no socket at {path}", "give the path of `stats socket` in haproxy.cfg")
     if isinstance(error, ConnectionRefusedError):
-        return Finding("fail", "haproxy", f"nobody answers at {path}", "does HAProxy run? systemctl status haproxy")
+        return Finding("fail", "haproxy", f"nothing answers at {path}", "is HAProxy running? systemctl status haproxy")
     if isinstance(error, PermissionError):
-        return Finding("fail", "haproxy", f"this user may not ask at {path}", "run doctor as root")
+        return Finding("fail", "haproxy", f"this user may not connect to {path}", "run doctor as root")
     why = os_error(error) if isinstance(error, OSError) else str(error)
-    what = f"{path} does not speak as HAProxy's statistics socket does: {why}"
-    return Finding("fail", "haproxy", what, "name the path of `stats socket` in haproxy.cfg")
+    what = f"{path} does not respond like an HAProxy stats socket: {why}"
+    return Finding("fail", "haproxy", what, "give the path of `stats socket` in haproxy.cfg")

@@ -1,4 +1,4 @@
-"""WORLD. The metrics port, where there is to be one: does this agent answer there? It reads as Prometheus does."""
+"""WORLD. The metrics port, if one is configured: does this agent answer there? It reads as Prometheus does."""
 
 import http.client
 import re
@@ -13,7 +13,7 @@ from agent.tools.doctor.finding import Finding
 TIMEOUT_S = 5.0
 LEN_MAX = 16 * 1024 * 1024
 
-# Since when the agent has its configuration. No two agents have that from the same microsecond.
+# When the agent loaded its configuration. No two agents do that in the same microsecond.
 _TAKEN = re.compile(rb"^busyweight_config_last_reload_success_timestamp_seconds (\S+)$", re.MULTILINE)
 
 
@@ -23,7 +23,7 @@ def metrics(context: CheckContext) -> Iterator[Finding]:
     if address is None:
         return
     if trouble := ((context.status or {}).get("metrics") or {}).get("trouble"):
-        yield Finding("fail", "metrics", trouble, "mend that; the agent tries again every half minute")
+        yield Finding("fail", "metrics", trouble, "fix that; the agent retries every 30 s")
         return
     shown = values.show_address(address)
     try:
@@ -33,17 +33,17 @@ def metrics(context: CheckContext) -> Iterator[Finding]:
         return
     found = _TAKEN.search(body)
     if code == http.client.SERVICE_UNAVAILABLE:
-        what = f"{shown} has none: {body[:200].decode(errors='replace').strip()}"
-        yield Finding("fail", "metrics", what, "the agent is stuck: see its log")
+        what = f"{shown} serves none: {body[:200].decode(errors='replace').strip()}"
+        yield Finding("fail", "metrics", what, "the agent is hung: see its log")
     elif found is None:
-        yield _other(address, f"{shown} answers with something else than metrics of busyweight (HTTP {code})")
+        yield _other(address, f"{shown} does not answer with busyweight's metrics (HTTP {code})")
     elif (taken_s := _taken(context)) is None:
-        what = f"{shown} answers with metrics of busyweight, but whether of this agent cannot be told"
-        yield Finding("warn", "metrics", what, "run doctor as root, and with the agent's --control")
+        what = f"{shown} answers with busyweight's metrics, but it is unknown whether they are this agent's"
+        yield Finding("warn", "metrics", what, "run doctor as root and with the agent's --control")
     elif float(found[1]) == taken_s:
-        yield Finding("ok", "metrics", f"{shown} answers with this agent's")
+        yield Finding("ok", "metrics", f"{shown} serves this agent's metrics")
     else:
-        yield _other(address, f"{shown} answers with those of another agent")
+        yield _other(address, f"{shown} serves another agent's metrics")
 
 
 def _scrape(address: tuple[str, int]) -> tuple[int, bytes]:
@@ -57,7 +57,7 @@ def _scrape(address: tuple[str, int]) -> tuple[int, bytes]:
 
 
 def _taken(context: CheckContext) -> float | None:
-    """Since when the agent has its configuration, by itself; None if it does not tell."""
+    """When the agent loaded its configuration, from its status; None without an agent."""
     try:
         taken_s: float = client.ask(context.control, "status")["status"]["config"]["reloads"]["taken"]
     except client.ClientError:
@@ -66,19 +66,21 @@ def _taken(context: CheckContext) -> float | None:
 
 
 def _other(address: tuple[str, int], what: str) -> Finding:
-    return Finding("fail", "metrics", what, f"another program has the port: ss -ltnp sport = :{address[1]}")
+    return Finding("fail", "metrics", what, f"another program uses the port: ss -ltnp sport = :{address[1]}")
 
 
 def _unread(context: CheckContext, address: tuple[str, int], error: Exception) -> Finding:
     shown = values.show_address(address)
     if isinstance(error, ConnectionRefusedError) and context.status is None:
-        return Finding("fail", "metrics", f"nobody listens on {shown}", START)
+        return Finding("fail", "metrics", f"nothing listens on {shown}", START)
     if isinstance(error, ConnectionRefusedError):
-        what = f"nobody listens on {shown}: the agent runs by a configuration from before, or by another one"
+        what = f"nothing listens on {shown}: the agent runs with an older or a different configuration"
         return Finding("fail", "metrics", what, "systemctl reload busyweight")
     if isinstance(error, TimeoutError):
         what = f"{shown} does not answer within {TIMEOUT_S:g} s"
-        return Finding("fail", "metrics", what, "the agent is stopped or stuck, or a firewall drops: see its log")
+        return Finding(
+            "fail", "metrics", what, "the agent is stopped or hung, or a firewall drops packets: see the agent's log"
+        )
     if isinstance(error, http.client.HTTPException):
         return _other(address, f"{shown} does not speak HTTP")
     return Finding("fail", "metrics", f"{shown} cannot be read: {str(error).lower()}", "see the agent's log")

@@ -68,7 +68,7 @@ def pace_of(seen: dict[str, Seen], lines: int | None) -> PollPace:
     paces += [f"{address} not once in {quiet_s:.2g} s" for address, quiet_s in quiet.items()]
     about = "about" if known else "at least"
     return PollPace(
-        f"polls: {listed(paces)}; so it is {about} {least_s:.2g} s",
+        f"polls: {listed(paces)}; so agent-inter is {about} {least_s:.2g} s",
         1 / sum(1 / each_s for each_s in [*gaps.values(), *quiet.values()]),
         least_s,
         known,
@@ -84,27 +84,29 @@ def judge(config: Config, pace: PollPace) -> Iterator[Finding]:
     if pace.gap_s >= scan.give_up_after:
         faults = True
         remedy = f"make scan.give_up_after ({show(scan.give_up_after)}) longer than agent-inter"
-        yield Finding("fail", "agent-inter", f"{what}; by the next poll every sample is too old to be believed", remedy)
+        yield Finding("fail", "agent-inter", f"{what}; every sample expires before the next poll", remedy)
     if reply.on_stop == "release" and reply.release_for < 2 * pace.inter_s:
         faults = True
         remedy = f"make reply.release_for ({show(reply.release_for)}) longer than two agent-inter"
-        yield Finding("warn", "agent-inter", f"{what}; a stopping agent may be gone before it was asked", remedy)
+        yield Finding("warn", "agent-inter", f"{what}; a stopping agent may be gone before the next poll", remedy)
     if pace.known and scan.wait_at_most >= pace.inter_s:
         faults = True
         remedy = f"make scan.wait_at_most ({show(scan.wait_at_most)}) shorter, or agent-inter longer"
-        yield Finding("warn", "agent-inter", f"{what}; an answer may come too late", remedy)
+        yield Finding("warn", "agent-inter", f"{what}; a reply may come too late", remedy)
     if pace.known and scan.fresh_for >= pace.inter_s:
         faults = True
         remedy = f"make scan.fresh_for ({show(scan.fresh_for)}) half of agent-inter, or agent-inter longer"
         yield Finding(
-            "warn", "agent-inter", f"{what}; polls are answered by the scan that one before them began", remedy
+            "warn", "agent-inter", f"{what}; polls are answered from a scan that an earlier poll started", remedy
         )
     fits = f"give_up_after {show(scan.give_up_after)} and release_for {show(reply.release_for)}"
     if not faults and pace.measured:
-        yield Finding("ok", "agent-inter", f"{what}; fresh_for {show(scan.fresh_for)}, {fits} go with it")
+        yield Finding("ok", "agent-inter", f"{what}; fresh_for {show(scan.fresh_for)}, {fits} are fine")
     elif not faults:
-        remedy = "give_up_after must be longer than agent-inter, release_for longer than two of it: see haproxy.cfg"
-        yield Finding("warn", "agent-inter", f"{what}; whether {fits} go with it cannot be told", remedy)
+        remedy = (
+            "make give_up_after longer than agent-inter, and release_for longer than two agent-inter: see haproxy.cfg"
+        )
+        yield Finding("warn", "agent-inter", f"{what}; unknown whether {fits} are long enough", remedy)
 
 
 def afford(config: Config, status: Mapping[str, Any], pace: PollPace) -> Iterator[Finding]:
@@ -120,8 +122,8 @@ def afford(config: Config, status: Mapping[str, Any], pace: PollPace) -> Iterato
     if apart_s <= wanted_s:
         yield Finding("ok", "scan cost", what)
         return
-    what += f"; scan.max_duty ({scan.max_duty:g}%) permits one each {apart_s:.2g} s, so answers are as old"
-    remedy = "raise scan.max_duty, or make agent-inter longer"
+    what += f"; scan.max_duty ({scan.max_duty:g}%) permits one every {apart_s:.2g} s, so replies can be that old"
+    remedy = "raise scan.max_duty or make agent-inter longer"
     if way == "sweep":
-        remedy = f"permit eBPF (systemd/ebpf.conf), or name workers.cgroups: it reads workers alone then; or {remedy}"
+        remedy = f"permit eBPF (systemd/ebpf.conf) or set workers.cgroups, so that only workers are read; or {remedy}"
     yield Finding("warn", "scan cost", what, remedy)

@@ -33,17 +33,17 @@ def allow(context: CheckContext) -> Iterator[Finding]:
     refused = [poller["address"] for poller in pollers if not poller["allowed"]]
     welcome = [poller["address"] for poller in pollers if poller["allowed"]]
     if refused:
-        what = f"turned away: {listed(refused)}; allowed are {listed(context.config.allow)}"
+        what = f"refused: {listed(refused)}; allowed: {listed(context.config.allow)}"
         yield Finding("warn", "allow", what, "if these are your balancers, add them to allow and reload")
     elif context.config.allow:
-        yield Finding("ok", "allow", f"{listed(context.config.allow)}; nobody was turned away")
+        yield Finding("ok", "allow", f"{listed(context.config.allow)}; no poll was refused")
     else:
         yield Finding("ok", "allow", "empty: anyone who can reach the port may poll")
     if welcome:
         yield Finding("ok", "pollers", f"{listed(welcome)}")
     elif all(address.startswith(LOOPBACK) for address in context.status["polls"]["listening"]):
-        what = "none so far, and only this host itself can reach the agent"
-        yield Finding("warn", "pollers", what, "set listen to an address that the balancers reach")
+        what = "none so far, and only this host can reach the agent"
+        yield Finding("warn", "pollers", what, "set listen to an address that the balancers can reach")
     else:
         what = "none so far"
         yield Finding("warn", "pollers", what, "does haproxy.cfg have agent-check? See busyweight haproxy snippet")
@@ -86,7 +86,7 @@ def agent_inter(context: CheckContext, lines: int | None) -> Iterator[Finding]:
         # An own address that was not seen to poll may be there only because doctor polls.
         seen = {address: one for address, one in watch(context).items() if one.moments}
     except client.ClientError as error:
-        yield Finding("fail", "agent-inter", f"the agent went away while it was watched: {error}")
+        yield Finding("fail", "agent-inter", f"the agent went away while its polls were watched: {error}")
         return
     if seen:
         pace = pace_of(seen, lines)
@@ -95,6 +95,6 @@ def agent_inter(context: CheckContext, lines: int | None) -> Iterator[Finding]:
     elif any(poller["allowed"] for poller in context.status["polls"]["pollers"]):
         release_for = values.show_duration(context.config.reply.release_for)
         remedy = (
-            f"does HAProxy still ask? If seldom: make reply.release_for ({release_for}) longer than two agent-inter"
+            f"is HAProxy still polling? If rarely, make reply.release_for ({release_for}) longer than two agent-inter"
         )
-        yield Finding("warn", "agent-inter", "nobody is seen to poll, so it cannot be told", remedy)
+        yield Finding("warn", "agent-inter", "unknown: no poll was seen", remedy)

@@ -1,4 +1,4 @@
-"""WORLD. How systemd runs the agent: the unit, its drop-ins, and what in them makes it blind. Asks systemctl."""
+"""WORLD. How systemd runs the agent: the unit, its drop-ins, and settings that hide processes. Runs systemctl."""
 
 import subprocess
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload,NRestarts,MainPID,"
     "ProtectProc,ProcSubset,PrivateUsers"
 )
-# What the unit as shipped has, why, and since when a wrong one matters.
+# The settings of the unit as shipped, and why others are wrong.
 WANTED = {
     "ProtectProc": ("default", "anything stricter hides the workers"),
-    "ProcSubset": ("all", "pid hides what tells the number of cores"),
-    "PrivateUsers": ("no", "it makes every other user 65534, for users and for the control socket's group"),
+    "ProcSubset": ("all", "pid hides the files that tell the number of cores"),
+    "PrivateUsers": ("no", "it maps every other user to 65534, which breaks users and the control socket's group"),
 }
 
 
 def unit(context: CheckContext) -> Iterator[Finding]:
     """The unit's state, where systemd runs."""
     if not BOOTED.is_dir():
-        yield Finding("ok", "systemd", "does not run here, so there is no unit to look at")
+        yield Finding("ok", "systemd", "not running here, so there is no unit to check")
         return
     try:
         shown = show()
@@ -46,7 +46,7 @@ def judge(shown: dict[str, str], pid: int | None) -> Iterator[Finding]:
     """What the properties say. ``pid`` is the agent that answers on the control socket."""
     if shown.get("LoadState") != "loaded":
         what = f"{UNIT} is not installed ({shown.get('LoadState') or 'unknown'})"
-        yield Finding("warn", "systemd", what, "install it from systemd/, so that the agent starts with the host")
+        yield Finding("warn", "systemd", what, "install it from systemd/, so that the agent starts at boot")
         return
     state = f"{shown['ActiveState']} ({shown['SubState']}), {shown['UnitFileState'] or 'static'}"
     drop_ins = shown["DropInPaths"] or "no drop-ins"
@@ -57,10 +57,10 @@ def judge(shown: dict[str, str], pid: int | None) -> Iterator[Finding]:
     elif shown["ActiveState"] not in ("active", "reloading"):
         yield Finding("fail", "systemd", what, f"systemctl enable --now {UNIT}")
     elif shown["UnitFileState"] == "disabled":
-        yield Finding("warn", "systemd", f"{what}; it will not start with the host", f"systemctl enable {UNIT}")
+        yield Finding("warn", "systemd", f"{what}; it will not start at boot", f"systemctl enable {UNIT}")
     elif pid is not None and main not in ("0", str(pid)):
         what = f"{UNIT} is pid {main}, and the agent at the control socket is pid {pid}"
-        yield Finding("warn", "systemd", what, "end the one that was started by hand")
+        yield Finding("warn", "systemd", what, "stop the one that was started by hand")
     else:
         yield Finding("ok", "systemd", what)
     if shown["NeedDaemonReload"] == "yes":

@@ -1,4 +1,4 @@
-"""WORLD. What can be seen from here: /proc, the machine's size, and containers. It only reads."""
+"""WORLD. What is visible: /proc, the machine's size, and containers. It only reads."""
 
 import os
 from collections.abc import Iterator
@@ -53,17 +53,19 @@ def processes(context: CheckContext) -> Iterator[Finding]:
         yield Finding("fail", "processes", f"the agent cannot see them: {why}", _unhide(agents, here))
     elif context.seen_by_us:
         number = context.found.snapshot.processes
-        what = f"can be seen: {number} in {procfs}" + ("" if here and here.kind == "proc" else ", a tree of files")
+        what = f"visible: {number} in {procfs}" + (
+            "" if here and here.kind == "proc" else ", which is not a procfs mount"
+        )
         if hides and context.seen_by_agent is None and os.geteuid() == 0:
-            what += f", by root; but it is mounted with {hides}"
+            what += f" to root; but it is mounted with {hides}"
             yield Finding("warn", "processes", what, _unhide(agents, here))
         else:
-            yield Finding("ok", "processes", what + (f", in spite of {hides}" if hides else ""))
+            yield Finding("ok", "processes", what + (f", despite {hides}" if hides else ""))
     elif context.seen_by_agent:
-        what = f"the agent sees them, but this user does not: {why}"
-        yield Finding("warn", "processes", what, "run doctor as root, to have all of it checked")
+        what = f"the agent can see them, but this user cannot: {why}"
+        yield Finding("warn", "processes", what, "run doctor as root for a complete check")
     else:
-        yield Finding("fail", "processes", f"they cannot be seen by this user: {why}", _unhide(agents, here))
+        yield Finding("fail", "processes", f"this user cannot see them: {why}", _unhide(agents, here))
     yield from _namespace(procfs, here)
 
 
@@ -76,14 +78,14 @@ def _unhide(agents: Mount | None, here: Mount | None) -> str:
         return f"run the agent in group {gid} (SupplementaryGroups= in a drop-in of busyweight.service)"
     if hiding(agents):
         return "mount it with gid=GROUP and run the agent in that group, or mount it with hidepid=0"
-    return "run the agent as a user that may read it, or look for a security module that forbids it"
+    return "run the agent as a user that may read it, or look for a security module that denies it"
 
 
 def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
     if not here or here.kind != "proc":
         return
     try:
-        # proc(5): pids of another namespace's procfs are not ours.
+        # proc(5): the pids in another namespace's procfs are not ours.
         ours = Path(procfs, "self").readlink() == Path(str(os.getpid()))
         own = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -92,15 +94,15 @@ def _namespace(procfs: str, here: Mount | None) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "pid namespace",
-            "this is one of its own, and what runs outside of it is not seen",
-            "run the agent on the host itself, or give it the host's /proc with scan.procfs",
+            "doctor runs in a separate one and sees no process outside it",
+            "run the agent on the host, or set scan.procfs to the host's /proc",
         )
     else:
-        yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows another one than ours")
+        yield Finding("ok", "pid namespace", "the host's own" if ours else f"{procfs} shows a different one from ours")
 
 
 def capacity(context: CheckContext) -> Iterator[Finding]:
-    """What counts as full, and where the number comes from; containers deceive about cores."""
+    """What counts as full, and where the number comes from; in containers the number of cores is misleading."""
     cores, source = context.cores
     contained = host.in_container()
     for pool in context.config.all_pools:
@@ -116,8 +118,8 @@ def capacity(context: CheckContext) -> Iterator[Finding]:
                 yield Finding("ok", "capacity", what)
         elif weight.capacity == "quota":
             limit = quota(pool.workers.cgroups)
-            what = f"{limit:g} cores, the limit of its cgroups" if limit else "no limit of its cgroups, so the cores"
+            what = f"{limit:g} cores, the limit of its cgroups" if limit else "no limit on its cgroups, so the cores"
             yield Finding("ok", "capacity", f"{title}{what}, counting {weight.count}")
         else:
             yield Finding("ok", "capacity", f"{title}{weight.capacity:g}, as configured, counting {weight.count}")
-    yield Finding("ok", "container", f"this is one: {contained}" if contained else "this is none, by all that is seen")
+    yield Finding("ok", "container", f"yes, by {contained}" if contained else "none detected")

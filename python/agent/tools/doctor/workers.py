@@ -1,4 +1,4 @@
-"""WORLD. The workers themselves: found, hidden by the comm filter, and whether their titles live."""
+"""WORLD. The workers themselves: those found, those hidden by the comm filter, and whether their titles are current."""
 
 import json
 import re
@@ -18,18 +18,18 @@ from agent.tools.doctor.finding import Finding, listed
 # Programs without a heartbeat write theirs only when something changes.
 SILENT_S = 30.0
 
-# Three of the longest heartbeats: a title that says idle for so long of a worker that works is stuck.
+# Three of the longest heartbeats: a working worker whose title says idle for so long has a stuck title.
 STUCK_MS = 45_000
 
 _LAST_RAN_MS = re.compile(r"^se\.exec_start\s*:\s*([\d.]+)", re.MULTILINE)
 
 
 def workers(context: CheckContext) -> Iterator[Finding]:
-    """Which were found, and by what."""
+    """Which workers were found, and how."""
     if context.found is None or not context.seen_by_us:
         if context.seen_by_agent and context.status:
             for i, pool in enumerate(context.status["pools"]):
-                what = f"{pool_prefix(pool['pool'])}not seen by this user{_by_agent(context, i)}"
+                what = f"{pool_prefix(pool['pool'])}not visible to this user{_by_agent(context, i)}"
                 yield Finding("ok", "workers", what)
         return
     by = context.found.snapshot.discovery
@@ -53,27 +53,27 @@ def workers(context: CheckContext) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 "workers",
-                f"{title}{counts.unparsable} titles have no count that can be believed: pids {listed(pids)}",
-                "look at them with `busyweight check --workers`; a title that is cut needs a shorter tag",
+                f"{title}{counts.unparsable} titles have no valid count: pids {listed(pids)}",
+                "see `busyweight check --workers`; a truncated title needs a shorter tag",
             )
     if context.found.snapshot.cpu_untold:
         yield Finding(
             "warn",
             "workers",
-            f"the CPU time of {context.found.snapshot.cpu_untold} workers cannot be read, so their titles alone count",
-            "a seccomp filter or a sandbox refuses it; jobs then show at the next heartbeat, up to 15 s late",
+            f"the CPU time of {context.found.snapshot.cpu_untold} workers cannot be read, so only their titles count",
+            "a seccomp filter or sandbox denies it; jobs then show at the next heartbeat, up to 15 s late",
         )
     if context.found.snapshot.unreadable:
         yield Finding(
             "warn",
             "workers",
-            f"{context.found.snapshot.unreadable} processes that may be workers must not be read by this user",
-            "run doctor as root to see whether they are workers, and see to it that the agent may read them",
+            f"{context.found.snapshot.unreadable} processes that may be workers cannot be read by this user",
+            "run doctor as root to see whether they are workers, and make sure that the agent may read them",
         )
 
 
 def _by_agent(context: CheckContext, pool: int) -> str:
-    """What the agent's newest sample says of the same."""
+    """The same from the agent's newest sample."""
     sample = context.status and context.status["sample"]
     if not context.status or not sample or pool >= len(context.status["pools"]):
         return ""
@@ -84,13 +84,13 @@ def _by_agent(context: CheckContext, pool: int) -> str:
 
 def _where_else(pool: Pool) -> str:
     narrow = [key for key in ("users", "cgroups") if getattr(pool.workers, key)]
-    also = f", and {' and '.join(narrow)}" if narrow else ""
-    silent = "Sidekiq inside Puma (but for contrib/active_job_live_title.rb) or on JRuby shows no title"
-    return f"if some should run here: is the preset right{also}? {silent}"
+    also = f", {' and '.join(narrow)}" if narrow else ""
+    silent = "Sidekiq on JRuby, or in Puma without contrib/active_job_live_title.rb, shows no title"
+    return f"if workers should run here, check preset{also}. {silent}"
 
 
 def comm_filter(context: CheckContext) -> Iterator[Finding]:
-    """Whether a process with a worker's title is passed over because of its name."""
+    """Whether the name filter excludes a process with a worker's title."""
     if context.found is None or context.wide is None or not context.seen_by_us:
         return
     counted = {worker.pid: worker for worker in context.found.workers}
@@ -109,16 +109,18 @@ def comm_filter(context: CheckContext) -> Iterator[Finding]:
             yield Finding(
                 "fail",
                 "comm filter",
-                f"{pool_prefix(pool.name)}it hides workers called {show_title(comm.encode())} (pid {pids}): "
+                f"{pool_prefix(pool.name)}hides workers called {show_title(comm.encode())} (pid {pids}): "
                 f'"{show_title(passed[0].title)[:60]}"',
                 f"set {table}.comm = {comms}",
             )
     if not hidden:
-        yield Finding("ok", "comm filter", f"hides no worker: {len(context.wide.workers)} titles of all names read")
+        yield Finding(
+            "ok", "comm filter", f"hides no worker: read {len(context.wide.workers)} titles whatever the name"
+        )
 
 
 def _passed_over(wide: Worker, narrow: Worker | None, pool: int) -> bool:
-    # The wide scan came first, so whoever is missing in the other was there already.
+    # The wide scan came first, so a worker missing in the other one already existed.
     return wide.readings[pool] is not None and not wide.copy and (narrow is None or narrow.readings[pool] is None)
 
 
@@ -131,16 +133,16 @@ def _comm(context: CheckContext, pid: int) -> str:
 
 
 def _glob(comm: str) -> str:
-    """A glob for just this name; what cannot be written plainly is any character."""
+    """A glob for exactly this name; special characters become ?."""
     return "".join(c if c.isascii() and c.isprintable() and c not in '*?[]"\\' else "?" for c in comm)
 
 
 def titles(context: CheckContext) -> Iterator[Finding]:
-    """How old what the titles say may be.
+    """How old the titles may be.
 
-    Nothing tells when a title was written, and one that says the same as before cannot be told
-    from one that was not written. But a process that has not run cannot have written: so the
-    time since any of its threads last ran is the least age of its title.
+    The kernel does not tell when a title was written, and an unchanged title looks the same whether it was written
+    again or not. But a process that has not run cannot have written: so the time since any of its threads last ran is
+    the minimum age of its title.
     """
     if context.found is None or not context.seen_by_us:
         return
@@ -152,9 +154,7 @@ def titles(context: CheckContext) -> Iterator[Finding]:
     if not ours:
         return
     if not rested:
-        yield Finding(
-            "ok", "titles", "how old they are is not known: this kernel does not tell when a process last ran"
-        )
+        yield Finding("ok", "titles", "age unknown: this kernel does not tell when a process last ran")
         return
     silent = sorted((age_s, pid) for pid, age_s in rested.items() if age_s > SILENT_S)
     if silent:
@@ -162,18 +162,18 @@ def titles(context: CheckContext) -> Iterator[Finding]:
             "warn",
             "titles",
             f"{len(silent)} workers have not run for up to {console.span(silent[-1][0])}, so their titles are at least "
-            f"as old, and what they say may be over: pids {listed([pid for _, pid in reversed(silent)])}",
-            "look whether they are stopped or hang (ps -o stat,wchan -p PID), and restart them",
+            f"as old and may be out of date: pids {listed([pid for _, pid in reversed(silent)])}",
+            "check whether they are stopped or hung (ps -o stat,wchan -p PID), and restart them",
         )
     else:
         what = (
             f"all {len(rested)} workers ran within {console.span(max(rested.values()))}; a heartbeat writes the title "
         )
-        yield Finding("ok", "titles", what + "every 5 to 15 s, and nothing tells when it was written last")
+        yield Finding("ok", "titles", what + "every 5 to 15 s, and the kernel does not tell when")
 
 
 def stuck_titles(context: CheckContext) -> Iterator[Finding]:
-    """Workers that work, by their CPU time, and whose titles have said idle over several heartbeats."""
+    """Workers that are working, by their CPU time, although their titles have said idle for several heartbeats."""
     stuck = [
         worker["pid"]
         for worker in context.workers
@@ -185,16 +185,16 @@ def stuck_titles(context: CheckContext) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "titles",
-            f"{len(stuck)} workers have taken CPU for more than {STUCK_MS // 1000} s while their titles say idle: "
+            f"{len(stuck)} workers have used CPU for more than {STUCK_MS // 1000} s while their titles say idle: "
             f"pids {listed(stuck)}",
-            "they count as busy; look what they do (a job outside Sidekiq's threads, a heartbeat that hangs), "
+            "they count as busy; check what they do (a job outside Sidekiq's threads, a hung heartbeat), "
             'or set workers.now = "titles"',
         )
 
 
 def _last_ran(process: Path) -> float | None:
-    """When any thread of a process last ran, in seconds of the scheduler's clock; None where
-    the kernel does not tell (proc(5), /proc/PID/sched)."""
+    """When any thread of a process last ran, in seconds of the scheduler's clock; None if the kernel does not tell
+    (proc(5), /proc/PID/sched)."""
     newest_ms = None
     for sched in process.glob("task/*/sched"):
         try:

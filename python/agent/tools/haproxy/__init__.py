@@ -1,6 +1,6 @@
-"""Help with HAProxy's side: a configuration that uses the agent well, and what is wrong with another.
+"""Help with HAProxy's side: a configuration that uses the agent well, and problems in an existing one.
 
-Nothing here talks to a running HAProxy or to the agent; but for `haproxy -v` it is text in, text out.
+Nothing here talks to a running HAProxy or to the agent; apart from `haproxy -v` it is text in, text out.
 """
 
 from .finding import LintFinding

@@ -29,7 +29,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Alternatives, each of terms that must all hold; all of it the other way round after `unless`."""
+    """Alternatives, each consisting of terms that must all hold; negated as a whole after `unless`."""
 
     alternatives: tuple[tuple[Term, ...], ...]
     unless: bool = False

@@ -1,4 +1,4 @@
-"""Pure: one thing to mend or to know, where it stands, and how it is said: as sentences.
+"""Pure: one thing to fix or to know, where it is, and how it is worded: in sentences.
 
 It must not judge.
 """
@@ -21,7 +21,7 @@ _UNITS_MS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1e3, "m": 60e3, "h": 3600e3, 
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """One thing to mend. A `note` is worth knowing and no fault. Each part is a sentence without its full stop."""
+    """One thing to fix. A `note` is worth knowing but not an error. Each part is a sentence without its full stop."""
 
     file: str
     line: int
@@ -48,8 +48,8 @@ def note(at: Place, what: str, why: str, remedy: str) -> LintFinding:
 def by_place(
     backend: Proxy, servers: list[Server], origin: Callable[[Settings], Place | None]
 ) -> Iterator[tuple[Place, list[Server]]]:
-    """Servers by the line to mend: their own, the backend's default-server, or the backend's first line for
-    what comes from `defaults`. So one line at fault is one finding, however many servers it serves."""
+    """Servers grouped by the line to fix: their own, the backend's default-server, or the backend's first line for
+    what comes from `defaults`. So one wrong line is one finding, however many servers it affects."""
     places: dict[Place, list[Server]] = {}
     for server in servers:
         at = origin(server.settings) or server.at
@@ -72,7 +72,7 @@ def capital(text: str) -> str:
 
 
 def number(word: str | None) -> int | None:
-    """A number as C's atol reads it, None where a variable is not known here."""
+    """A number as C's atol reads it, None if a variable is unknown here."""
     if word is None or not is_known(word):
         return None
     digits = ""

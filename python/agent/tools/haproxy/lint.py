@@ -1,7 +1,7 @@
 """Pure but for reading the files: what in haproxy.cfg makes the agent useless or dangerous.
 
-It judges only what concerns the agent, and only server lines that ask an agent on one of the given ports. It
-must not find fault with a sound file, nor repeat what `haproxy -c` says itself.
+It checks only what concerns the agent, and only server lines that poll an agent on one of the given ports. It must
+not complain about a correct file, nor repeat what `haproxy -c` reports.
 """
 
 import os
@@ -14,7 +14,7 @@ from .parse import Configuration, parse, read_files
 from .read import LintError, World, configuration_files
 from .scope import Scope
 
-# Four unknown conditions are tried in all ways; of more, those nearest to "all hold".
+# Up to four unknown conditions are tried in all combinations; with more, those nearest to "all hold".
 _MOST_READINGS = 16
 
 
@@ -31,12 +31,12 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
 ) -> list[LintFinding]:
     """Findings and notes, in the order of the files and their lines. Raises LintError.
 
-    `files` are files and directories as HAProxy's `-f` takes them, and are one configuration together. An
-    agent check is ours if its port is in `ports`, or if `all_checks`. With `floor_above_zero` the agent never
-    answers 0 %, so no backend can lose all its servers; with `bare_replies` it never says `up`. `pools` names its
-    pools, where they are known. `version` is HAProxy's, where it is known. `environment` stands for HAProxy's own,
-    by default this process's; what hangs on a variable missing from it is noted, not judged. Where `.if` asks what
-    only the running HAProxy knows, both answers are tried.
+    `files` are files and directories as HAProxy's `-f` takes them, and are one configuration together. An agent check
+    is ours if its port is in `ports`, or with `all_checks`. With `floor_above_zero` the agent never replies 0 %, so
+    no backend can lose all its servers; with `bare_replies` it never says `up`. `pools` names its pools, if known.
+    `version` is HAProxy's, if known. `environment` stands for HAProxy's own, by default this process's; what depends
+    on a variable missing from it is noted, not checked. If an `.if` depends on what only the running HAProxy knows,
+    both branches are tried.
     """
     paths = configuration_files(files)
     variables = dict(os.environ if environment is None else environment)
@@ -67,14 +67,14 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
 
 
 def _readings(texts: Sequence[tuple[Path, str]], variables: dict[str, str]) -> list[Configuration]:
-    """The configurations that the texts may be, by the conditions whose truth cannot be known here."""
+    """The configurations that the texts may stand for, depending on conditions whose truth is unknown here."""
     readings: list[Configuration] = []
     todo: list[dict[str, bool]] = [{}]
     while todo and len(readings) < _MOST_READINGS:
         assumed = todo.pop(0)
         world = World(dict(variables), dict(assumed))
         readings.append(parse(texts, world))
-        # Each condition met for the first time was taken for true: try it false, those before it as they are.
+        # Each condition met for the first time was assumed to be true: try false, with those before it unchanged.
         met = list(world.assumed.items())
         todo += [{**dict(met[:i]), met[i][0]: False} for i in range(len(assumed), len(met))]
     return readings

@@ -16,20 +16,20 @@ _Watched = list[tuple[Proxy, list[Server]]]
 
 
 def seldom(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """Agents that are asked now and then."""
+    """Agents that are polled too rarely."""
     slow = [server for server in ours if (milliseconds(server.settings.agent_inter) or 0) > _INTER_MS_MAX]
     for at, servers in by_place(backend, slow, lambda s: s.agent_inter_at):
         inter = servers[0].settings.agent_inter
         yield note(
             at,
             f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-inter {inter}",
-            "A host that is full by now goes on getting requests for as long as that, and one that is idle gets none",
+            "For that long a host that has become full keeps getting requests, and one that has become idle gets none",
             "Write `agent-inter 250ms`",
         )
 
 
 def one_agent(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """One host's weight taken for several."""
+    """One host's weight used for several."""
     asked: dict[tuple[str, str | None], list[Server]] = {}
     for server in ours:
         if (addr := server.settings.agent_addr) is not None:
@@ -40,9 +40,9 @@ def one_agent(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFind
             at = next(by_place(backend, servers, lambda s: s.agent_addr_at))[0]
             yield note(
                 at,
-                f"{names(servers)} in {backend.title} ask one agent, {addr} on port {port}",
-                "An agent tells how busy its own host is, so whatever runs there sets the weight of all of them",
-                "Take agent-addr away, so that each server's own host is asked, unless they are all on that one",
+                f"{names(servers)} in {backend.title} poll one agent, {addr} on port {port}",
+                "An agent reports how busy its own host is, so the jobs of that host set the weight of all of them",
+                "Remove agent-addr, so that each server's own host is polled, unless they are all on that one",
             )
 
 
@@ -88,13 +88,13 @@ def _of(servers: list[Server]) -> str:
 
 
 def _senders(scope: Scope) -> list[Server]:
-    """Those who send. Every agent check of the configuration counts, for all share one set of rules."""
+    """The servers with agent-send. Every agent check in the configuration counts: all share one set of rules."""
     checked = [s for p in scope.configuration.backends() for s in p.servers if s.settings.agent]
     return [server for server in checked if server.settings.agent_send is not None]
 
 
 def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[LintFinding]:
-    """Agent-send on some."""
+    """Agent-send on some servers only."""
     sender = next(iter(_senders(scope)), None)
     if sender is None:
         return
@@ -103,15 +103,15 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[LintFinding]:
         for at, servers in by_place(backend, silent, lambda s: s.agent_at):
             yield finding(
                 at,
-                f"{names(servers)} in {backend.title} {'ask' if len(servers) > 1 else 'asks'} without agent-send, and "
-                f"{sender.at} asks with it",
+                f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-check without "
+                f"agent-send, and {sender.at} has it with agent-send",
                 "One agent-send anywhere delays every agent-check without one by 200 ms",
                 "Give agent-send to all agent-checked servers, or to none",
             )
 
 
 def unknown_ports(scope: Scope) -> Iterator[LintFinding]:
-    """Servers of which cannot be said whether they ask our agent."""
+    """Servers for which it is unknown whether they poll our agent."""
     for backend in scope.configuration.backends():
         for server in backend.servers:
             port = server.settings.port
@@ -119,7 +119,7 @@ def unknown_ports(scope: Scope) -> Iterator[LintFinding]:
                 yield note(
                     server.at,
                     f"The agent-port of server {server.name} is {port}, and that variable is not set here",
-                    "HAProxy's environment decides which agent is asked, so the server is not judged",
+                    "HAProxy's environment decides which agent is polled, so this server is not checked",
                     "Set the variable as HAProxy has it, or use --all",
                 )
 
@@ -137,7 +137,7 @@ def without_agent_check(scope: Scope) -> Iterator[LintFinding]:
                     at,
                     f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-port and no "
                     "agent-check",
-                    "HAProxy takes such a line without a word, and never asks the agent",
+                    "HAProxy accepts such a line without a warning, and never polls the agent",
                     "Add agent-check",
                 )
 
@@ -162,16 +162,16 @@ def nobody(scope: Scope) -> LintFinding | None:
     if asking:
         return note(
             asking[0].at,
-            f"No server asks an agent on port {ports}, and {asking[0].name} asks one on port {asking[0].settings.port}",
-            "Agents on other ports are not judged: they may be anybody's, or a tunnel to this one",
-            "Use --all to judge them, or name the agent's configuration with --config",
+            f"No server polls an agent on port {ports}, but {asking[0].name} polls one on {asking[0].settings.port}",
+            "Agents on other ports are not checked: they may belong to others, or be a tunnel to this one",
+            "Use --all to check them, or name the agent's configuration with --config",
         )
     if not scope.configuration.proxies:
         return None
     return note(
         (scope.configuration.backends() or scope.configuration.proxies)[0].at,
-        f"No server asks an agent on port {ports}",
-        "HAProxy asks none by itself",
+        f"No server polls an agent on port {ports}",
+        "HAProxy polls none by itself",
         f"Add `agent-check agent-port {min(scope.ports)}` to the servers, as `busyweight haproxy snippet` shows",
     )
 

@@ -1,4 +1,4 @@
-"""Pure: what is wrong with server lines that ask the agent."""
+"""Pure: problems of server lines that poll the agent."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _INIT_STATE_FATAL = (3, 2)
 
 
 def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """HAProxy takes the percentage of the server's own weight in whole numbers, rounded down."""
+    """HAProxy applies the percentage to the server's own weight in whole numbers, rounded down."""
     small: dict[int, list[Server]] = {}
     for server in ours:
         known = weight(server)
@@ -27,68 +27,68 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFindin
             what = f"{names(some)} in {backend.title} {'have' if len(some) > 1 else 'has'} weight {value}{said}"
             if value == 0:
                 yield note(
-                    at, what, "Whatever the agent says, no share of it is above 0", "Write `weight 100` to use it"
+                    at, what, "Any percentage of it is 0, whatever the agent replies", "Write `weight 100` to use it"
                 )
                 continue
             lowest = -(-100 // value)
-            steps = f", and above that it moves in steps of {lowest}% or so" if value > 1 else ""
+            steps = f", and above that it moves in steps of about {lowest}%" if value > 1 else ""
             yield finding(
                 at,
                 what,
-                f"HAProxy takes the agent's percentage of it and rounds down, so all below {lowest}% is 0 and takes "
-                f"the host out of the pool{steps}",
-                "Write `weight 100`, or scale the weights of the backend to 100 and more (256 is the most)",
+                f"HAProxy takes the agent's percentage of it and rounds down, so anything below {lowest}% is 0 and "
+                f"takes the host out of the pool{steps}",
+                "Write `weight 100`, or scale the backend's weights to 100 and more (at most 256)",
             )
 
 
 def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """It begins when a server comes up, and an agent's percentage brings none up."""
+    """It starts when a server comes up, which an agent's percentage does not trigger."""
     slow = [server for server in ours if server.settings.slowstart_at]
     for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
         yield note(
             at,
             f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} slowstart",
-            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight is whole "
+            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight applies "
             "at once",
-            'Where a host must get its requests little by little, set `rise = "5%/s"` in busyweight.toml',
+            'If a host must get its requests gradually, set `rise = "5%/s"` in busyweight.toml',
         )
 
 
 def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """SRV records have weights, and HAProxy gives them to the servers whenever it resolves."""
+    """SRV records have weights, and HAProxy assigns them to the servers whenever it resolves."""
     srv = [s for s in ours if s.address.startswith("_") and not s.settings.ignores_dns_weight]
     for server in srv:
         yield finding(
             server.at,
             f"{names([server])} in {backend.title} takes its weight from DNS and from the agent",
-            "Each sets the weight anew and the last one to speak wins, so a full host is back in the pool whenever "
+            "Each overwrites the other's weight, so a full host is back in the pool whenever "
             "its SRV record is resolved",
             "Add `resolve-opts ignore-weight`",
         )
 
 
 def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """A fault of HAProxy 3.3.0 to 3.4.0 that an agent without the word `up` runs into."""
+    """A bug in HAProxy 3.3.0 to 3.4.0 that affects agents that do not send `up`."""
     checked = [server for server in ours if server.settings.check]
     if not (scope.bare_replies and checked):
         return
     first, last = _STAYS_DOWN
     if scope.version and not first <= (*scope.version, 0, 0)[:3] <= last:
         return
-    # Without a version it is a note, for most HAProxys are others.
+    # With an unknown version it is only a note, because most HAProxy versions are not affected.
     say = finding if scope.version else note
     yield say(
         backend.at,
         f'{capital(backend.title)} has health checks, and the agent has `health = "none"`',
         "In HAProxy 3.3.0 to 3.4.0 a server whose health check has failed once stays down until its agent says `up`, "
         "which this one never does",
-        'Set `health = "up"` in busyweight.toml, or use another HAProxy'
+        'Set `health = "up"` in busyweight.toml, or use another HAProxy version'
         + ("" if scope.version else ", and name it with --haproxy-version"),
     )
 
 
 def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """Servers that keep their weight beside those whose weight falls."""
+    """Servers that keep their weight, next to those whose weight falls."""
     others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
     others = [server for server in others if weight(server) != 0 and not means_to_ask(scope, server)]
     if not others:
@@ -97,9 +97,9 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[L
         others[0].at,
         f"{names(others)} in {backend.title} {'have' if len(others) > 1 else 'has'} no agent-check, "
         f"beside {slots(ours)} with one",
-        "The weight of a server without it never falls, so it gets more requests the fuller the others are, and all of "
+        "The weight of a server without it never falls, so it gets more requests as the others fill up, and all of "
         "them once those are full",
-        "Run the agent there, too, and give the line agent-check",
+        "Run the agent there too, and add agent-check to the line",
     )
 
 
@@ -114,9 +114,9 @@ def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
             yield say(
                 at,
                 f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} init-state and track",
-                "From HAProxy 3.2 on the two do not go together, and it does not start",
-                "Take init-state out of the `default-server` that these inherit it from, and give it to the servers "
-                "that are checked themselves",
+                "HAProxy 3.2 and newer do not start with both",
+                "Remove init-state from the `default-server` that these inherit it from, and set it on the servers "
+                "that have their own health check",
             )
 
 

@@ -1,7 +1,7 @@
-"""Lines of words -> the proxies HAProxy would build of them, with everything that bears on agent checks.
+"""Lines of words -> the proxies that HAProxy would build from them, with everything that affects agent checks.
 
-It follows what is inherited (`defaults`, named too, `default-server` above the line) and forgets the rest. It
-passes no judgement and never refuses a keyword: whether a file is valid is for `haproxy -c` to say.
+It follows what is inherited (`defaults`, also named ones, `default-server` above the line) and drops the rest. It
+judges nothing and never refuses a keyword: `haproxy -c` checks whether a file is valid.
 
 Rules from HAProxy's configuration.txt and src/server.c:parse_server, src/check.c, src/cfgparse-listen.c.
 """
@@ -16,8 +16,8 @@ from .read import SECTIONS, Line, LintError, Place, World, lines_of, read_text
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 PROXIES = frozenset(("frontend", "backend", "listen", "defaults"))
-# Keywords of a server line that take one value, from the keyword tables of 2.6 to 3.5: a cookie may well be
-# called "check". A keyword of a later version is taken for one without a value.
+# Keywords of a server line that take one value, from the keyword tables of 2.6 to 3.5: a cookie may well be called
+# "check". A keyword of a later version is assumed to take no value.
 _WITH_VALUE = frozenset(
     "addr agent-addr agent-inter agent-port agent-send alpn "  # noqa: SIM905 (a list has one word a line)
     "ca-file cc check-alpn check-pool-conn-name check-proto check-sni ciphers ciphersuites client-sigalgs "
@@ -62,7 +62,7 @@ _PLACED = {
 
 @dataclass(slots=True)
 class Settings:
-    """What a `server` or `default-server` line leaves in force. Values are as written, None where unset."""
+    """The settings after a `server` or `default-server` line. Values are as written, None if unset."""
 
     weight: str | None = None
     weight_at: Place | None = None
@@ -107,7 +107,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line that may lead a request elsewhere, `target` being where, or the status that it answers by itself.
+    """A line that may send a request elsewhere. `target` is where, or the status with which it answers itself.
 
     `words` are its condition, from `if` or `unless` on. `phase` is `tcp-request` or `http-request`, else nothing.
     """
@@ -286,7 +286,7 @@ def _apply(settings: Settings, words: tuple[str, ...], at: Place) -> None:
 
 
 def _balance(proxy: Proxy, line: Line) -> None:
-    # Without a word it is the default algorithm again.
+    # Without an argument it is the default algorithm again.
     proxy.balance = line.words[1] if len(line.words) > 1 else None
     proxy.balance_at = line.at
 
@@ -305,7 +305,7 @@ def _cookie(proxy: Proxy, line: Line) -> None:
 
 
 def _stick(proxy: Proxy, line: Line) -> None:
-    # One that looks at a weight itself knows what it does.
+    # A rule that checks a weight itself is assumed to be intended.
     if line.words[1:2] in (("on",), ("match",)) and not any(word.startswith("srv_weight(") for word in line.words):
         proxy.stick_at = proxy.stick_at or line.at
 

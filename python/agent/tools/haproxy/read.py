@@ -1,8 +1,8 @@
 """haproxy.cfg files -> lines of words, cut as HAProxy cuts them.
 
-It knows files, quotes, variables and `.if`, and nothing of what the words mean. It reads the files it is
-given and must never change one, run HAProxy, or guess: what it cannot know (a variable that is not set here,
-a condition on HAProxy's version) stays visible to the caller as unknown.
+It knows files, quotes, variables and `.if`, but not what the words mean. It reads the files it is given and must
+never change one, run HAProxy, or guess: what it cannot know (a variable that is not set here, a condition on
+HAProxy's version) stays visible to the caller as unknown.
 
 Rules from HAProxy's configuration.txt, "Quoting and escaping", "Environment variables" and "Conditional
 blocks", and its src/tools.c:parse_line. There is no line continuation.
@@ -27,14 +27,14 @@ _TOKEN = re.compile(
 )
 _VARIABLE = re.compile(r"\$(?P<brace>\{)?(?P<name>\.?[A-Za-z_][A-Za-z0-9_]*)")
 _BRACED_REST = re.compile(r"(?P<words>\[\*\])?(?:-(?P<default>[^}]*))?\}")
-# What fills in a template has yet to run: Jinja, Go and Consul's own, ERB, FreeMarker. JSON has a quote there.
+# Unrendered templates: Jinja, Go and Consul's own, ERB, FreeMarker. JSON has a quote there.
 _TEMPLATE = re.compile(r"\{\{-?\s*[^{}\s\"'][^{}]*\}\}|\{%.*?%\}|<%.*?%>|</?#[a-z]+\b.*?>")
 _HEX = re.compile(r"[0-9A-Fa-f]{2}")
 _CONTROL = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 class LintError(Exception):
-    """A path that cannot be judged: missing, unreadable, or no HAProxy configuration."""
+    """A path that cannot be checked: missing, unreadable, or not an HAProxy configuration."""
 
     def __init__(self, path: str | Path, why: str) -> None:
         super().__init__(path, why)
@@ -47,7 +47,7 @@ class LintError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where something is written: a file as it was named, and its line from 1."""
+    """Where something is written: the file as given, and the line number from 1."""
 
     file: str
     line: int
@@ -66,10 +66,10 @@ class Line:
 
 @dataclass(slots=True)
 class World:
-    """What decides the reading besides the text.
+    """What determines the result besides the text.
 
-    `variables` may change while lines are read, as `setenv` does. `assumed` holds the truth of conditions
-    that cannot be known here, by their text; one that is not in it is taken for true and put into it.
+    `variables` may change while lines are read, as with `setenv`. `assumed` maps the text of conditions that are
+    unknown here to their assumed truth; one that is not in it is assumed to be true and added.
     """
 
     variables: dict[str, str]
@@ -77,7 +77,7 @@ class World:
 
 
 def is_known(word: str) -> bool:
-    """False where the word holds a variable that is not set here."""
+    """False if the word contains a variable that is not set here."""
     return "${" not in word
 
 
@@ -98,13 +98,13 @@ def configuration_files(paths: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise LintError(path, f"cannot be read, {os_error(error)}") from None
         if not found:
-            raise LintError(path, "a directory without *.cfg files, name the configuration file")
+            raise LintError(path, "a directory without *.cfg files; name the configuration file")
         files += found
     return files
 
 
 def read_text(path: Path) -> str:
-    """The text of one file; bytes that are not UTF-8 become escapes, for HAProxy takes any in comments."""
+    """The text of one file; bytes that are not UTF-8 become escapes, because HAProxy accepts any in comments."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -115,15 +115,15 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:
-    """The lines that count, with blocks that conditions mask out left away. Raises LintError."""
+    """The lines that count, without the blocks that conditions exclude. Raises LintError."""
     in_section = False
     blocks: list[_Block] = []
     for number, raw in enumerate(text.split("\n"), start=1):
         at = Place(str(path), number)
         if (template := _TEMPLATE.search(raw)) and not raw[: template.start()].lstrip().startswith("#"):
-            why = f"line {number}: {template[0]} is of a template, not of haproxy.cfg; lint what is made of it"
+            why = f"line {number}: {template[0]} belongs to a template; lint the haproxy.cfg generated from it"
             raise LintError(path, why)
-        # A `[` starts a scope line, which is no configuration of HAProxy's own.
+        # A `[` starts a scope line, which is not part of HAProxy's own configuration.
         if raw.lstrip(_BLANKS + "\r").startswith("["):
             continue
         words = split_words(raw, world.variables, at)
@@ -144,7 +144,7 @@ def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:
 
 
 def split_words(raw: str, variables: Mapping[str, str], at: Place) -> list[str]:
-    """One line cut into words: blanks part them, quotes and backslashes protect, `#` ends the line."""
+    """One line split into words: blanks separate them, quotes and backslashes protect, `#` ends the line."""
     words: list[str] = []
     word: str | None = None
     position = 0
@@ -234,7 +234,7 @@ def _variable(raw: str, position: int, variables: Mapping[str, str], at: Place) 
 
 @dataclass(slots=True)
 class _Block:
-    """One `.if`: whether the present branch is read, whether one was already, and where it began."""
+    """One `.if`: whether the current branch is read, whether one was read already, and where it started."""
 
     at: Place
     taken: bool
@@ -260,7 +260,7 @@ def _follow(blocks: list[_Block], words: list[str], world: World, at: Place) -> 
 
 
 def _truth(words: list[str], world: World) -> bool:
-    """Numbers, `defined` of a variable that is set, and comparisons of known texts; the rest is assumed."""
+    """Evaluates numbers, `defined` of a variable that is set, and comparisons of known texts; the rest is assumed."""
     text = " ".join(words)
     match = re.fullmatch(r"(?P<no>(?:!\s*)*)(?:(?P<number>\d+)|(?P<name>\w+)\((?P<args>[^()]*)\))", text)
     known: bool | None = None

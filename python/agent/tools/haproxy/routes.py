@@ -1,15 +1,15 @@
-"""Pure: where do the requests for a backend go when it has no server left, or when its servers bear no more?
+"""Pure: where do the requests for a backend go when it has no server left, or when all its servers are at maxconn?
 
-A host that is full answers 0 %, and a server of weight 0 is out of the pool. Once every server is out, HAProxy
-answers 503, unless a rule that looks at how many are left has sent the request elsewhere first; and a spike that is
-more than those in the pool bear drowns them, unless a rule that looks at what they bear does.
+A full host replies 0 %, and a server of weight 0 is out of the pool. Once every server is out, HAProxy answers 503,
+unless a rule that checks how many are left has sent the request elsewhere first. And a spike that exceeds the
+capacity of those in the pool overloads them, unless a rule that checks their free slots does the same.
 
-Requests are run through a frontend's rules, with every truth of those conditions on which a rule that looks at the
-backend depends. A rule that is not understood must not count as one that applies, except where it cannot be seen at
-all how requests reach the backend.
+Requests are run through a frontend's rules, with every combination of the conditions on which a rule about the
+backend's state depends. A rule that is not understood must not count as one that applies, unless it is unknown
+altogether how requests reach the backend.
 
-Measured on HAProxy 2.6: neither `nbsrv` nor `be_conn_free` counts servers of weight 0; `srv_is_up` does, and so is no
-cure; `be_conn_free` is -1 where a server of the pool has no maxconn; `use-server` reaches a server of weight 0.
+Measured on HAProxy 2.6: neither `nbsrv` nor `be_conn_free` counts servers of weight 0; `srv_is_up` does, and so does
+not help; `be_conn_free` is -1 if a server of the pool has no maxconn; `use-server` reaches a server of weight 0.
 """
 
 import re
@@ -30,12 +30,12 @@ _PHASES = ("tcp-request", "http-request", "")
 _FETCH = re.compile(r"(?P<name>\w+)(?:\((?P<of>[^()/]*)(?:/[^()]*)?\))?(?P<converters>,.*)?")
 _LEFT = ("nbsrv", "be_conn_free")
 _LOAD = ("be_conn", "queue", "avg_queue", "srv_conn", "srv_queue", "be_sess_rate", "srv_sess_rate")
-# Of more conditions that matter to one way, the last ones stay unknown; no operator writes so many.
+# If more conditions matter to one way, the last ones stay unknown; no operator writes so many.
 _MOST_UNKNOWN = 10
 
 
 class State(Enum):
-    """Of a backend: no server left in the pool, or none that bears more."""
+    """The state of a backend: no server left in the pool, or none with a free slot."""
 
     EMPTY = 1
     BUSY = 2
@@ -43,21 +43,21 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The line that leads into a backend, and the one before it that refuses clients once no server is left."""
+    """The line that routes to a backend, and the one before it that refuses clients once no server is left."""
 
     at: Place
     refusal: Place | None = None
 
 
-# What is assumed of conditions that cannot be known, by their words.
+# The assumed truth of unknown conditions, by their words.
 _Assumed = Mapping[tuple[str, ...], bool]
 
 
 def open_way(configuration: Configuration, backend: Proxy, state: State) -> Way | None:
-    """The way that sends clients to `backend` in that state with nothing to catch them, None if there is none.
+    """A way on which clients reach `backend` in that state although no rule catches them; None if there is none.
 
-    The line of the backend itself where no line leads to it that can be seen (a map, a file not given) and
-    nothing anywhere looks at its state.
+    It is the backend's own line if no visible line routes to it (a map, a file not given) and no rule anywhere checks
+    its state.
     """
     own = [rule for rule in backend.rules if rule.kind == "use-server" or _answers(rule)]
     within = _View(backend, backend, state)
@@ -87,7 +87,7 @@ def spills(configuration: Configuration, backend: Proxy) -> Iterator[tuple[Proxy
 
 
 def leading(configuration: Configuration, backend: str) -> list[Proxy]:
-    """The frontends with a line that leads to the backend of that name."""
+    """The frontends with a line that routes to the backend of that name."""
     return [
         frontend
         for frontend in configuration.frontends()
@@ -97,7 +97,7 @@ def leading(configuration: Configuration, backend: str) -> list[Proxy]:
 
 
 def words_of(rule: Rule, proxy: Proxy) -> Iterator[tuple[str, ...]]:
-    """The expressions in a rule's condition, those behind the names of ACLs, too."""
+    """The expressions in a rule's condition, including those behind the names of ACLs."""
     for terms in condition(rule.words).alternatives:
         for term in terms:
             yield from proxy.acls.get(term.words[0], []) if term.named else [term.words]
@@ -112,7 +112,7 @@ class _View:
     state: State
 
     def open(self, at: Place, when: Condition, earlier: list[Rule]) -> Way | None:
-        """Whether requests come through by this line, whatever else is so."""
+        """Whether requests can pass by this line, whatever the other conditions are."""
         looking = [rule for rule in earlier if self.looks(rule)]
         for alternative in [()] if when.unless else when.alternatives:
             known = {term.words: not term.negated for term in alternative if self._truth_of(term, "") is None}
@@ -128,13 +128,13 @@ class _View:
                 rule = next((rule for rule in earlier if self.applies(rule, assumed)), None)
                 if rule is None:
                     return Way(at)
-                # Where some are refused and others are not, somebody must have meant that.
+                # If some are refused and others are not, that is probably intended.
                 if self.state is State.EMPTY and _refuses(rule) and self.applies(rule, known):
                     return Way(at, rule.at)
         return None
 
     def is_looked_at(self) -> bool:
-        """Whether any rule surely applies because of the state."""
+        """Whether any rule certainly applies because of the state."""
         return any(
             self.looks(rule) and self._truth(condition(rule.words), {}, rule.target) is not False
             for rule in self.proxy.rules
@@ -144,14 +144,14 @@ class _View:
         )
 
     def looks(self, rule: Rule) -> bool:
-        """Whether the rule heeds the state."""
+        """Whether the rule depends on the state."""
         return any(
             self._value(words, "") is not None or (self.state is State.BUSY and words[:1] and words[0][:4] == "var(")
             for words in words_of(rule, self.proxy)
         )
 
     def applies(self, rule: Rule, assumed: _Assumed) -> bool:
-        """Whether the rule surely applies. One that ends a request for reasons of its own is not for here."""
+        """Whether the rule certainly applies. Rules that end a request for other reasons are not handled here."""
         mine = self.looks(rule) or not _refuses(rule)
         return mine and self._truth(condition(rule.words), assumed, rule.target) is True
 
@@ -161,7 +161,7 @@ class _View:
         return found if found is None else found != when.unless
 
     def _truth_of(self, term: Term, target: str, assumed: _Assumed | None = None) -> bool | None:
-        """What the term says; None if it is not known."""
+        """The truth of the term; None if it is unknown."""
         expressions = self.proxy.acls.get(term.words[0], []) if term.named else [term.words]
         found = _any([self._says(words, target) for words in expressions]) if expressions else None
         if term.named and not expressions:
@@ -173,17 +173,18 @@ class _View:
     def _says(self, words: tuple[str, ...], target: str) -> bool | None:
         if words in (("always_true",), ("always_false",)):
             return words[0] == "always_true"
-        # A frontend that only speaks plain HTTP and redirects what is not TLS leads nowhere else.
+        # A plain HTTP frontend that redirects everything that is not TLS routes nowhere else.
         if words == ("ssl_fc",) and len(self.proxy.binds_tls) == 1:
             return True in self.proxy.binds_tls
-        # What a variable was computed from is not followed: it counts for what it was meant to be.
+        # What a variable was computed from is not followed: it is assumed to be what was intended.
         if self.state is State.BUSY and words[:1] and words[0].startswith("var("):
             return True
         value = self._value(words, target)
         return None if value is None else matches(list(words[1:]), value)
 
     def _value(self, words: tuple[str, ...], target: str) -> int | None:
-        """The number that a fetch gives of the backend in this state, or of the rule's own target, which is well."""
+        """The number that a fetch returns for the backend in this state, or for the rule's own target, which is
+        healthy."""
         match = _FETCH.fullmatch(words[0]) if words else None
         if not match:
             return None
@@ -198,7 +199,7 @@ class _View:
 
 
 def bears_a_number(backend: Proxy) -> bool:
-    """Whether every server that requests may go to has a maxconn, without which nothing is ever full."""
+    """Whether every server that requests may go to has a maxconn, without which no server is ever full."""
     limits = [server.settings.maxconn for server in backend.servers if not server.settings.backup]
     return all(limit is not None and limit.lstrip("0") != "" for limit in limits)
 
@@ -212,7 +213,7 @@ def _any(values: list[bool | None]) -> bool | None:
 
 
 def _answers(rule: Rule) -> bool:
-    """Whether the client gets an answer of use."""
+    """Whether the client gets a useful answer."""
     return rule.kind in _ANSWERS and not _fails(rule)
 
 
@@ -221,7 +222,7 @@ def _refuses(rule: Rule) -> bool:
 
 
 def _fails(rule: Rule) -> bool:
-    """A `return` of 5xx is the very failure that it was to prevent, in other words."""
+    """A `return` of 5xx is the same failure that it should prevent."""
     return rule.kind == "return" and rule.target.startswith("5")
 
 
@@ -235,10 +236,10 @@ def _leads_to(frontend: Proxy, backend: Proxy) -> bool:
 
 
 def _ways(frontend: Proxy, backend: Proxy) -> Iterator[tuple[Place, Condition, list[Rule]]]:
-    """Lines of `frontend` that lead to `backend`, each with its condition and the rules that come before it."""
+    """Lines of `frontend` that route to `backend`, each with its condition and the rules before it."""
     switching = _switching(frontend)
     dynamic = any("%[" in rule.target for rule in switching)
-    # These come before all switching, wherever they are written.
+    # HAProxy evaluates these before all switching rules, wherever they are written.
     ending = [rule for rule in frontend.rules if _answers(rule) or _refuses(rule)]
     earlier = sorted(ending, key=lambda rule: _PHASES.index(rule.phase))
     earlier += [rule for rule in frontend.rules if dynamic and rule.kind in _CHOICES]

@@ -1,4 +1,4 @@
-"""Pure: what is judged: a reading of the configuration, and what is known of the agent and of HAProxy beside it."""
+"""Pure: what is checked: a parsed configuration, and what is known about the agent and HAProxy."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ HASHING = ("source", "uri", "url_param", "hash", "hdr(", "rdp-cookie")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`version` is HAProxy's, () where it is not known; with `bare_replies` the agent never says `up`. `pools` are
+    """`version` is HAProxy's, () if unknown; with `bare_replies` the agent never says `up`. `pools` are
     the names of the agent's, as far as its configuration is known."""
 
     configuration: Configuration
@@ -26,11 +26,11 @@ class Scope:
     pools: frozenset[str]
 
     def ours(self, backend: Proxy) -> list[Server]:
-        """The backend's servers that ask the agent."""
+        """The backend's servers that poll the agent."""
         return [server for server in backend.servers if self.asks_ours(server.settings)]
 
     def asks_ours(self, settings: Settings) -> bool:
-        """Whether a server asks the agent, by its port."""
+        """Whether a server polls the agent, judging by its port."""
         return settings.agent and self.is_ours(settings.port)
 
     def is_ours(self, port: str | None) -> bool:
@@ -38,20 +38,20 @@ class Scope:
         return self.all_checks or number(port) in self.ports
 
     def balance(self, backend: Proxy) -> str:
-        """The algorithm in force."""
+        """The effective algorithm."""
         return backend.balance or ("random" if self.version >= RANDOM_SINCE else "roundrobin")
 
 
 def weight(server: Server) -> int | None:
-    """A server's own weight, None where a variable is not known here."""
+    """A server's own weight, None if a variable is unknown here."""
     return number(server.settings.weight or DEFAULT_WEIGHT)
 
 
 def slots(servers: list[Server]) -> int:
-    """How many servers these lines make."""
+    """How many servers these lines define."""
     return sum(server.slots for server in servers)
 
 
 def is_hash(balance: str) -> bool:
-    """Whether requests find their server by what is in them."""
+    """Whether a request's content determines its server."""
     return balance.startswith(HASHING)

@@ -1,7 +1,7 @@
-"""Pure: a haproxy.cfg fragment that uses the agent and walks into none of the traps that `lint` knows.
+"""Pure: a haproxy.cfg fragment that uses the agent and avoids all the mistakes that `lint` knows.
 
-It is text to be read, pasted and changed, so each line that may not be left out says why it is there. It
-stands alone: it takes nothing from `defaults` and changes nothing for what follows it.
+People read, paste and change it, so a comment explains each line that must not be left out. It is self-contained: it
+needs nothing from `defaults` and changes nothing for what follows it.
 """
 
 import re
@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.config.schema import Pool
 
-# What HAProxy lets a proxy or a server be called.
+# Valid names of proxies and servers in HAProxy.
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
-_NAME_RULE = "HAProxy's names are letters, digits, - _ . and : only"
+_NAME_RULE = "names in HAProxy contain only letters, digits, - _ . and :"
 _DURATION = re.compile(r"[1-9]\d*(us|ms|s|m|h|d)?")
 _MAX_PORT = 65535
-# Cores of one host, where neither the caller nor the configuration knows better.
+# Cores of one host, if neither the caller nor the configuration knows better.
 _CORES = 24
 
 # name, host, port
@@ -23,7 +23,7 @@ EXAMPLE_SERVERS: tuple[WebServer, ...] = (("web1", "192.0.2.11", 80), ("web2", "
 
 
 class SnippetError(Exception):
-    """A name, address or time that HAProxy would not take: which, and what it wants."""
+    """A name, address or time that HAProxy would not accept: which, and what it accepts."""
 
     def __str__(self) -> str:
         subject, name, rule = self.args
@@ -36,14 +36,14 @@ def parse_server(text: str) -> WebServer:
     host, _, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (name and host and port.isascii() and port.isdigit()):
-        raise SnippetError("server", text, "write NAME=ADDR:PORT, as in web1=192.0.2.11:80")
+        raise SnippetError("server", text, "write NAME=ADDR:PORT, such as web1=192.0.2.11:80")
     server = (name, host, int(port))
     _check_servers([server])
     return server
 
 
 def capacities(pools: Iterable[Pool]) -> dict[str, int]:
-    """By the backend's name, how many busy processes fill a host, where the pool has a number for that."""
+    """How many busy processes make a host full, by the backend's name, for pools with such a number."""
     found: dict[str, int] = {}
     for pool in pools:
         found.pop(pool.name or "web", None)
@@ -64,14 +64,14 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
 ) -> str:
     """The fragment, one backend `web` and one for each pool, each with its spill. Raises SnippetError.
 
-    `listen_port` is the agent's, `servers` its hosts as HAProxy reaches them (examples if there are none),
-    `agent_inter` a time in HAProxy's words, `floor_percent` the agent's floor. A host bears as many requests as
-    `bears`, which `capacities` gives, has for its pool, else `cores`.
+    `listen_port` is the agent's, `servers` are its hosts as HAProxy reaches them (examples if there are none),
+    `agent_inter` is a time in HAProxy's format, `floor_percent` the agent's floor. A host's maxconn is what `bears`,
+    from `capacities`, has for its pool, else `cores`.
     """
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
     if not _DURATION.fullmatch(agent_inter):
-        raise SnippetError("agent-inter", agent_inter, "write a number and us, ms, s, m, h or d, as in 250ms")
+        raise SnippetError("agent-inter", agent_inter, "write a number and us, ms, s, m, h or d, such as 250ms")
     for pool in pools:
         if not _NAME.fullmatch(pool):
             raise SnippetError("pool", pool, _NAME_RULE)
@@ -93,9 +93,9 @@ def _check_servers(servers: Sequence[WebServer]) -> None:
         if not _NAME.fullmatch(name):
             raise SnippetError("server", name, _NAME_RULE)
         if name in names:
-            raise SnippetError("server", name, "there twice, give each its own name")
+            raise SnippetError("server", name, "given twice; give each server its own name")
         if not re.fullmatch(r"[A-Za-z0-9_.:%-]+", host):
-            raise SnippetError("server", name, f"{host!r} is no address or host name")
+            raise SnippetError("server", name, f"{host!r} is not an address or host name")
         if not 0 < port <= _MAX_PORT:
             raise SnippetError("server", name, f"choose a port from 1 to {_MAX_PORT}, not {port}")
         names.add(name)
@@ -103,13 +103,14 @@ def _check_servers(servers: Sequence[WebServer]) -> None:
 
 def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
     text = f"""\
-# HAProxy asks the busyweight agent of each server (TCP port {listen_port}) how much of its host is free.
+# HAProxy asks the busyweight agent on each server (TCP port {listen_port}) how much of its host is free.
 #
 # The agent speaks plain TCP without a password: let only the balancers reach its port (`allow` in
-# busyweight.toml, the firewall), and have it listen where they do reach it; 127.0.0.1, its default, is not.
-# HAProxy never logs a change of weight. See it with:  echo "show stat" | socat stdio <the stats socket>
+# busyweight.toml, or a firewall), and make it listen on an address that they can reach, which the default,
+# 127.0.0.1, is not.
+# HAProxy does not log weight changes. To see the weights:  echo "show stat" | socat stdio <the stats socket>
 #
-# After a reload each server has its full weight until its agent is asked again. To keep the weights, add
+# After a reload each server has its full weight until its agent is polled again. To keep the weights, add
 #     server-state-file /var/lib/haproxy/server-state       to `global`,
 #     load-server-state-from-file global                    to the backends that use agent-check,
 # and before each reload (ExecReload= in a drop-in of haproxy.service) save them:
@@ -120,7 +121,7 @@ def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
         text += f"""\
 #
 # The agent's floor is {floor_percent}%, so a full host stays in the pool. The *_all_busy backends below are
-# for the day when that floor is lowered to 0%.
+# for when that floor is lowered to 0%.
 """
     if examples:
         text += "#\n# The servers are examples; name yours:  busyweight haproxy snippet NAME=ADDR:PORT ...\n"
@@ -130,13 +131,13 @@ def _head(listen_port: int, examples: bool, floor_percent: int) -> str:
 def _frontend(backends: list[str]) -> str:
     lines = ["frontend www", "    bind :80", "    mode http", "    timeout client 30s"]
     if len(backends) > 1:
-        lines.append("    # Examples: put here how you tell the pools' requests apart.")
+        lines.append("    # Examples: replace them with what tells the pools' requests apart.")
         lines += [f"    acl for_{name} path_beg /{name}/" for name in backends[1:]]
     lines.append("""\
-    # A full host answers 0% and leaves its backend. be_conn_free counts what those that are left still bear (see
-    # maxconn). It is 0 in a spike that is more than they bear, and once all have left: then new requests go to all
-    # hosts, jobs or not. Keep it before the line that leads to its backend, in every frontend that has such a line.
-    # Without it a spike crowds on the hosts that are left, and the last one to leave turns every client away (503).\
+    # A full host replies 0% and leaves its backend. be_conn_free counts the free slots (see maxconn) of the hosts
+    # that remain. It is 0 when a spike fills them all, and when all hosts have left: then new requests go to all
+    # hosts, jobs or not. Keep this rule before the one that routes to the backend, in every frontend that has one.
+    # Without it a spike overloads the remaining hosts, and once the last one leaves, every client gets a 503.\
 """)
     default, *others = backends
     for name in others:
@@ -147,28 +148,28 @@ def _frontend(backends: list[str]) -> str:
 
 
 def _backend(name: str, servers: Sequence[WebServer], maxconn: int, configured: bool, agent: str) -> str:
-    meant = "which is weight.capacity" if configured else "its cores if it is like the machine that printed this"
+    meant = "weight.capacity in the configuration" if configured else "the cores of the machine that printed this"
     sending = """\
-    # agent-send names the agent's pool. Give it to every agent-checked server of the whole configuration or
-    # to none: a single one delays each agent-check without it by 200 ms.
+    # agent-send names the agent's pool. Set it on every agent-checked server in the whole configuration or on
+    # none: a single one delays each agent-check without it by 200 ms.
 """
     lines = f"""\
 backend {name}
     mode http
     timeout connect 5s
     timeout server 30s
-    # leastconn, random and `hash-type consistent` follow the agent, too. static-rr and the plain hashes
-    # (source, uri, hdr) do not: they accept no weight but 0% and 100%. random and hashes may choose a server
-    # that bears no more: with them end the rule above with  or {{ queue({name}) gt 0 }}
+    # leastconn, random and `hash-type consistent` also follow the agent. static-rr and the plain hashes
+    # (source, uri, hdr) do not: they support no weights other than 0% and 100%. random and hashes may choose a
+    # server at its maxconn: with them, end the rule above with  or {{ queue({name}) gt 0 }}
     balance roundrobin
-    # weight 100: HAProxy takes the agent's percentage of it and rounds down. Of its default weight, 1, all
-    # below 100% is 0. Bigger hosts may have up to 256.
+    # weight 100: HAProxy takes the agent's percentage of it and rounds down. With the default weight, 1,
+    # everything below 100% is 0. Bigger hosts may have up to 256.
     # check: the agent tells how busy a host is, not whether its web server works.
-    # maxconn {maxconn}: as many requests in service as one host bears, {meant}.
-    # Each balancer counts its own alone: with two write half, with three a third. Requests that only wait
-    # (websockets, long polls) count as well: add what a host usually has of them.
-    # To keep a spike on the hosts in the pool, take maxconn away. Then jobs on the others lose nothing, and
-    # where jobs hold most hosts, most requests of the spike end in a timeout.
+    # maxconn {maxconn}: the requests that one host can serve at once, {meant}.
+    # Each balancer counts only its own: with two balancers write half, with three a third. Requests that only
+    # wait (websockets, long polls) count too: add as many as a host usually has of them.
+    # To keep a spike on the hosts in the pool, remove maxconn. Then jobs on the other hosts are not slowed
+    # down, but when jobs fill most hosts, most requests of the spike time out.
 {sending if "agent-send" in agent else ""}\
     default-server check weight 100 maxconn {maxconn} {agent}
 """
@@ -177,8 +178,8 @@ backend {name}
 
 def _all_busy(name: str, servers: Sequence[WebServer]) -> str:
     lines = f"""\
-# The same servers, for when the pool bears no more: `track` takes over their health, and without an agent-check
-# their weight stays. The `no-` words and `maxconn 0` undo what a default-server in `defaults` may have set.
+# The same servers, for when the pool is full: `track` copies their health, and without agent-check their
+# weight stays. The `no-` keywords and `maxconn 0` undo what a default-server in `defaults` may have set.
 backend {name}_all_busy
     mode http
     timeout connect 5s

@@ -1,6 +1,6 @@
-"""WORLD. Which HAProxy this is: as it was named, or as the one on this machine says of itself.
+"""WORLD. The HAProxy version: as given, or of the HAProxy on this machine.
 
-It runs `haproxy -v` and nothing else, and must not fail where there is none.
+It runs only `haproxy -v`, and must not fail if there is none.
 """
 
 import os
@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 
-# Where daemons are, and mostly not in the path of those who ask.
+# Where daemons are installed, often outside an ordinary user's path.
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _WAITS_S = 5.0
 
@@ -22,7 +22,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def installed_version() -> tuple[int, ...]:
-    """Of the HAProxy on this machine, () where there is none or it does not say."""
+    """The version of the HAProxy on this machine, () if there is none or it does not tell."""
     program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:{_SBIN}")
     if not program:
         return ()

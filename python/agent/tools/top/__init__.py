@@ -1,6 +1,6 @@
-"""The live view of the running agent, in a terminal: asks once a second, shows, and ends on q.
+"""The live view of the running agent in a terminal: polls its status once a second, shows it, and ends on q.
 
-It only asks. The agent itself never imports it; it needs the rich library.
+It only reads. The agent itself never imports it; it needs the rich library.
 """
 
 import time
@@ -28,11 +28,11 @@ def run(control: Path, *, once: bool) -> None:
     try:
         _run(control, once=once)
     except KeyError as missing:
-        raise client.ClientError(f"the agent tells nothing of {missing}; is it of another version?") from None
+        raise client.ClientError(f"the agent's status lacks {missing}; is it another version?") from None
 
 
 def _run(control: Path, *, once: bool) -> None:
-    # Asked first: what is wrong with that is said on an ordinary screen.
+    # Asked first, so that an error appears on the ordinary screen.
     views = _views(control)
     first = next(views)
     if once:
@@ -46,7 +46,7 @@ def _run(control: Path, *, once: bool) -> None:
 
 
 def _views(control: Path) -> Iterator[View]:
-    """What the agent says, and at what pace its pollers ask, whenever it is asked for."""
+    """The agent's status and how often its pollers poll, whenever the caller asks for the next one."""
     before = None
     while True:
         status = client.ask(control, "status")["status"]

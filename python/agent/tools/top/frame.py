@@ -1,4 +1,4 @@
-"""PURE but for the screen's size: a view as lines of text that fit the screen, whatever its size."""
+"""PURE except for the screen's size: a view as lines of text that fit the screen, whatever its size."""
 
 import os
 import time
@@ -23,13 +23,13 @@ CELL_LEN = 40
 
 
 def utf8() -> bool:
-    """Whether the terminal shows UTF-8, as locale(7) has it said."""
+    """Whether the terminal shows UTF-8, according to locale(7)."""
     said = next((v for name in ("LC_ALL", "LC_CTYPE", "LANG") if (v := os.environ.get(name))), "")
     return "utf" in said.lower()
 
 
 class Frame:
-    """One screenful of a view, for rich to print. ``hint``: the last line tells how to end."""
+    """One screenful of a view, for rich to print. ``hint``: the last line tells how to quit."""
 
     def __init__(self, view: View, *, hint: bool) -> None:
         self._view = view
@@ -46,13 +46,13 @@ class Frame:
 
 
 def compose(view: View, width: int, height: int) -> list[Text]:
-    """At most ``height`` lines; what matters most comes first, and workers take what is left."""
+    """At most ``height`` lines; what matters most comes first, and workers get the rest."""
     status = view.status
     lines = [_head(status, width), *_says(status), *_orders(status)]
     if height >= GRAPH_MIN_HEIGHT and width >= GRAPH_MIN_WIDTH:
         lines += _graph(status["history"], width)
     lines += [*_evidence(status), *_pollers(view)]
-    # Some lines are kept for workers.
+    # Some lines are reserved for workers.
     lines = lines[: max(1, height - 3)]
     return (lines + _workers(view, height - len(lines), width))[: max(1, height)]
 
@@ -72,20 +72,20 @@ def _style(weight: int | None) -> str:
 
 def _says(status: dict[str, Any]) -> Iterator[Text]:
     for pool in status["pools"]:
-        title = "says" if not pool["pool"] else pool["pool"]
+        title = "reply" if not pool["pool"] else pool["pool"]
         line = _row(title)
         line.append(quoted(pool["reply"]), style=_style(pool["weight"]))
         line.append(f" for {console.span(pool['said_for_s'])}" + ("" if pool["known"] else "; unknown"))
         yield line
     if not status["pools"]:
-        yield _row("says", "nothing yet: the first scan has not ended")
+        yield _row("reply", "none yet: the first scan has not finished")
 
 
 def _orders(status: dict[str, Any]) -> Iterator[Text]:
     if status["override"]:
         yield _row("override", console.show_override(status["override"], status["now"]), "reverse")
     else:
-        yield _row("override", "none" if not status["ready_owed"] else "none; says ready to every poll for a while")
+        yield _row("override", "none" if not status["ready_owed"] else "none; sending ready to every poll for a while")
     file, failure = status["state_file"], status["scanner"]["failure"]
     for warning in filter(None, (file["write_error"], file["load_warning"], failure)):
         yield _row("WARNING", warning, "red")
@@ -105,7 +105,7 @@ def _graph(history: list[Any], width: int) -> Iterator[Text]:
                 line.append("?" if row == 0 else " ", style="magenta")
                 continue
             filled = weight / 100 * GRAPH_ROWS * full - row * full
-            # What is known to be nothing is drawn, too: a line at the foot.
+            # A weight of 0 is drawn too: as a line at the bottom.
             least = 1 if row == 0 else 0
             line.append(blocks[min(full, max(least, round(filled)))], style=_style(weight))
         yield line
@@ -118,13 +118,13 @@ def _evidence(status: dict[str, Any]) -> Iterator[Text]:
         if pool["counts"]:
             yield _row("workers", pool_prefix(pool["pool"]) + console.show_counts(pool["counts"]))
     if sample is None:
-        yield _row("sample", "none young enough to be believed", "magenta")
+        yield _row("sample", "none recent enough to be used", "magenta")
     else:
         hidden = "" if sample["visible"] else "; processes cannot be seen"
         took = f"{console.span(sample['age_s'])} old, took {sample['took_ms']:.1f} ms, found by {sample['discovery']}"
         yield _row("sample", took + hidden, "" if sample["visible"] else "red")
     if scanner["hung_readers"]:
-        yield _row("WARNING", f"{scanner['hung_readers']} readers hang in processes that cannot be read", "red")
+        yield _row("WARNING", f"{scanner['hung_readers']} readers hang in processes that block them", "red")
 
 
 def _pollers(view: View) -> Iterator[Text]:
@@ -145,7 +145,7 @@ def _pollers(view: View) -> Iterator[Text]:
 
 
 def _workers(view: View, room: int, width: int) -> list[Text]:
-    """A heading, and the busiest workers side by side, as many as there is room for."""
+    """A heading, and the busiest workers side by side, as many as fit."""
     if room < 2:
         return []
     if not view.workers:
@@ -187,7 +187,7 @@ def _worker(worker: dict[str, Any], reading: Any, pools: list[str], *, pooled: b
         works = not busy and worker["works_for_ms"] > 0
         style = ("yellow" if works else "") if not busy else "red" if busy == total else "yellow"
         line.append(f"{f'{busy} of {total}':>11}", style=style)
-        remarks = [*(["works now"] if works else []), *(["stopping"] if stopping else [])]
+        remarks = [*(["working now"] if works else []), *(["stopping"] if stopping else [])]
     else:
         line.append(f"{'unparsable':>11}", style="magenta")
         remarks = []

@@ -1,4 +1,4 @@
-"""WORLD. The terminal: takes its second screen and single keys, and gives back what it took, however it ends."""
+"""WORLD. The terminal: uses its alternate screen and reads single keys, and restores everything, however it ends."""
 
 import os
 import select
@@ -17,20 +17,20 @@ KEYS_THAT_END = {b"q", b"Q"}
 
 
 class NoTerminalError(Exception):
-    """There is none to show a live view on."""
+    """There is no terminal for a live view."""
 
 
 class _Ended(BaseException):
-    """A signal says to end, in the middle of a wait."""
+    """A stop signal came during a wait."""
 
 
 class Terminal:
-    """The whole screen, while it is open. Ctrl-Z gives it back for as long as the view is stopped."""
+    """The whole screen, while it is open. Ctrl-Z restores it for as long as the view is stopped."""
 
     def __init__(self) -> None:
         self._console = Console()
         if not (sys.stdin.isatty() and sys.stdout.isatty()) or self._console.is_dumb_terminal:
-            raise NoTerminalError("top needs a terminal; for one frame of it anywhere: busyweight top --once")
+            raise NoTerminalError("top needs a terminal; busyweight top --once prints one frame anywhere")
         self._keys = sys.stdin.fileno()
         self._found = termios.tcgetattr(self._keys)
         self._handlers: dict[int, Any] = {}
@@ -65,8 +65,8 @@ class Terminal:
         self._draw()
 
     def wait(self, seconds: float) -> bool:
-        """Waits, and returns whether to go on. A signal to end that comes later, while the
-        caller waits for something else, ends it there."""
+        """Waits, and returns whether to continue. A stop signal that comes later, while the caller waits for
+        something else, ends that wait."""
         end_s = time.monotonic() + seconds
         self._waiting = False
         while not self._ended:
@@ -81,12 +81,12 @@ class Terminal:
         return not self._ended
 
     def _key_ends(self) -> bool:
-        # No bytes: the terminal is gone.
+        # No data: the terminal is gone.
         key = os.read(self._keys, 1)
         return not key or key in KEYS_THAT_END
 
     def _heed(self, numbers: bytes) -> None:
-        """Does what signals said, here where nothing is half drawn."""
+        """Handles signals here, where nothing is half drawn."""
         if signal.SIGTSTP in numbers:
             self._give_back()
             handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -118,10 +118,10 @@ class Terminal:
         if self._screen is None:
             return
         waiting, self._waiting = self._waiting, False
-        # The terminal's own word, whatever COLUMNS and LINES in the environment say; 0 is none.
+        # The terminal's own size, whatever COLUMNS and LINES in the environment say; 0 means unknown.
         width, height = os.get_terminal_size(sys.stdout.fileno())
         self._console.size = ConsoleDimensions(width or 80, height or 24)
-        # In one piece, from the top left corner: what stays the same does not flicker.
+        # In one write, from the top left corner: what stays the same does not flicker.
         with self._console.capture() as drawn:
             self._console.print(self._screen, end="")
         lines = drawn.get().rstrip("\n").split("\n")[: self._console.height]

@@ -1,4 +1,4 @@
-"""PURE. What the live view shows: two answers of the agent in a row, and the pace between them."""
+"""PURE. What the live view shows: two successive answers of the agent, and the polling rate between them."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -6,8 +6,8 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The agent's answers to ``status`` and ``workers`` (docs/control.md), and polls per second
-    by poller: None where there is nothing to compare with."""
+    """The agent's answers to ``status`` and ``workers`` (docs/control.md), and polls per second by poller: None if
+    there is no earlier answer."""
 
     status: dict[str, Any]
     workers: list[dict[str, Any]]
@@ -18,7 +18,7 @@ class View:
     def of(
         cls, status: dict[str, Any], workers: list[dict[str, Any]], workers_count: int, before: "View | None"
     ) -> Self:
-        """A view that goes on from the one before, if that was of the same agent."""
+        """A view that continues from the previous one, if that was of the same agent."""
         paces = None
         if before and before.status["agent"]["pid"] == status["agent"]["pid"]:
             since_s = status["agent"]["uptime_s"] - before.status["agent"]["uptime_s"]
@@ -32,11 +32,10 @@ class View:
 
 
 def columns(history: list[tuple[float, int | None]], span_s: float, count: int) -> list[int | None]:
-    """The weight in each of ``count`` equal parts of the last ``span_s`` seconds, the oldest
-    first: the least that was said in it, None where none was said. The parts before the
-    history begins are left out.
+    """The weight in each of ``count`` equal parts of the last ``span_s`` seconds, oldest first: the lowest that was
+    sent in it, None if none was sent. The parts before the history starts are left out.
 
-    ``history`` has (seconds ago, weight), each so until the next; the last until now.
+    ``history`` has (seconds ago, weight); each lasts until the next, the last until now.
     """
     found: list[int | None] = [None] * count
     begin = count
@@ -48,7 +47,7 @@ def columns(history: list[tuple[float, int | None]], span_s: float, count: int) 
         begin = min(begin, first)
         if weight is None:
             continue
-        # A part that it only just touches is not its own, but the newest always is.
+        # A weight does not count in a part that it barely touches, except in the newest.
         last = int((span_s - to_s) / span_s * count - 1e-9)
         for i in range(first, min(last, count - 1) + 1):
             known = found[i]
