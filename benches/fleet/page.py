@@ -31,13 +31,16 @@ def write() -> Path:
 
 
 def filled(text: str) -> str:
-    """The page's text with all tables made anew."""
+    """The page's text with all tables made anew; one without results says so."""
     known: dict[str, Results] = {}
 
     def table(name: str) -> str:
         source, rows = _OTHERS[name] if name in _OTHERS else ("fleet", _TABLES[name])
+        results = RESULTS / f"{source}.json"
+        if not results.exists():
+            return "Not measured yet."
         if source not in known:
-            known[source] = json.loads((RESULTS / f"{source}.json").read_text())
+            known[source] = json.loads(results.read_text())
         return rows(known[source])
 
     return _TABLE.sub(lambda found: f"{found[1]}{found[2]}\n{table(found[1])}\n\n", text)
