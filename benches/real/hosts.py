@@ -374,7 +374,8 @@ def balancer(arrangement: Arrangement, proxy: str) -> str:
     # As in the model: a request whose client is gone leaves HAProxy's queue.
     defaults = "defaults\n    option abortonclose\n\n"
     if arrangement.agent:
-        text = snippet(AGENT_PORT, servers, bears={"web": arrangement.bears})
+        inter = f"{1000 * arrangement.inter_s:.0f}ms"
+        text = snippet(AGENT_PORT, servers, bears={"web": arrangement.bears}, agent_inter=inter)
         if text.count("bind :80") != 1 or arrangement.balance != "roundrobin":
             raise ValueError("the snippet is not as it was")
         return defaults + text.replace("bind :80", bind)
