@@ -45,8 +45,11 @@ lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: test-parts build $(BIN)/.bench ## every bench in short; one in full: bench-scan, bench-polls, bench-now, bench-fleet
-	for bench in $(BENCHES:bench-%=%); do $(BIN)/python -m benches.$$bench --small || exit 1; done
+bench: test-parts build $(BIN)/.bench ## every bench in short; one in full: bench-scan, -polls, -now, -fleet, -real
+	@failed=; for bench in $(BENCHES:bench-%=%); do \
+		echo "$(BIN)/python -m benches.$$bench --small"; \
+		$(BIN)/python -m benches.$$bench --small || failed="$$failed $$bench"; \
+	done; [ -z "$$failed" ] || { echo "make bench: could not run:$$failed" >&2; exit 1; }
 
 $(BENCHES): bench-%: test-parts build $(BIN)/.bench
 	$(BIN)/python -m benches.$*

@@ -1,9 +1,10 @@
-"""What weights are worth to a fleet: `python -m benches.fleet [--small | --only NAME | --rules | --many | --pages]`.
+"""What weights are worth to a fleet: `python -m benches.fleet [--small | --only NAME | --rules | --many | ...]`.
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed (`--seeds N`): the
 first takes about forty minutes, each other about twenty-five. `--small` takes five minutes and writes fleet-small.json
 alone. `--only`, `--rules` and `--many` measure a part of it into the results there are; `--pages` draws plots and
-tables anew from them. It must leave nothing running.
+tables anew from them. `--haproxies` plays the nights with each HAProxy of `make test-matrix`, into haproxies.json. It
+must leave nothing running.
 """
 
 import argparse
@@ -11,17 +12,28 @@ import json
 import signal
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.matrix import trees
 
 from benches.fleet import page, plot
 from benches.fleet.lanes import lanes
 from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, fleet
 from benches.fleet.run import GIVE_UP_S, GOOD_S, LATE_S
-from benches.fleet.scenarios import BEARS, HOST_MAX, MAIN, REQUEST_CPU_S, all_scenarios, now_scenarios, restarts
+from benches.fleet.scenarios import (
+    BALANCES,
+    BEARS,
+    COMPARED,
+    HOST_MAX,
+    MAIN,
+    REQUEST_CPU_S,
+    all_scenarios,
+    now_scenarios,
+    restarts,
+)
 from benches.fleet.suite import COMPRESSION, LANES, PLAIN, Results, Suite, tell
 from benches.harness import RESULTS, CompileError, Spread, Target, machine, write_result
 
@@ -168,7 +180,7 @@ def save(results: Results, name: str) -> list[Target]:
 def draw() -> None:
     """Plots and tables, from the results on disk."""
     results = json.loads((RESULTS / "fleet.json").read_text())
-    for path in (*plot.all_plots(results), page.write(results)):
+    for path in (*plot.all_plots(results), page.write()):
         tell(f"written: {path}")
 
 
@@ -236,6 +248,27 @@ def measure_many(home: Path) -> list[Target]:
     return save(results, "fleet")
 
 
+def measure_haproxies(home: Path) -> list[Target]:
+    """The same nights with every HAProxy of the matrix's Debians, into results of their own."""
+    measured: Results = {}
+    about = machine()
+    found, reasons = trees.get_all()
+    for release, reason in reasons.items():
+        tell(f"not measured: {release}: {reason}")
+    chosen = [replace(s, arrangements=BALANCES) for s in (*all_scenarios(), *now_scenarios()) if s.name in COMPARED]
+    for haproxy in (haproxy for tree in found for haproxy in tree.haproxies()):
+        tell(f"HAProxy {haproxy.version}")
+        suite = Suite(home / haproxy.version)
+        with lanes(suite.home, len(chosen) * len(BALANCES), PLAIN, of=haproxy) as many:
+            suite.play(many, chosen, 1)
+        measured[haproxy.version] = spreads(suite.measured)
+        calibration = suite.calibration["latest_sent_p99_s"], suite.late_runs
+        tell(f"  requests sent late, p99 of the worst run: {calibration[0]:.3f} s; runs too late: {calibration[1]}")
+    tell(f"written: {write_result('haproxies', {'machine': about, 'model': model(), 'haproxies': measured})}")
+    tell(f"written: {page.write()}")
+    return []
+
+
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
@@ -249,6 +282,7 @@ def main() -> int:
     )
     parser.add_argument("--rules", action="store_true", help="only rules that the results do not have yet, into them")
     parser.add_argument("--many", action="store_true", help="only the many hosts, into the results there are")
+    parser.add_argument("--haproxies", action="store_true", help="only the nights, with each HAProxy of test-matrix")
     parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
     options = parser.parse_args()
@@ -265,9 +299,11 @@ def main() -> int:
                 judged = measure_rules(Path(directory), options.seeds)
             elif options.many:
                 judged = measure_many(Path(directory))
+            elif options.haproxies:
+                judged = measure_haproxies(Path(directory))
             else:
                 judged = measure(Path(directory), small=options.small, seeds=options.seeds)
-        except (CompileError, pytest.fail.Exception, pytest.skip.Exception) as reason:
+        except (CompileError, trees.TreeError, pytest.fail.Exception, pytest.skip.Exception) as reason:
             print(f"benches.fleet: {reason}", file=sys.stderr)
             return 1
     for target in judged:

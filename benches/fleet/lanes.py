@@ -10,7 +10,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
-from benches.fleet.parts import Fleet, fleet, program
+from tests.matrix.trees import Haproxy
+
+from benches.fleet.parts import CORES, HEARTBEAT_S, Fleet, fleet, program
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,13 +49,21 @@ class Lanes:
 
 
 @contextmanager
-def lanes(home: Path, count: int, compression: float) -> Iterator[Lanes]:
+def lanes(
+    home: Path,
+    count: int,
+    compression: float,
+    *,
+    cores: int = CORES,
+    heartbeat_s: float = HEARTBEAT_S,
+    of: Haproxy | None = None,
+) -> Iterator[Lanes]:
     """So many fleets of seven, on networks of their own; they end with the context."""
     program()  # once, and not by everybody
     with ExitStack() as stack:
-        yield Lanes(
-            [
-                stack.enter_context(fleet(home / f"lane{lane}", 3, 4, compression, network=100 + lane))
-                for lane in range(count)
-            ]
-        )
+        fleets = []
+        for lane in range(count):
+            place, network = home / f"lane{lane}", 100 + lane
+            one = fleet(place, 3, 4, compression, network=network, cores=cores, heartbeat_s=heartbeat_s, of=of)
+            fleets.append(stack.enter_context(one))
+        yield Lanes(fleets)

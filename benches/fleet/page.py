@@ -1,14 +1,18 @@
-"""The tables of docs/fleet.md, made from benches/results/fleet.json.
+"""The tables of docs/fleet.md, made from benches/results/: fleet.json, real.json and haproxies.json.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand and has no
 measured numbers of its own. A test holds page and results together.
 """
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benches.fleet.scenarios import NOW, all_scenarios, now_scenarios, restarts
+from benches.harness import RESULTS
+from benches.real import page as real_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 _TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -16,18 +20,30 @@ _TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOT
 Results = dict[str, Any]
 
 # What busyweight is among the rules of the short jobs.
+BALANCE = {"busyweight": "roundrobin", "busyweight leastconn": "leastconn", "busyweight random": "random"}
 NOW_WORDS = {"busyweight": "busyweight: working now, 0.25s"}
 
 
-def write(results: Results) -> Path:
-    """Puts the tables into the page."""
-    PAGE.write_text(filled(PAGE.read_text(), results))
+def write() -> Path:
+    """Puts the tables into the page, of the results on disk."""
+    PAGE.write_text(filled(PAGE.read_text()))
     return PAGE
 
 
-def filled(text: str, results: Results) -> str:
-    """The page's text with all tables made anew."""
-    return _TABLE.sub(lambda found: f"{found[1]}{found[2]}\n{_TABLES[found[1]](results)}\n\n", text)
+def filled(text: str) -> str:
+    """The page's text with all tables made anew; one without results says so."""
+    known: dict[str, Results] = {}
+
+    def table(name: str) -> str:
+        source, rows = _OTHERS[name] if name in _OTHERS else ("fleet", _TABLES[name])
+        results = RESULTS / f"{source}.json"
+        if not results.exists():
+            return "Not measured yet."
+        if source not in known:
+            known[source] = json.loads(results.read_text())
+        return rows(known[source])
+
+    return _TABLE.sub(lambda found: f"{found[1]}{found[2]}\n{table(found[1])}\n\n", text)
 
 
 def _rows(head: list[str], rows: list[list[str]]) -> str:
@@ -202,6 +218,38 @@ def worse(results: Results) -> str:
     return "\n".join(f"- {each}" for each in found) if found else "None."
 
 
+def haproxies(results: Results) -> str:
+    """The same nights with each HAProxy, by each way to weigh requests."""
+    rows = []
+    for version, scenarios in results["haproxies"].items():
+        for name in scenarios["night"]:
+            calm, spike = (scenarios[scenario][name]["night"] for scenario in ("night", "night spike"))
+            mad, windy = scenarios["mad 6"][name]["spike"], scenarios["gusts of 4 s"][name]["gusts"]
+            rows.append(
+                [
+                    f"{version}, {BALANCE.get(name, name)}",
+                    *(_seconds(calm["p95_s"]), _percent(calm["job_slowdown"])),
+                    *(_seconds(spike["p95_s"]), f"{spike['goodput']['median']:.0f}", _percent(spike["job_slowdown"])),
+                    *(_seconds(mad["p95_s"]), _percent(mad["job_slowdown"])),
+                    *(_seconds(windy["p95_s"]), _percent(windy["job_slowdown"])),
+                ]
+            )
+    head = ["", "night: p95 s", "jobs lose", "spike: p95 s", "goodput /s", "jobs lose", "mad 6: p95 s", "jobs lose"]
+    return _rows([*head, "gusts of 4 s: p95 s", "jobs lose"], rows)
+
+
+def _real(table: Callable[[Results], real_page.Table]) -> tuple[str, Callable[[Results], str]]:
+    return "real", lambda results: _rows(*table(results))
+
+
+# Tables of other results than fleet.json.
+_OTHERS = {
+    "real": _real(real_page.beside),
+    "real_capacity": _real(real_page.capacity),
+    "real_calibration": _real(real_page.calibration),
+    "real_targets": _real(real_page.targets),
+    "haproxies": ("haproxies", haproxies),
+}
 _TABLES = {
     table.__name__: table for table in (capacity, scenarios, now, dead, candidates, scale, calibration, targets, worse)
 }

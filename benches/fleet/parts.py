@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.matrix.trees import Haproxy
 from tests.real.parts import Agent, HAProxy
 from tests.tree import Tree
 
@@ -26,7 +27,6 @@ AGENT_INTER_S = 0.25
 FRESH_FOR_S, MIN_GAP_S = Scan().fresh_for, Scan().min_gap
 RELEASE_FOR_S = 5.0
 PROXY_PORT, WEB_PORT, AGENT_PORT = 28_000, 28_080, 25_001
-WORKERS = 24
 
 # Other settings of the real agent: table, key and value; a rate is per model second, a duration in them.
 SETTINGS: dict[str, tuple[tuple[str, str, str | float], ...]] = {
@@ -104,11 +104,12 @@ class HostAgent(Agent):
 
     READY_DEADLINE_S = 60.0  # fifty of them may be starting at once
 
-    def __init__(self, home: Path, host: int, network: int, compression: float) -> None:
+    def __init__(self, home: Path, host: int, network: int, compression: float, cores: int) -> None:
         self.address = address(host, network)
         self.compression = compression
+        self.cores = cores
         self.tree = Tree(home / f"procfs{host}")
-        self.tree.workers(0, WORKERS)
+        self.tree.workers(0, cores)
         self.settings = "real"
         super().__init__(home, name=f"agent{host}", port=AGENT_PORT)
 
@@ -125,7 +126,7 @@ class HostAgent(Agent):
                 "max_duty": f"{min(100, 5 * self.compression):g}%",
             },
             "reply": {"release_for": lasts(RELEASE_FOR_S)},
-            "weight": {"capacity": CORES},
+            "weight": {"capacity": self.cores},
             "workers": {},
         }
         for table, key, value in SETTINGS[self.settings]:
@@ -192,6 +193,9 @@ class Fleet:
     agents: list[HostAgent]
     network: int
     polled_only: int = 0
+    cores: int = CORES  # of each host, and as many workers, so that a full host has all its cores held
+    heartbeat_s: float = HEARTBEAT_S
+    of: Haproxy | None = None  # None: this machine's
     ending: threading.Event = field(default_factory=threading.Event)  # a run under way is given up
 
     @property
@@ -212,7 +216,7 @@ class Fleet:
         if arrangement.agent in SETTINGS:
             for agent in self.agents:
                 agent.adopt(arrangement.agent)
-        return HAProxy(self.home, self.config(arrangement), global_lines="maxconn 9000\nnbthread 1\n")
+        return HAProxy(self.home, self.config(arrangement), global_lines="maxconn 9000\nnbthread 1\n", of=self.of)
 
     def config(self, arrangement: Arrangement) -> str:
         """haproxy.cfg without its global section; the name of host 0 is h1."""
@@ -228,7 +232,9 @@ class Fleet:
         ]
         second = arrangement.agent and (arrangement.all_busy or arrangement.bears)
         if arrangement.bears:
-            lines.append("use_backend web_all_busy if { be_conn_free(web) eq 0 }")
+            # random may draw a host that bears no more while others do.
+            queued = " or { queue(web) gt 0 }" if arrangement.balance == "random" else ""
+            lines.append(f"use_backend web_all_busy if {{ be_conn_free(web) eq 0 }}{queued}")
         elif second:
             lines.append("use_backend web_all_busy if { nbsrv(web) eq 0 }")
         if arrangement.spill_at:
@@ -260,13 +266,22 @@ def program() -> Path:
 
 @contextmanager
 def fleet(
-    home: Path, web_hosts: int, job_hosts: int, compression: float, *, network: int = 77, polled_only: int = 0
+    home: Path,
+    web_hosts: int,
+    job_hosts: int,
+    compression: float,
+    *,
+    network: int = 77,
+    polled_only: int = 0,
+    cores: int = CORES,
+    heartbeat_s: float = HEARTBEAT_S,
+    of: Haproxy | None = None,
 ) -> Iterator[Fleet]:
     """A fleet whose agents are all at work; they end with the context."""
     with ExitStack() as stack:
         agents = []
         for host in range(web_hosts + job_hosts):
-            agent = HostAgent(home, host, network, compression)
+            agent = HostAgent(home, host, network, compression, cores)
             agents.append(agent)
             stack.callback(agent.stop)
             agent.start()
@@ -275,7 +290,7 @@ def fleet(
         for agent in agents:
             agent.wait_ready()
         try:
-            yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only)
+            yield Fleet(home, web_hosts, job_hosts, compression, agents, network, polled_only, cores, heartbeat_s, of)
         finally:
             for agent in agents:
                 if agent.running:

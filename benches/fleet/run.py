@@ -19,11 +19,8 @@ from tests.real.parts import HAProxy
 
 from benches.fleet.parts import (
     AGENT_PORT,
-    CORES,
-    HEARTBEAT_S,
     PROXY_PORT,
     WEB_PORT,
-    WORKERS,
     Arrangement,
     Fleet,
     cpu_s,
@@ -90,7 +87,7 @@ def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int
     lines = [
         f"compression {fleet.compression:g}",
         f"seed {seed}",
-        f"heartbeat {HEARTBEAT_S:g}",
+        f"heartbeat {fleet.heartbeat_s:g}",
         f"give_up_after {GIVE_UP_S:g}",
         f"cpu {REQUEST_CPU_S[0]} {REQUEST_CPU_S[1]}",
         f"end {scenario.end_s:g}",
@@ -98,9 +95,9 @@ def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int
         f"out {out}",
     ]
     polls = f"{arrangement.agent_port} {arrangement.rule}"
-    lines += [f"host {a.address} {WEB_PORT} {polls} {CORES} {WORKERS} {a.tree}" for a in fleet.agents]
+    lines += [f"host {a.address} {WEB_PORT} {polls} {fleet.cores} {fleet.cores} {a.tree}" for a in fleet.agents]
     for host in range(fleet.hosts, fleet.hosts + fleet.polled_only):
-        lines.append(f"host {fleet.address(host)} 0 {AGENT_PORT} instant {CORES} 0 -")
+        lines.append(f"host {fleet.address(host)} 0 {AGENT_PORT} instant {fleet.cores} 0 -")
     if arrangement.oracle:
         lines.append("oracle")
     return "\n".join([*lines, *scenario.steps, "go"]) + "\n"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benches.fleet.parts import CORES, WORKERS, Arrangement
+from benches.fleet.parts import CORES, Arrangement
 
 REQUEST_CPU_S = (0.3, 0.4)
 HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can do
@@ -40,6 +40,9 @@ NOW = (
     Arrangement("titles without heartbeat", agent="instant", bears=BEARS),
     ORACLE,
 )
+
+# With each HAProxy that there is: every way in which it may weigh requests.
+BALANCES = (BUSYWEIGHT, BUSYWEIGHT_LEASTCONN, Arrangement("busyweight random", "real", "random", bears=BEARS))
 
 # Candidates for better rules, judged on the scenarios in which the formula could be wrong. What requests spill by is a
 # rule of its own, so all others are without it.
@@ -86,9 +89,9 @@ def load(at: float, rate: float) -> str:
     return f"at {at:g} load {rate:g}"
 
 
-def full(at: float, hosts: range, mean_s: float = 30) -> Iterator[str]:
+def full(at: float, hosts: range, mean_s: float = 30, *, jobs: int = MANY) -> Iterator[str]:
     """From then on every worker has a job, and the next when that is done."""
-    return (f"at {at:g} backlog {host} {MANY} {mean_s:g}" for host in hosts)
+    return (f"at {at:g} backlog {host} {jobs} {mean_s:g}" for host in hosts)
 
 
 def some(at: float, hosts: range, share: float, mean_s: float = 20) -> Iterator[str]:
@@ -96,10 +99,12 @@ def some(at: float, hosts: range, share: float, mean_s: float = 20) -> Iterator[
     return (f"at {at:g} jobs {host} {share * CORES / mean_s:g} {mean_s:g}" for host in hosts)
 
 
-def gusts(begin: float, every: float, count: int, hosts: range, mean_s: float) -> Iterator[str]:
+def gusts(
+    begin: float, every: float, count: int, hosts: range, mean_s: float, *, workers: int = CORES
+) -> Iterator[str]:
     """Every now and then, one job for every worker, on all hosts at once."""
     for gust in range(count):
-        yield from (f"at {begin + gust * every:g} backlog {host} {WORKERS} {mean_s:g}" for host in hosts)
+        yield from (f"at {begin + gust * every:g} backlog {host} {workers} {mean_s:g}" for host in hosts)
 
 
 def short(at: float, hosts: range, share: float) -> Iterator[str]:
@@ -284,7 +289,8 @@ def all_scenarios() -> list[Scenario]:
 # A taste of everything.
 SMALL = ("night", "gusts of 4 s")
 
+# In which HAProxys are compared.
+COMPARED = ("night", "night spike", "mad 6", "gusts of 4 s")
+
 # In which candidates are judged: the sides of the coin.
 JUDGED = ("night", "night spike")
-
-assert WORKERS == CORES  # a full host has all its cores held

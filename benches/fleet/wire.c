@@ -118,8 +118,10 @@ void wire_send(int32_t request, const char *wanted_host)
     ends[fd].request = request;
     client_fd[request] = fd;
     char text[192];
-    int length = snprintf(text, sizeof text, "GET /%d HTTP/1.1\r\nhost: fleet\r\n%s%s%s\r\n", request,
-                          wanted_host ? "x-host: " : "", wanted_host ? wanted_host : "", wanted_host ? "\r\n" : "");
+    /* A host that is none of ours is told what the request takes. */
+    int length = snprintf(text, sizeof text, "GET /%d HTTP/1.1\r\nhost: fleet\r\nx-demand: %.6f\r\n%s%s%s\r\n", request,
+                          requests[request].demand, wanted_host ? "x-host: " : "", wanted_host ? wanted_host : "",
+                          wanted_host ? "\r\n" : "");
     if (send(fd, text, (size_t)length, MSG_NOSIGNAL | MSG_DONTWAIT) != length) {
         close_request(request, -1, model_now ? model_now() : 0);
         drop(fd);

@@ -37,6 +37,11 @@ def test_the_spill_spills(tree: Tree) -> None:
     passes(tree, "tests/tools/test_haproxy_spill.py")
 
 
+@pytest.mark.cell("haproxy.cfg", "several balancers agree; their reloads and the agents' restarts lose no request")
+def test_a_fleet_loses_no_request(tree: Tree) -> None:
+    passes(tree, "tests/real/test_balancers.py")
+
+
 @pytest.mark.cell("haproxy.cfg", "keywords, persistence, slowstart and SRV records as the lint takes them to be")
 def test_the_facts_are_facts(tree: Tree) -> None:
     passes(tree, "tests/tools/test_haproxy_facts.py")
