@@ -37,13 +37,15 @@ test: test-parts build lint ## lint, then every test, with the real parts; insta
 	cargo test --locked
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
+lint: $(BIN)/.installed $(BIN)/.lint ## ruff, mypy, rustfmt, clippy, and the workflows
 	@tools/setup.sh lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --no-progress --strict-collection .github/workflows
 
 bench: test-parts build $(BIN)/.bench ## every bench in small; one in full: bench-scan, bench-polls, bench-now, bench-fleet
 	for bench in $(BENCHES:bench-%=%); do $(BIN)/python -m benches.$$bench --small || exit 1; done
@@ -88,6 +90,9 @@ lock: $(BIN)/.installed ## the newest versions that pyproject.toml and Cargo.tom
 		--all-extras --group dev --custom-compile-command "make lock" \
 		--output-file requirements-dev.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--group lint --constraint requirements-dev.txt --custom-compile-command "make lock" \
+		--output-file requirements-lint.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--group bench --constraint requirements-dev.txt --custom-compile-command "make lock" \
 		--output-file requirements-bench.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -113,7 +118,7 @@ $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
-$(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
+$(BIN)/.lint $(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
 	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r $<
 	@touch $@
 
