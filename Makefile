@@ -14,6 +14,13 @@ export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
 	probe=$$(mktemp -p "$$place" 2>/dev/null) || continue; \
 	if echo room 2>/dev/null >"$$probe"; then rm "$$probe" && echo "$$place" && break; else rm "$$probe"; fi; done),/tmp)
 
+MACHINE := $(shell uname -m)
+HERE := $(MACHINE)-unknown-linux-gnu
+TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+# zig links for the glibc of 2012, so the wheel runs wherever there is that, or newer.
+WHEEL = BUSYWEIGHT_EBPF=require tools/cross.sh $(1) maturin build --release --locked --target $(1) --zig \
+	--compatibility manylinux2014 --out dist
+
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
 # benches/scan/__main__.py is run by `make bench-scan`.
@@ -58,14 +65,14 @@ soak: build ## the long tests, about three quarters of an hour; installs what th
 	@tools/setup.sh soak
 	CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m 55m $(BIN)/pytest --timeout=1800 tests/faults
 
-# zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
-dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
+# This machine's wheel is made from the source that is packed beside it, and the packages are made from that wheel.
+dist: $(BIN)/.dist ## wheels for x86-64 and aarch64, the source, a Debian package and an RPM, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*
-	PATH="$(CURDIR)/$(BIN):$(PATH)" BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist \
-		--zig --compatibility manylinux2014 --out dist
-	tools/deb.sh dist/*.whl dist
-	tools/rpm.sh dist/*.whl dist
+	$(call WHEEL,$(HERE)) --sdist
+	$(foreach target,$(filter-out $(HERE),$(TARGETS)),$(call WHEEL,$(target)) &&) true
+	tools/deb.sh dist/*-manylinux*_$(MACHINE).whl dist
+	tools/rpm.sh dist/*-manylinux*_$(MACHINE).whl dist
 
 test-dist: build dist ## installs the packages in fresh Debians, as root
 	@tools/setup.sh test-dist
