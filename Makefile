@@ -14,6 +14,13 @@ export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
 	probe=$$(mktemp -p "$$place" 2>/dev/null) || continue; \
 	if echo room 2>/dev/null >"$$probe"; then rm "$$probe" && echo "$$place" && break; else rm "$$probe"; fi; done),/tmp)
 
+MACHINE := $(shell uname -m)
+HERE := $(MACHINE)-unknown-linux-gnu
+TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+# zig links for the glibc of 2012, so the wheel runs wherever there is that, or newer.
+WHEEL = BUSYWEIGHT_EBPF=require tools/cross.sh $(1) maturin build --release --locked --target $(1) --zig \
+	--compatibility manylinux2014 --out dist
+
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
 # benches/scan/__main__.py is run by `make bench-scan`.
@@ -37,13 +44,15 @@ test: test-parts build lint ## lint, then every test, HAProxy and Sidekiq includ
 	cargo test --locked
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-lint: $(BIN)/.installed ## ruff, mypy, rustfmt and clippy
+lint: $(BIN)/.installed $(BIN)/.lint ## ruff, mypy, rustfmt, clippy, and the workflows
 	@tools/setup.sh lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --no-progress --strict-collection .github/workflows
 
 bench: test-parts build $(BIN)/.bench ## every bench in short; one in full: bench-scan, -polls, -now, -fleet, -real
 	@failed=; for bench in $(BENCHES:bench-%=%); do \
@@ -73,14 +82,14 @@ soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders 
 	@tools/setup.sh soak
 	$(SOAK) 150m $(SOAKED) tests/faults/test_last_words.py
 
-# zig links for the glibc of 2012, so the wheel runs wherever there is that, this processor, and a new enough Python.
-dist: $(BIN)/.dist ## a wheel, its source, a Debian package and an RPM, in dist/
+# This machine's wheel is made from the source that is packed beside it, and the packages are made from that wheel.
+dist: $(BIN)/.dist ## wheels for x86-64 and aarch64, the source, a Debian package and an RPM, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*
-	PATH="$(CURDIR)/$(BIN):$(PATH)" BUSYWEIGHT_EBPF=require $(BIN)/maturin build --release --locked --sdist \
-		--zig --compatibility manylinux2014 --out dist
-	tools/deb.sh dist/*.whl dist
-	tools/rpm.sh dist/*.whl dist
+	$(call WHEEL,$(HERE)) --sdist
+	$(foreach target,$(filter-out $(HERE),$(TARGETS)),$(call WHEEL,$(target)) &&) true
+	tools/deb.sh dist/*-manylinux*_$(MACHINE).whl dist
+	tools/rpm.sh dist/*-manylinux*_$(MACHINE).whl dist
 
 test-dist: build dist ## installs the packages in fresh Debian systems; needs root
 	@tools/setup.sh test-dist
@@ -104,6 +113,9 @@ lock: $(BIN)/.installed ## update the pins to the newest versions that pyproject
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--all-extras --group dev --custom-compile-command "make lock" \
 		--output-file requirements-dev.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--group lint --constraint requirements-dev.txt --custom-compile-command "make lock" \
+		--output-file requirements-lint.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--group bench --constraint requirements-dev.txt --custom-compile-command "make lock" \
 		--output-file requirements-bench.txt
@@ -130,7 +142,7 @@ $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
-$(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
+$(BIN)/.lint $(BIN)/.bench $(BIN)/.dist: $(BIN)/.%: requirements-%.txt $(BIN)/.installed
 	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r $<
 	@touch $@
 

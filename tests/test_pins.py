@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("group", ["dev", "bench", "dist"])
+@pytest.mark.parametrize("group", ["dev", "lint", "bench", "dist"])
 def test_every_dependency_is_pinned_to_a_version_it_allows(group: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     asked = list(project["dependency-groups"][group])

@@ -1,15 +1,32 @@
-"""The workflows say what the Makefile and this repository have. What GitHub makes of them, only GitHub knows."""
+"""The workflows say what the Makefile and this repository have, and run what is run here, too.
+
+`make lint` holds them against GitHub's schema; what GitHub makes of them, only GitHub knows.
+"""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # pre-commit brings it
 
+from tests.dist.test_first_hour import PACKAGES
+
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40}")
+
+# What has no meaning but on GitHub, at a release.
+ONLY_THERE = [["pypi-attestations", "sign"], ["uv", "publish"], ["gh", "release", "create"]]
+
+NEWCOMERS = {"ca-certificates", *PACKAGES}  # tests/dist/test_first_hour.py
+
+RUN_HERE = [
+    [".ci/run"],
+    ["apt-get", "update"],  # tools/setup.sh
+    ["test", "-e", "dist/busyweight-${GITHUB_REF_NAME#v}.tar.gz"],  # tests/dist/test_release.py
+]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -21,14 +38,47 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
 
 
+def commands(path: Path) -> list[list[str]]:
+    """The words of each command that a workflow runs."""
+    typed = "\n".join(step.get("run", "") for step in steps(read(path)))
+    return [shlex.split(command) for command in re.split(r"&&|;|\n", typed) if command.strip()]
+
+
+def prerequisites(target: str) -> set[str]:
+    """A target of the Makefile, and all that it makes first."""
+    found = re.search(rf"^{target}:([^#=\n]*)", (ROOT / "Makefile").read_text(), re.M)
+    assert found, f"make {target}"
+    return {target}.union(*(prerequisites(name) for name in found[1].split() if re.fullmatch(r"[a-z-]+", name)))
+
+
+def run_by_ci() -> set[str]:
+    """The targets that .ci/run makes."""
+    typed = re.sub(r"#.*", "", (ROOT / ".ci/run").read_text())
+    asked = [name for line in re.findall(r"\bmake ([a-z -]+)", typed) for name in line.split()]
+    return set[str]().union(*(prerequisites(name) for name in asked))
+
+
+def is_run_here(words: list[str]) -> bool:
+    """Whether this repository runs the same command, or cannot."""
+    if words[:2] == ["sudo", "env"]:
+        words = [word for word in words[2:] if not re.match(r"[A-Z_]+=", word)]
+    if words[:3] == ["pipx", "run", "--spec"] and "==" in words[3]:
+        words = words[4:]
+    if words[:2] == ["apt-get", "install"]:
+        return {word for word in words[2:] if not word.startswith("-")} == NEWCOMERS
+    if words[0] == "make":
+        return set(words[1:]) <= run_by_ci()
+    return words in RUN_HERE or any(words[: len(command)] == command for command in ONLY_THERE)
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_what_they_run_of_ours_is_there(path: Path) -> None:
-    words = (ROOT / "Makefile").read_text()
-    typed = " ".join(step.get("run", "") for step in steps(read(path)))
-    for target in re.findall(r"(?:^|[ &;])make ([a-z][a-z-]*)(?= |$)", re.sub(r"apt-get install[^&]*", "", typed)):
-        assert re.search(rf"^{target}:", words, re.M), target
-    for script in re.findall(r"(?:\.ci|tools|tests)/[\w./-]+", typed):
-        assert (ROOT / script).exists(), script
+def test_every_command_in_them_is_run_here_too(path: Path) -> None:
+    assert commands(path)
+    assert [words for words in commands(path) if not is_run_here(words)] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_what_they_call_is_there(path: Path) -> None:
     for job in read(path)["jobs"].values():
         if "uses" in job:
             assert (ROOT / job["uses"]).exists()
@@ -50,3 +100,21 @@ def test_jobs_wait_for_jobs_that_there_are_and_give_up_in_time(path: Path) -> No
         assert set([needs] if isinstance(needs, str) else needs) <= jobs.keys(), name
         if "steps" in job and name in ("test", "packages"):
             assert job["timeout-minutes"] <= 90
+
+
+def test_what_is_released_is_attested_first() -> None:
+    jobs = read(ROOT / ".github/workflows/release.yml")["jobs"]
+    names = {
+        name: [step.get("uses", step.get("run", "")) for step in job.get("steps", [])] for name, job in jobs.items()
+    }
+    for name, attests, publishes in (
+        ("pypi", " pypi-attestations sign dist/*.whl dist/*.tar.gz", " uv publish "),
+        ("release", "actions/attest@", "gh release create "),
+    ):
+        [attested] = [at for at, step in enumerate(names[name]) if attests in step]
+        [published] = [at for at, step in enumerate(names[name]) if publishes in step]
+        assert attested < published
+        assert jobs[name]["permissions"]["id-token"] == "write"
+    [attest] = [step for step in jobs["release"]["steps"] if "attest@" in step.get("uses", "")]
+    assert attest["with"] == {"subject-path": "dist/*"}
+    assert jobs["release"]["steps"][-1]["run"].endswith(" dist/*")

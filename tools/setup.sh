@@ -36,6 +36,7 @@ dist  rpm               makes the RPM
 test-dist rpmlint       what Fedora thinks of that
 test-dist lintian       what Debian thinks of the package
 test-dist systemd-container  boots the Debian that it is installed in
+test-dist qemu-user     runs what is for another processor
 test-dist debootstrap   makes that Debian
 test-dist debian-archive-keyring  makes sure that it is one
 test-matrix systemd-container  boots the Debians
@@ -71,6 +72,14 @@ rust_can_lint() {
         at_least "0.$msrv" "${version#clippy }"
 }
 
+rust_can_cross() { # has the standard library's sources, or all that the wheels want, as tools/cross.sh asks
+    sysroot=$(rustc --print sysroot 2>/dev/null) || return 1
+    if [ -e "$sysroot/lib/rustlib/src/rust/library/Cargo.lock" ]; then return; fi
+    for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
+        if [ ! -d "$sysroot/lib/rustlib/$target/lib" ]; then return 1; fi
+    done
+}
+
 lacking() { # of the packages on standard input those that are not installed
     packages=$(cat)
     # shellcheck disable=SC2086,SC2016  # a list of words; a format of dpkg's own
@@ -80,12 +89,17 @@ lacking() { # of the packages on standard input those that are not installed
 
 lints() { steps "$1" | grep -qw lint; } # STEP
 
+makes_wheels() { steps "$1" | grep -qw dist; } # STEP
+
 missing() { # STEP: the packages it lacks
     if lints "$1" && ! rust_can_lint; then
         echo rustc-web cargo-web rustfmt-web rust-web-clippy
     elif ! rust_is_new_enough; then
         echo rustc-web cargo-web
+    elif makes_wheels "$1" && ! rust_can_cross; then
+        printf 'rustc-web\ncargo-web\n' | lacking
     fi
+    if makes_wheels "$1" && ! rust_can_cross; then echo rust-web-src | lacking; fi
     for step in $(steps "$1"); do needs | awk -v step="$step" '$1 == step { print $2 }'; done | lacking
 }
 

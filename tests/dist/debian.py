@@ -5,6 +5,7 @@ It must never build a package in dist/, nor try one anywhere but in a Debian mad
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 
@@ -20,9 +21,9 @@ def the_package(pattern: str) -> Path:
     return found[0]
 
 
-def wheel() -> Path:
-    """The wheel."""
-    return the_package("busyweight-*.whl")
+def wheel(machine: str = platform.machine()) -> Path:
+    """The wheel for a processor, this one's unless told."""
+    return the_package(f"busyweight-*-manylinux*_{machine}.whl")
 
 
 def deb() -> Path:

@@ -22,12 +22,13 @@ from .packaged import CONFIG, PACKAGES, PYTHON, SERVICE, SOCKET, apt, files, ins
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
 
+
 @pytest.fixture(scope="module")
 def tree() -> Iterator[Path]:
     """A fresh Debian 12 in which apt has the package's dependencies at hand, and none of them is installed."""
     missing = missing_for_boot()
     assert missing is None, missing
-    with tempfile.TemporaryDirectory(prefix="busyweight-dist-", dir="/var/tmp") as place:  # noqa: S108 - its own
+    with tempfile.TemporaryDirectory(prefix="busyweight-dist-", dir="/var/tmp") as place:
         package = INSIDE / deb().relative_to(REPOSITORY)
         script = f"apt-get update >&2 && apt-get install --yes --download-only {package} >&2"
         in_debian(script, "init", "dbus", keep=Path(place) / "tree")
@@ -209,7 +210,5 @@ def test_live_titles_are_where_the_page_says(tmp_path: Path) -> None:
 
 
 def test_lintian_finds_no_fault() -> None:
-    done = subprocess.run(
-        ["lintian", "--fail-on", "error,warning", deb()], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["lintian", "--fail-on", "error,warning", deb()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -24,7 +24,12 @@ def asked(*query: str) -> list[str]:
 
 
 def test_rpmlint_finds_no_error() -> None:
-    done = subprocess.run(["rpmlint", "--config", REPOSITORY / "packaging/rpmlint.toml", rpm()], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["rpmlint", "--config", REPOSITORY / "packaging/rpmlint.toml", rpm()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert " 0 errors," in done.stdout, done.stdout + done.stderr
 
 
@@ -52,6 +57,8 @@ def test_the_agent_in_it_runs_with_its_dependencies_and_no_more() -> None:
     tried.mkdir(parents=True)
     subprocess.run(["rpm", "--root", tried, "-i", "--nodeps", "--noscripts", "--ignoreos", rpm()], check=True)
     place = INSIDE / tried.relative_to(REPOSITORY)
-    script = f"cp -R {place}/usr/lib/busyweight /usr/lib && cp {place}/usr/bin/busyweight /usr/bin && busyweight --version"
+    script = (
+        f"cp -R {place}/usr/lib/busyweight /usr/lib && cp {place}/usr/bin/busyweight /usr/bin && busyweight --version"
+    )
     said = in_debian(f"{script} && busyweight check", *LIBRARIES.values())
     assert said.startswith(f"busyweight {wheel().name.split('-')[1]}\nup ")

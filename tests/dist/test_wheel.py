@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+import zipfile
 from functools import cache
 
 import pytest
@@ -45,6 +47,19 @@ def test_wheel_has_the_ebpf_programs_inside() -> None:
 
 def test_wheel_is_for_every_python_from_3_11_on() -> None:
     assert "-cp311-abi3-" in wheel().name
+
+
+def test_wheel_names_every_crate_that_is_in_it() -> None:
+    """A software bill of materials, where PEP 770 looks for it."""
+    with zipfile.ZipFile(wheel()) as packed:
+        [name] = [name for name in packed.namelist() if "/sboms/" in name]
+        bill = json.loads(packed.read(name))
+    assert re.fullmatch(r"busyweight-[^/]+\.dist-info/sboms/busyweight\.cyclonedx\.json", name)
+    named = {(part["name"], part["version"]) for part in bill["components"]}
+    locked = tomllib.loads((REPOSITORY / "Cargo.lock").read_text())["package"]
+    wanted = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["dependencies"].keys()
+    assert named < {(crate["name"], crate["version"]) for crate in locked}
+    assert wanted <= {name for name, _ in named}
 
 
 def test_wheel_needs_no_newer_glibc_than_it_says() -> None:

@@ -37,7 +37,7 @@ Resque is not in Debian. Its titles, and those of Faktory, are tried as texts al
 
 ## Known not to work
 
-Free-threaded Python (3.14t): the one wheel is for the stable ABI of all Pythons from 3.11 on, which free-threaded ones
+Free-threaded Python (3.14t): the wheels are for the stable ABI of all Pythons from 3.11 on, which free-threaded ones
 do not have, so pip refuses it there.
 """
 
