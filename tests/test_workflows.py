@@ -6,36 +6,24 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # pre-commit brings it
 
-from tests.dist.test_first_hour import PACKAGES
+from tests.dist.debian import NEWCOMERS_PACKAGES
+from tests.workflows import ROOT, WORKFLOWS, read, steps
 
-ROOT = Path(__file__).parent.parent
-WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINNED = re.compile(r"[\w./-]+@[0-9a-f]{40}")
 
 # What has no meaning but on GitHub, at a release.
 ONLY_THERE = [["pypi-attestations", "sign"], ["uv", "publish"], ["gh", "release", "create"]]
 
-NEWCOMERS = {"ca-certificates", *PACKAGES}  # tests/dist/test_first_hour.py
+NEWCOMERS = {"ca-certificates", *NEWCOMERS_PACKAGES}  # tests/dist/test_first_hour.py
 
 RUN_HERE = [
     [".ci/run"],
     ["apt-get", "update"],  # tools/setup.sh
     ["test", "-e", "dist/busyweight-${GITHUB_REF_NAME#v}.tar.gz"],  # tests/dist/test_release.py
 ]
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
-    return found
-
-
-def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
 
 
 def commands(path: Path) -> list[list[str]]:

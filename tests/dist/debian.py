@@ -12,6 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIST = REPOSITORY / "dist"
 INSIDE = Path("/repo")  # where in_debian shows the repository
+NEWCOMERS_PACKAGES = ("git", "make", "python3", "python3-venv")  # what the README asks for
 
 
 def the_package(pattern: str) -> Path:

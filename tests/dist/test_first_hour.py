@@ -7,12 +7,9 @@ import pytest
 
 from tests.booted.host import missing_for_boot
 
-from .debian import INSIDE, REPOSITORY, in_debian
+from .debian import INSIDE, NEWCOMERS_PACKAGES, REPOSITORY, in_debian
 
 pytestmark = [pytest.mark.first_hour, pytest.mark.timeout(3600)]
-
-# What the README asks for.
-PACKAGES = ("git", "make", "python3", "python3-venv")
 
 
 def commands() -> list[str]:
@@ -40,7 +37,7 @@ def test_the_two_commands_work_as_written_in_their_order(release: str, user: str
     subprocess.run(["git", "clone", "-q", "--bare", "--depth=1", f"file://{REPOSITORY}", clone], check=True)
     words = [f"'{word}'" for word in (INSIDE / clone.relative_to(REPOSITORY), user)]
     words += ["'{}'".format(word.replace("'", "'\\''")) for word in commands()]
-    said = in_debian(f"sh -eu {INSIDE}/tests/dist/first-hour {' '.join(words)}", *PACKAGES, release=release)
+    said = in_debian(f"sh -eu {INSIDE}/tests/dist/first-hour {' '.join(words)}", *NEWCOMERS_PACKAGES, release=release)
     assert re.search(r"^first hour: answered after \d+ s: up (\d+%)? ?#", said, re.M), said
     assert "first hour: status: agent" in said
     assert re.search(r"^###\.\.\.  up 50% #3/6 busy", said, re.M), said

@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 
-from tests.test_workflows import ROOT, read, steps
+from tests.workflows import ROOT, read, steps
 
 from .debian import DIST, REPOSITORY
 

@@ -232,7 +232,7 @@ def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
         assert agent.ask() == b"up 75% #6/24 busy\n"
         fault = f"{agent.config_file}: {'empty' if emptied else 'no such file'}, but it had settings before"
         assert f"error: {fault}" in agent.log_text()
-        agent.config_file.write_text(text.replace("24", "12"))
+        agent.config_file.write_text(text.replace("capacity = 24", "capacity = 12"))
         agent.send(signal.SIGHUP)
         notified.until("READY=1")
         agent.wait_answer(b"up 50% #6/12 busy\n")
