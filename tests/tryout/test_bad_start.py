@@ -117,7 +117,7 @@ def test_without_a_network_it_says_so_and_the_same_again_goes_on_from_there(clon
     for _ in range(2):
         code, [line] = build(clone, environ=nowhere)
         assert code == 2
-        assert "package registry cannot be reached" in line
+        assert "cannot reach a package registry" in line
         assert line.endswith(AGAIN)
 
 
