@@ -243,6 +243,7 @@ class Fleet:
                 f"use_backend web_all_busy if {{ be_conn(web),div(txn.servers) ge {arrangement.spill_at} }}",
             ]
         lines += ["default_backend web", "backend web", f"balance {arrangement.balance}"]
+        lines.append(f"timeout check {2000 / self.compression:.0f}ms")
         if arrangement.oracle:
             lines.append("use-server %[req.hdr(x-host)] if { req.hdr(x-host) -m found }")
         limit = f"maxconn {arrangement.bears}" if arrangement.bears else ""

@@ -158,6 +158,8 @@ backend {name}
     mode http
     timeout connect 5s
     timeout server 30s
+    # Without this, a check fails that takes longer than agent-inter, as it may on a host that is very busy.
+    timeout check 2s
     # leastconn, random and `hash-type consistent` also follow the agent. static-rr and the plain hashes
     # (source, uri, hdr) do not: they support no weights other than 0% and 100%. random and hashes may choose a
     # server at its maxconn: with them, end the rule above with  or {{ queue({name}) gt 0 }}
