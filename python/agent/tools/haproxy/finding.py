@@ -66,6 +66,11 @@ def names(servers: list[Server]) -> str:
     return f"Server{'s' if len(servers) > 1 else ''} {listed}{more}"
 
 
+def have(servers: list[Server]) -> str:
+    """The verb that goes with :func:`names`."""
+    return "have" if len(servers) > 1 else "has"
+
+
 def capital(text: str) -> str:
     """The text as a sentence begins."""
     return text[:1].upper() + text[1:]

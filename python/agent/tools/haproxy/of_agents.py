@@ -5,7 +5,7 @@ What its answers do to a server is for `of_servers`, and to a pool for `of_pools
 
 from collections.abc import Iterator
 
-from .finding import LintFinding, by_place, finding, milliseconds, names, note
+from .finding import LintFinding, by_place, finding, have, milliseconds, names, note
 from .parse import Proxy, Server
 from .read import is_known
 from .scope import Scope, slots
@@ -22,7 +22,7 @@ def seldom(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding
         inter = servers[0].settings.agent_inter
         yield note(
             at,
-            f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-inter {inter}",
+            f"{names(servers)} in {backend.title} {have(servers)} agent-inter {inter}",
             "For that long a host that has become full keeps getting requests, and one that has become idle gets none",
             "Write `agent-inter 250ms`",
         )
@@ -74,8 +74,7 @@ def lines(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFind
     if silent and not _senders(scope):
         yield finding(
             silent[0].at,
-            f"{names(silent)} in {backend.title} {'have' if len(silent) > 1 else 'has'} no agent-send, and the agent "
-            "has pools",
+            f"{names(silent)} in {backend.title} {have(silent)} no agent-send, and the agent has pools",
             "It waits for the name of one for `limits.deadline`, a second, and then answers for the default pool; with "
             "a shorter agent-inter HAProxy has given up by then",
             'Give agent-send to all agent-checked servers, as in `agent-send "NAME\\n"`',
@@ -103,7 +102,7 @@ def mixed_agent_send(scope: Scope, watched: _Watched) -> Iterator[LintFinding]:
         for at, servers in by_place(backend, silent, lambda s: s.agent_at):
             yield finding(
                 at,
-                f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-check without "
+                f"{names(servers)} in {backend.title} {have(servers)} agent-check without "
                 f"agent-send, and {sender.at} has it with agent-send",
                 "One agent-send anywhere delays every agent-check without one by 200 ms",
                 "Give agent-send to all agent-checked servers, or to none",
@@ -135,8 +134,7 @@ def without_agent_check(scope: Scope) -> Iterator[LintFinding]:
             if own or servers[0].settings.agent_port_at not in asking:
                 yield finding(
                     at,
-                    f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} agent-port and no "
-                    "agent-check",
+                    f"{names(servers)} in {backend.title} {have(servers)} agent-port and no agent-check",
                     "HAProxy accepts such a line without a warning, and never polls the agent",
                     "Add agent-check",
                 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .finding import LintFinding, by_place, capital, finding, names, note
+from .finding import LintFinding, by_place, capital, finding, have, names, note
 from .of_agents import means_to_ask
 from .parse import Proxy, Server
 from .scope import Scope, slots, weight
@@ -24,7 +24,7 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFindin
     for value, servers in small.items():
         said = "" if servers[0].settings.weight_at else " by default"
         for at, some in by_place(backend, servers, lambda s: s.weight_at):
-            what = f"{names(some)} in {backend.title} {'have' if len(some) > 1 else 'has'} weight {value}{said}"
+            what = f"{names(some)} in {backend.title} {have(some)} weight {value}{said}"
             if value == 0:
                 yield note(
                     at, what, "Any percentage of it is 0, whatever the agent replies", "Write `weight 100` to use it"
@@ -47,7 +47,7 @@ def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFind
     for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
         yield note(
             at,
-            f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} slowstart",
+            f"{names(servers)} in {backend.title} {have(servers)} slowstart",
             "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight applies "
             "at once",
             'If a host must get its requests gradually, set `rise = "5%/s"` in busyweight.toml',
@@ -95,8 +95,7 @@ def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[L
         return
     yield note(
         others[0].at,
-        f"{names(others)} in {backend.title} {'have' if len(others) > 1 else 'has'} no agent-check, "
-        f"beside {slots(ours)} with one",
+        f"{names(others)} in {backend.title} {have(others)} no agent-check, beside {slots(ours)} with one",
         "The weight of a server without it never falls, so it gets more requests as the others fill up, and all of "
         "them once those are full",
         "Run the agent there too, and add agent-check to the line",
@@ -113,7 +112,7 @@ def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
             say = finding if scope.version >= _INIT_STATE_FATAL else note
             yield say(
                 at,
-                f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'} init-state and track",
+                f"{names(servers)} in {backend.title} {have(servers)} init-state and track",
                 "HAProxy 3.2 and newer do not start with both",
                 "Remove init-state from the `default-server` that these inherit it from, and set it on the servers "
                 "that have their own health check",
