@@ -78,9 +78,9 @@ soak-calls: build ## each system call of the agent's life fails or hangs: half a
 	@tools/setup.sh soak
 	$(SOAK) 45m $(SOAKED) -rP tests/faults/test_injection.py
 
-soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders and faults: an hour and a half
+soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders and faults: an hour
 	@tools/setup.sh soak
-	$(SOAK) 150m $(SOAKED) tests/faults/test_last_words.py
+	$(SOAK) 150m $(SOAKED) --numprocesses=4 tests/faults/test_last_words.py
 
 # This machine's wheel is made from the source that is packed beside it, and the packages are made from that wheel.
 dist: $(BIN)/.dist ## wheels for x86-64 and aarch64, the source, a Debian package and an RPM, in dist/

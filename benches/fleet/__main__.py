@@ -152,6 +152,15 @@ def targets(results: Results) -> list[Target]:
             at_most=0,
         ),
     ]
+    spike = {
+        (who, metric): median(results, "night spike", who, "night", metric)
+        for who in ("busyweight", "oracle")
+        for metric in ("errors", "p95_s", "job_slowdown")
+    }
+    judged.append(Target("night spike: errors", spike["busyweight", "errors"], at_most=0))
+    for what, metric, most in (("p95", "p95_s", 1.1), ("jobs lose", "job_slowdown", 1.15)):
+        to_oracle = ratio(spike["busyweight", metric], spike["oracle", metric])
+        judged.append(Target(f"night spike: {what} to oracle", to_oracle, at_most=most))
     for name, window, most in LOSSES:
         lost = median(results, name, "busyweight", window, "job_slowdown")
         judged.append(Target(f"{name}: jobs lose", lost, at_most=most))

@@ -58,7 +58,7 @@ def _seconds(spread: Results) -> str:
 
 
 def _percent(spread: Results) -> str:
-    return f"{100 * spread['median']:.1f} %"
+    return f"{100 * spread['median']:z.1f} %"
 
 
 def _percent_of_seeds(spread: Results) -> str:

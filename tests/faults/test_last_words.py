@@ -13,11 +13,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from agent.tools import client
 from tests.farm import sidekiq_title
-from tests.faults import amount
+from tests.faults import SOAK, amount
 from tests.real.parts import until
 from tests.tree import Tree, TreeAgent
 
@@ -232,14 +238,24 @@ def holds_or_heeds(pid: int) -> bool:
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
-# Two thousand take an hour and a half; fifty, on a machine that has other work, some minutes.
-TestLife = pytest.mark.timeout(amount(900, 3 * 3600))(Life.TestCase)
-TestLife.settings = settings(
-    max_examples=int(amount(50, 2000)),
-    stateful_step_count=6,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    # A sequence takes seconds, so what fails is shown as it is.
-    phases=[Phase.generate],
-)
+# Two thousand in all take an hour; fifty, on a machine that has other work, some minutes.
+SHARES = int(amount(1, 4))
+
+
+@pytest.mark.timeout(amount(900, 3 * 3600))
+@pytest.mark.parametrize("share", range(SHARES))
+def test_no_sequence_leaves_a_wrong_word_behind(share: int) -> None:
+    """Each share makes up sequences of its own: what the soak plays is different each time."""
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=int(amount(50, 2000)) // SHARES,
+            stateful_step_count=6,
+            deadline=None,
+            derandomize=not SOAK,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            # A sequence takes seconds, so what fails is shown as it is.
+            phases=[Phase.generate],
+        ),
+    )
