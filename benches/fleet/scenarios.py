@@ -273,7 +273,7 @@ def restarts() -> list[Scenario]:
 
 
 def all_scenarios() -> list[Scenario]:
-    """In the order of the page; but for the restarts, which are not compressed as much."""
+    """In the order of the page, without the restarts."""
     return [
         _calm(),
         *(_mad(factor) for factor in (2, 4, 6)),
