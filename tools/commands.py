@@ -23,8 +23,8 @@ def commands(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
 @patch.dict(os.environ, WIDTH)
 def page() -> str:
     """The whole page."""
-    parts = ["# Commands\n\nEvery command's `--help`. Exit codes: 0 well, 1 it ran and something is wrong, 2 usage or"]
-    parts[0] += "\nconfiguration.\n"
+    parts = ["# Commands\n\nEvery command's `--help`. Exit codes: 0 success, 1 the command ran and found a problem, 2"]
+    parts[0] += "\nwrong usage or configuration.\n"
     for command in [parser(), *commands(parser())]:
         parts.append(f"## {command.prog}\n\n```text\n{command.format_help().strip()}\n```\n")
     return "\n".join(parts)
