@@ -103,7 +103,7 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
     capacity = [
         ((pool["pool"],), of["total_threads"] if pool["capacity"] is None else pool["capacity"]) for pool, of in counted
     ]
-    yield _gauge("capacity", "How many busy ones make the host full, in the same unit.", capacity, "pool")
+    yield _gauge("capacity", "How many busy processes, threads or cores make the host full.", capacity, "pool")
     workers, threads = [], []
     for pool, of in counted:
         name = pool["pool"]
