@@ -62,3 +62,24 @@ def test_the_agent_in_it_runs_with_its_dependencies_and_no_more() -> None:
     )
     said = in_debian(f"{script} && busyweight check", *LIBRARIES.values())
     assert said.startswith(f"busyweight {wheel().name.split('-')[1]}\nup ")
+
+
+def test_removal_ends_an_override_before_it_stops_the_agent(tmp_path: Path) -> None:
+    """systemctl and busyweight are stand-ins that note how they were called, /run and /var/lib are empty ones."""
+    scripts = subprocess.run(["rpm", "-qp", "--scripts", rpm()], capture_output=True, text=True, check=True).stdout
+    script = scripts.partition("preuninstall scriptlet (using /bin/sh):\n")[2].partition("\npostuninstall ")[0]
+    for name in ("systemctl", "busyweight"):
+        stand_in = tmp_path / name
+        stand_in.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/called\n')
+        stand_in.chmod(0o755)
+    (tmp_path / "preun").write_text(script)
+    stage = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir -p /run/systemd/system"
+    order = "mkdir -p /var/lib/private/busyweight && touch /var/lib/private/busyweight/override.json"
+    removed = f'PATH="{tmp_path}:$PATH" sh -e {tmp_path}/preun 0'
+    subprocess.run(["unshare", "--mount", "sh", "-euc", f"{stage}\n{order}\n{removed}"], check=True)
+    assert (tmp_path / "called").read_text().splitlines() == [
+        "systemctl start busyweight.service",
+        "systemctl --quiet is-active busyweight.service",
+        "busyweight ready --reason the package is removed",
+        "systemctl --no-reload disable --now busyweight.socket busyweight.service",
+    ]

@@ -5,6 +5,7 @@ In sid, experimental's HAProxy asks beside sid's own: each change is waited for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.matrix, pytest.mark.timeout(1200)]
 
 THREADS = 4
 FOLLOW_DEADLINE_S = 5.0
+HURRIED, CHECKS = 10, 1000
 
 
 class Site:
@@ -138,6 +140,33 @@ def test_operators_words_are_obeyed(stage: Stage) -> None:
     stage.agent.order("ready")
     for site in stage.sites:
         site.wait_weight(100)
+
+
+def polls(agent: Agent) -> dict[str, int]:
+    """What came of the polls so far, by the agent's own count."""
+    counted: dict[str, int] = json.loads(agent.order("status", "--json"))["polls"]
+    return counted
+
+
+def wait_answered(agent: Agent, wanted: int) -> None:
+    agent.until(lambda: polls(agent)["answered"] >= wanted, f"asked {wanted} times", 60.0)
+
+
+@pytest.mark.cell("HAProxy, by real jobs", "1,000 agent-checks at 20 ms, and none fails")
+def test_hurried_checks_all_get_their_line(stage: Stage, tree: Tree, tmp_path: Path) -> None:
+    for of in tree.haproxies():
+        server = f"weight 100 agent-check agent-inter 20ms agent-port {stage.agent.port}"
+        servers = f"server-template host 1-{HURRIED} 127.0.0.1:9 {server}"
+        text = f"{DEFAULTS}option log-health-checks\ntimeout check 2s\nbackend web\n{servers}\n"
+        before = polls(stage.agent)
+        with HAProxy(tmp_path, text, name=f"hurried-{of.version}", of=of) as hurried:
+            wait_answered(stage.agent, before["answered"] + CHECKS)
+            rows = hurried.servers("web").values()
+            assert {(row["weight"], row["agent_status"]) for row in rows} == {("100", "L7OK")}, of.version
+            assert "failed" not in hurried.log_text(), hurried.evidence()
+        after = polls(stage.agent)
+        lost = {name for name in ("evicted", "refused") if after[name] != before[name]}
+        assert not lost, (of.version, before, after)
 
 
 @pytest.mark.cell("HAProxy, by real jobs", "killed agent: the last weight stays, nobody goes down; back at once")
