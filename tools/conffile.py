@@ -33,7 +33,7 @@ FOR = {
     "scan.wait_at_most": "How long a poll may wait for a scan when there is no fresh sample.",
     "scan.give_up_after": "A sample older than this counts as unknown.",
     "weight.count": "What to count: processes with a job, threads with a job, or the cores that workers use.",
-    "weight.capacity": "How many busy ones make the host full; cores are physical cores, slots are all threads.",
+    "weight.capacity": "The count at which the host is full; cores: its physical cores, slots: the workers' threads.",
     "weight.others": "Cgroups whose CPU use counts as busy too, such as system.slice/mysql.service or backup.service.",
     "weight.floor": "The lowest weight to send.",
     "weight.rise": "The weight falls at once and rises no faster than this.",
