@@ -1,4 +1,4 @@
-"""The bench of real hosts: a machine that cannot run it, and what a run comes to. Where there is what benches need."""
+"""The bench of real hosts: a machine that cannot run it, and the result of a run, if the machine has what it needs."""
 
 import os
 from pathlib import Path
