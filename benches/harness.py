@@ -1,7 +1,7 @@
-"""What all benches share: describing the machine, spreads, contestants in their own processes, results.
+"""What all benches share: the machine's description, spreads, contestants in their own processes, results.
 
-A bench compares contestants side by side, in turns, in one run: only ratios travel from machine to machine.
-This module must never decide what is good; targets belong to the bench that knows what they mean.
+A bench compares contestants in turns, in one run: only ratios can be compared across machines. This module must never
+decide what is good; targets belong to the bench that knows what they mean.
 """
 
 import ctypes
@@ -58,7 +58,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio or count that was promised, and what was measured; `value` None: it could not be measured here."""
+    """A target for a ratio or a count, and the measured value; None: it could not be measured here."""
 
     name: str
     value: float | None
@@ -83,7 +83,7 @@ class Target:
 
 
 def machine() -> dict[str, Any]:
-    """Date, kernel and hardware, as far as a reader of the numbers needs them."""
+    """Date, kernel and hardware, as far as readers of the numbers need them."""
     cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in cpu_info if line.startswith("model name")), "")
     return {
@@ -119,8 +119,8 @@ def _plain(value: object) -> Any:
 def leave_a_cpu_alone() -> None:
     """Keeps this process, and all it starts from now on, off the CPU on which contestants run.
 
-    Else a contestant finds now a warm cache and now a cold one, which at a tenth of a millisecond is most of the
-    spread.
+    Otherwise a contestant finds the cache sometimes warm and sometimes cold, which at a tenth of a millisecond is most
+    of the spread.
     """
     others = os.sched_getaffinity(0) - {_last_cpu()}
     if others:
@@ -137,17 +137,17 @@ class UnavailableError(Exception):
 
 
 class Contestant:
-    """A contestant in its own process: one command a line in, one JSON object a line out.
+    """A contestant in its own process: one command per line in, one JSON object per line out.
 
     Its first object has `unavailable` with a reason, or what it cost to get ready. After that it answers `scan`
-    (benches/scan/contestants.py says with what), `nothing` (the same way in and out, without a scan) and whatever
-    else it knows. It ends with its standard input.
+    (benches/scan/contestants.py defines the answer), `nothing` (the round trip without a scan) and any other command
+    that it knows. It ends with its standard input.
     """
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        # Before it knows of any thread of its own, so that those inherit it.
+        # Before it starts any thread, so that its threads inherit it.
         os.sched_setaffinity(self._process.pid, {_last_cpu()})
         try:
             self.ready = self._receive()
@@ -162,7 +162,7 @@ class Contestant:
         self.close()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Sends one command and gives the answer."""
+        """Sends one command and returns the answer."""
         if self._process.stdin is None:
             raise UnavailableError(f"{self.name} is closed")
         self._process.stdin.write(command + "\n")
@@ -170,8 +170,8 @@ class Contestant:
         return self._receive()
 
     def count_syscalls(self, command: str = "scan", thread: str = "") -> tuple[int, dict[str, Any]]:
-        """System calls of all its threads, or of those of that name, for one command, those of asking and answering
-        taken off; the answer."""
+        """The number of system calls of all its threads, or of those with that name, for one command, without those of
+        the round trip; and the answer."""
         calls, answer = self._counted(command, thread)
         return calls - self._counted("nothing", thread)[0], answer
 
@@ -204,7 +204,7 @@ class Contestant:
                 counter.close()
 
     def _until_idle(self) -> None:
-        """Until its main thread sleeps in the read of the next command: only then is every call counted."""
+        """Waits until its main thread sleeps in the read of the next command: only then is every call counted."""
         stat = Path(f"/proc/{self._process.pid}/stat")
         deadline = time.monotonic() + 10
         while stat.read_text().rpartition(") ")[2][0] != "S" and time.monotonic() < deadline:
@@ -221,7 +221,7 @@ _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 
 @functools.cache
 def _tracefs() -> Path:
-    """Where the kernel's trace events are; mounted in a mount namespace of this process alone where they are not."""
+    """Where the kernel's trace events are; mounted in this process's own mount namespace if necessary."""
     usual = Path("/sys/kernel/tracing")
     if not (usual / "events").exists():
         libc = ctypes.CDLL(None, use_errno=True)

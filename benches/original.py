@@ -1,13 +1,13 @@
 """The scan that busyweight replaces: psutil, every process, name and command line.
 
-It must stay as naive as it is: it is what all ratios are ratios to.
+It must stay as naive as it is: all ratios are relative to it.
 """
 
 import psutil
 
 
 def original_scan() -> int:
-    """How many Sidekiq processes are not at `[0 of `: the busy ones, if every title fits its argv.
+    """The number of Sidekiq processes not at `[0 of `: the busy ones, if every title fits its argv.
 
     psutil splits a title that outgrew its argv on blanks, so such a worker counts as busy whatever it says.
     """

@@ -1,6 +1,6 @@
-"""What all plots share: an SVG that fits light and dark pages, and needs neither the web nor fonts.
+"""What all plots share: an SVG for light and dark pages that needs no network and no fonts.
 
-Draw with the colours below; a style sheet in the file swaps them where the reader's page is dark.
+Draw with the colours below; a style sheet in the file swaps them if the reader's page is dark.
 """
 
 from pathlib import Path

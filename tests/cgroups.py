@@ -1,4 +1,4 @@
-"""Cgroups of the tests' own: in the v2 hierarchy to be found by, and in either version's to be limited by."""
+"""Cgroups for tests: in the v2 hierarchy to find workers by, and in either version to limit resources."""
 
 import os
 import time

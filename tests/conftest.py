@@ -1,7 +1,7 @@
-"""What the machine that runs the tests may have that none of them is about; and what many of them begin with: a tree,
-an agent in it, a prompt.
+"""What all tests start from: a neutral environment, and fixtures that many of them use: a tree, an agent in it, a
+prompt.
 
-It must take nothing away that a test could miss: a test of a strict umask or of a full disk makes its own.
+It must not hide anything that a test could find: a test of a strict umask or of a full disk sets that up itself.
 """
 
 import os
@@ -51,7 +51,7 @@ def agent(agents: "Agents", tree: "Tree") -> "TreeAgent":
 
 @pytest.fixture
 def here(capfdbinary: pytest.CaptureFixture[bytes]) -> "Run":
-    """The command, in this process."""
+    """The command line, run in this process."""
     from tests.prompt import in_this_process
 
     return in_this_process(capfdbinary)

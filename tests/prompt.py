@@ -1,4 +1,4 @@
-"""The command as people type it: its words in, what it says and how it ends out."""
+"""The command line as people use it: arguments in, output and exit code out."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ COMMAND = Path(sys.executable).with_name("busyweight")
 
 
 class Done:
-    """What a command said and how it ended."""
+    """A command's output and exit code."""
 
     def __init__(self, code: int, out: bytes, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -29,7 +29,7 @@ def run(*words: object, program: tuple[object, ...] = (COMMAND,)) -> Done:
 
 
 def in_this_process(captured: pytest.CaptureFixture[bytes]) -> Run:
-    """The same without another process, which is faster."""
+    """The same in this process, which is faster."""
 
     def run(*words: object) -> Done:
         try:

@@ -1,4 +1,4 @@
-"""Few file descriptors, and no threads more, for this process."""
+"""Runs this process short of file descriptors, or of threads."""
 
 import os
 import resource
@@ -22,5 +22,5 @@ def descriptors_left(count: int) -> Iterator[None]:
 
 
 def no_thread(_: threading.Thread) -> None:
-    """What Thread.start() does where the host or the unit lets there be no thread more."""
+    """Behaves like Thread.start() when the host or the unit allows no more threads."""
     raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""The command line: words in, the exact words out, and an exit code: 0 well, 1 wrong, 2 usage or configuration."""
+"""The command line: arguments in; output and exit code out: 0 success, 1 a problem, 2 usage or configuration."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Documentation says what the program says."""
+"""The documentation matches the program."""
 
 import argparse
 import re

@@ -1,5 +1,5 @@
-"""The rules of the house: which file may know what, how long it may be, that nothing lies about unused, and that
-ARCHITECTURE.md's table of files has them all."""
+"""The project's rules: which file may import what, how long it may be, that no file is unused, and that
+ARCHITECTURE.md's table lists every file."""
 
 import ast
 import itertools

@@ -1,6 +1,6 @@
-"""The workflows say what the Makefile and this repository have, and run what is run here, too.
+"""The workflows use what the Makefile and this repository have, and run what CI runs here too.
 
-`make lint` holds them against GitHub's schema; what GitHub makes of them, only GitHub knows.
+`make lint` validates them against GitHub's schema; only GitHub shows whether they run.
 """
 
 import re

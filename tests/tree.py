@@ -151,7 +151,7 @@ class TreeAgent(Agent):
 
 
 class MortalAgent(TreeAgent):
-    """Ended at once, without the last words."""
+    """Ended at once, without a last reply."""
 
     STOP: ClassVar = ((signal.SIGKILL, 5.0),)
 

@@ -1,6 +1,6 @@
-"""A slow, naive twin of the scanner: plain Python over the whole of /proc, once.
+"""A slow, naive twin of the scanner: plain Python over all of /proc, once.
 
-It shares no code with the scanner, so that the two can only agree by being right.
+It shares no code with the scanner, so the two can agree only by being right.
 """
 
 import fnmatch

@@ -2,8 +2,8 @@
 
 Writes benches/results/fleet.json and the plots, and the tables of docs/fleet.md, after every seed (`--seeds N`): the
 first takes about forty minutes, each other about twenty-five. `--small` takes five minutes and writes fleet-small.json
-alone. `--only`, `--rules` and `--many` measure a part of it into the results there are; `--pages` draws plots and
-tables anew from them. `--haproxies` plays the nights with each HAProxy of `make test-matrix`, into haproxies.json. It
+alone. `--only`, `--rules` and `--many` measure a part of it into the existing results; `--pages` redraws plots and
+tables from them. `--haproxies` runs the nights with each HAProxy of `make test-matrix`, into haproxies.json. It
 must leave nothing running.
 """
 
@@ -25,10 +25,10 @@ from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, 
 from benches.fleet.run import GIVE_UP_S, GOOD_S, LATE_S
 from benches.fleet.scenarios import (
     BALANCES,
-    BEARS,
     COMPARED,
     HOST_MAX,
     MAIN,
+    MAXCONN,
     REQUEST_CPU_S,
     all_scenarios,
     now_scenarios,
@@ -55,7 +55,7 @@ def spreads(tree: Any) -> Any:
 
 
 def model() -> Results:
-    """What the runs go by."""
+    """The model's parameters."""
     return {
         "cores": CORES,
         "web_hosts": 3,
@@ -64,7 +64,7 @@ def model() -> Results:
         "requests_per_s_that_one_host_can_do": HOST_MAX,
         "heartbeat_s": HEARTBEAT_S,
         "agent_inter_s": AGENT_INTER_S,
-        "maxconn": BEARS,
+        "maxconn": MAXCONN,
         "fresh_for_s": FRESH_FOR_S,
         "clients_give_up_after_s": GIVE_UP_S,
         "good_within_s": GOOD_S,
@@ -96,7 +96,7 @@ def summary(suite: Suite, about: Results) -> Results:
 
 
 def at(results: Results, *path: str) -> Any:
-    """What stands at that path; None where nothing was measured."""
+    """The value at that path; None if it was not measured."""
     for key in path:
         results = results.get(key, {})
     return results or None
@@ -114,10 +114,8 @@ def ratio(over: float | None, under: float | None) -> float | None:
 
 
 def worse_than_static(results: Results) -> list[str]:
-    """Windows in which busyweight is worse than static beyond noise.
-
-    That is: p95 a tenth higher with no overlap between seeds, a fiftieth less goodput, or jobs losing two
-    hundredths more of their time.
+    """Windows in which busyweight is worse than static by more than noise: p95 10 % higher with no overlap between
+    seeds, 2 % less goodput, or jobs losing 2 percentage points more of their time.
     """
     worse = []
     for scenario, arrangements in results["scenarios"].items():
@@ -134,7 +132,7 @@ def worse_than_static(results: Results) -> list[str]:
 
 
 def targets(results: Results) -> list[Target]:
-    """What was promised of a fleet, judged."""
+    """The targets of a fleet, with the measured values."""
     capacity = results["capacity"]
     night = ("night", "p95_s")
     oracle = median(results, "night", "oracle", *night)
@@ -176,7 +174,7 @@ def targets(results: Results) -> list[Target]:
 
 
 def save(results: Results, name: str) -> list[Target]:
-    """Judges and writes the results; those of a full run also as page and plots."""
+    """Judges and writes the results; those of a full run also as tables and plots."""
     results["worse_than_static"] = worse_than_static(results)
     judged = targets(results)
     path = write_result(name, results, judged)
@@ -216,7 +214,7 @@ def measure(home: Path, *, small: bool, seeds: int) -> list[Target]:
 
 
 def measure_some(home: Path, names: list[str], seeds: int) -> list[Target]:
-    """Only scenarios with these names, into the results there are."""
+    """Measures only these scenarios, into the existing results."""
     suite = Suite(home)
     chosen = [s for s in (*all_scenarios(), *now_scenarios(), *restarts()) if s.name in names]
     with lanes(home, min(LANES, sum(len(s.arrangements) for s in chosen)), PLAIN) as many:
@@ -236,7 +234,7 @@ def measure_some(home: Path, names: list[str], seeds: int) -> list[Target]:
 
 
 def measure_rules(home: Path, seeds: int) -> list[Target]:
-    """Only the candidates for better rules that the results do not have yet, into them."""
+    """Measures only candidate rules that the results lack, into the existing results."""
     suite = Suite(home)
     results = json.loads((RESULTS / "fleet.json").read_text())
     with lanes(home, LANES, PLAIN) as many:
@@ -248,7 +246,7 @@ def measure_rules(home: Path, seeds: int) -> list[Target]:
 
 
 def measure_many(home: Path) -> list[Target]:
-    """Only the many hosts, into the results there are."""
+    """Measures only the many hosts, into the existing results."""
     suite = Suite(home)
     suite.many()
     results = json.loads((RESULTS / "fleet.json").read_text())
@@ -258,7 +256,7 @@ def measure_many(home: Path) -> list[Target]:
 
 
 def measure_haproxies(home: Path) -> list[Target]:
-    """The same nights with every HAProxy of the matrix's Debians, into results of their own."""
+    """Measures the same nights with each HAProxy of the matrix's Debians, into separate results."""
     measured: Results = {}
     about = machine()
     found, reasons = trees.get_all()
@@ -281,24 +279,24 @@ def measure_haproxies(home: Path) -> list[Target]:
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     parser = argparse.ArgumentParser(prog="python -m benches.fleet", description=__doc__.partition("\n")[0])
-    parser.add_argument("--small", action="store_true", help="a taste of it in five minutes")
+    parser.add_argument("--small", action="store_true", help="a short version, in five minutes")
     parser.add_argument(
         "--only",
         action="append",
         choices=[s.name for s in (*all_scenarios(), *now_scenarios(), *restarts())],
         metavar="NAME",
-        help="only that scenario, into the results there are; may be repeated",
+        help="measure only that scenario, into the existing results; may be repeated",
     )
-    parser.add_argument("--rules", action="store_true", help="only rules that the results do not have yet, into them")
-    parser.add_argument("--many", action="store_true", help="only the many hosts, into the results there are")
-    parser.add_argument("--haproxies", action="store_true", help="only the nights, with each HAProxy of test-matrix")
-    parser.add_argument("--pages", action="store_true", help="only draw plots and tables anew")
-    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often everything is repeated")
+    parser.add_argument("--rules", action="store_true", help="measure only rules that the results lack")
+    parser.add_argument("--many", action="store_true", help="measure only the many hosts")
+    parser.add_argument("--haproxies", action="store_true", help="measure only the nights, with each HAProxy")
+    parser.add_argument("--pages", action="store_true", help="only redraw plots and tables")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="how often to repeat everything")
     options = parser.parse_args()
     if options.pages:
         draw()
         return 0
-    # Ended by a signal, it still ends what it started.
+    # Also if a signal ends the bench, it ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
         try:

@@ -1,6 +1,6 @@
-"""Many runs side by side, each with a fleet of its own: a run that is not compressed costs little and takes long.
+"""Many runs in parallel, each with its own fleet: a run in real time costs little CPU and takes long.
 
-It must end all that it started, also when it is itself ended in the midst of runs.
+It must end everything that it started, even if it is itself ended during runs.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Lanes:
-    """Fleets alike, for as many runs at one time."""
+    """Equal fleets, one for each parallel run."""
 
     def __init__(self, fleets: list[Fleet]) -> None:
         self._fleets = fleets
@@ -28,7 +28,7 @@ class Lanes:
             self._free.put(each)
 
     def each(self, work: Callable[[Fleet, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What `work` makes of the items, in their order."""
+        """The results of `work` for the items, in order."""
 
         def one(item: Item) -> Result:
             free = self._free.get()
@@ -58,8 +58,8 @@ def lanes(
     heartbeat_s: float = HEARTBEAT_S,
     of: Haproxy | None = None,
 ) -> Iterator[Lanes]:
-    """So many fleets of seven, on networks of their own; they end with the context."""
-    program()  # once, and not by everybody
+    """That many fleets of seven hosts, each on its own network; they end with the context."""
+    program()  # once, not in every lane
     with ExitStack() as stack:
         fleets = []
         for lane in range(count):

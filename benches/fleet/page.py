@@ -1,7 +1,7 @@
 """The tables of docs/fleet.md, made from benches/results/: fleet.json, real.json and haproxies.json.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text around it is written by hand and has no
-measured numbers of its own. A test holds page and results together.
+measured numbers. A test checks that the page matches the results.
 """
 
 import json
@@ -19,19 +19,19 @@ _TABLE = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOT
 
 Results = dict[str, Any]
 
-# What busyweight is among the rules of the short jobs.
+# What busyweight is called among the rules for short jobs.
 BALANCE = {"busyweight": "roundrobin", "busyweight leastconn": "leastconn", "busyweight random": "random"}
 NOW_WORDS = {"busyweight": "busyweight: working now, 0.25s"}
 
 
 def write() -> Path:
-    """Puts the tables into the page, of the results on disk."""
+    """Updates the page's tables from the results on disk."""
     PAGE.write_text(filled(PAGE.read_text()))
     return PAGE
 
 
 def filled(text: str) -> str:
-    """The page's text with all tables made anew; one without results says so."""
+    """The page's text with all tables updated; one without results says so."""
     known: dict[str, Results] = {}
 
     def table(name: str) -> str:
@@ -52,7 +52,7 @@ def _rows(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _seconds(spread: Results) -> str:
-    """The median, and the range of all seeds where there is one to show."""
+    """The median, with the range of all seeds if it is not a single value."""
     low, high = f"{spread['low']:.2f}", f"{spread['high']:.2f}"
     return f"{spread['median']:.2f}" + (f" ({low}-{high})" if low != high else "")
 
@@ -105,7 +105,7 @@ def scenarios(results: Results) -> str:
 
 
 def now(results: Results) -> str:
-    """Jobs that come and go between two heartbeats: what they lose, and p95 of requests beside them."""
+    """Jobs that come and go between two heartbeats: what they lose, and the p95 of requests at the same time."""
     head, rows = ["rule, agent-inter"], [[NOW_WORDS.get(rule.name, rule.name)] for rule in NOW]
     for scenario in now_scenarios():
         (window,) = scenario.windows
@@ -219,7 +219,7 @@ def worse(results: Results) -> str:
 
 
 def haproxies(results: Results) -> str:
-    """The same nights with each HAProxy, by each way to weigh requests."""
+    """The same nights with each HAProxy, by balance algorithm."""
     rows = []
     for version, scenarios in results["haproxies"].items():
         for name in scenarios["night"]:
@@ -242,7 +242,7 @@ def _real(table: Callable[[Results], real_page.Table]) -> tuple[str, Callable[[R
     return "real", lambda results: _rows(*table(results))
 
 
-# Tables of other results than fleet.json.
+# Tables from results other than fleet.json.
 _OTHERS = {
     "real": _real(real_page.beside),
     "real_capacity": _real(real_page.capacity),

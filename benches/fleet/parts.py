@@ -1,7 +1,7 @@
-"""The fleet in one machine: hosts with process trees, their real agents, and the real HAProxy in front.
+"""The fleet on one machine: hosts with process trees, their real agents, and the real HAProxy in front.
 
-Every host has a loopback address of its own. Time may be compressed: every duration here is in model seconds and
-is divided by the compression on its way into a configuration. It must end all that it started.
+Every host has its own loopback address. Time may be compressed: every duration here is in model seconds, and is
+divided by the compression when a configuration is written. It must end everything that it started.
 """
 
 import json
@@ -47,13 +47,12 @@ SOURCES = [Path(__file__).with_name(name) for name in ("main.c", "host.c", "wire
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How requests find their host.
+    """How requests are routed to hosts.
 
-    agent: "" for none, one of SETTINGS, or a rule of host.c by which the bench answers itself.
-    web_only: job hosts get no requests. bears: what a server bears in requests in service, by maxconn; when those
-    that still get some bear no more, new ones go to everybody, as the snippet has it. Without it, all_busy: the second
-    backend for when all are full; spill_at: so many per server that still gets some send new ones there. inter_s:
-    HAProxy's agent-inter.
+    agent: "" for none, one of SETTINGS, or a rule of host.c with which the bench itself answers polls.
+    web_only: job hosts get no requests. maxconn: each server's; when all servers in the pool have reached it, new
+    requests spill to all hosts, as in the snippet. Without it, all_busy: use the second backend when all hosts are
+    full; spill_at: also when there are that many requests per server in the pool. inter_s: HAProxy's agent-inter.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Arrangement:
     oracle: bool = False
     all_busy: bool = True
     spill_at: int = 0
-    bears: int = 0
+    maxconn: int = 0
     inter_s: float = AGENT_INTER_S
 
     @property
@@ -73,17 +72,17 @@ class Arrangement:
 
     @property
     def agent_port(self) -> int:
-        """Of who answers; what-if agents sit above the real ones, which stay idle."""
+        """The port of whoever answers polls; what-if agents use ports above the real ones, which stay idle."""
         return AGENT_PORT + (self.rule != "-")
 
 
 def address(host: int, network: int) -> str:
-    """Of the host with that number, from 0. Fleets that are there at one time have networks of their own."""
+    """The address of a host, by its number from 0. Fleets that exist at the same time have separate networks."""
     return f"127.{network}.{1 + host // 200}.{1 + host % 200}"
 
 
 def hurry(pid: int, *, realtime: bool = False) -> None:
-    """Ahead of what else runs on the machine, where that is permitted: the model is on time or worthless."""
+    """Raises a process's priority if permitted: a model that is late is worthless."""
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, pid, -10)
         if realtime:
@@ -91,7 +90,7 @@ def hurry(pid: int, *, realtime: bool = False) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used so far; 0 if it is gone."""
+    """CPU seconds that a process has used so far; 0 if it has exited."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except OSError:
@@ -100,9 +99,9 @@ def cpu_s(pid: int) -> float:
 
 
 class HostAgent(Agent):
-    """`busyweight serve` of one host, seeing that host's tree and nothing else."""
+    """`busyweight serve` of one host, which sees only that host's tree."""
 
-    READY_DEADLINE_S = 60.0  # fifty of them may be starting at once
+    READY_DEADLINE_S = 60.0  # fifty of them may start at the same time
 
     def __init__(self, home: Path, host: int, network: int, compression: float, cores: int) -> None:
         self.address = address(host, network)
@@ -138,7 +137,7 @@ class HostAgent(Agent):
         self.config_file.write_text("\n".join(lines) + "\n" + config)
 
     def stop(self) -> None:
-        """By a signal, and with time for its last words; by force only if that does not help."""
+        """Stops it by a signal, with time for its last reply; by SIGKILL only if that fails."""
         if self.process is not None and self.running:
             self.send(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -146,7 +145,7 @@ class HostAgent(Agent):
         super().stop()
 
     def restart(self) -> None:
-        """As `systemctl restart`: by a signal at which it ends without last words."""
+        """As `systemctl restart` does: by a signal that ends it without a last reply."""
         if self.running:
             self.send(signal.SIGUSR1)
             self.wait_exit(5)
@@ -154,11 +153,11 @@ class HostAgent(Agent):
         self.wait_ready()
 
     def stop_and_start(self) -> None:
-        """As two commands of systemctl: with last words."""
+        """As `systemctl stop` and `start` do: with a last reply."""
         super().restart()
 
     def adopt(self, settings: str) -> None:
-        """Takes one of SETTINGS, as by `systemctl reload`."""
+        """Switches to one of SETTINGS, as `systemctl reload` does."""
         if settings == self.settings:
             return
         self.settings = settings
@@ -193,18 +192,18 @@ class Fleet:
     agents: list[HostAgent]
     network: int
     polled_only: int = 0
-    cores: int = CORES  # of each host, and as many workers, so that a full host has all its cores held
+    cores: int = CORES  # of each host; it has as many workers, so jobs hold all cores of a full host
     heartbeat_s: float = HEARTBEAT_S
     of: Haproxy | None = None  # None: this machine's
-    ending: threading.Event = field(default_factory=threading.Event)  # a run under way is given up
+    ending: threading.Event = field(default_factory=threading.Event)  # abandons the current run
 
     @property
     def proxy(self) -> str:
-        """The address of the balancer."""
+        """The balancer's address."""
         return f"127.{self.network}.0.1"
 
     def address(self, host: int) -> str:
-        """Of a host, by its number from 0."""
+        """A host's address, by its number from 0."""
         return address(host, self.network)
 
     @property
@@ -212,7 +211,7 @@ class Fleet:
         return self.web_hosts + self.job_hosts
 
     def haproxy(self, arrangement: Arrangement) -> HAProxy:
-        """The balancer for an arrangement; the agents take its settings."""
+        """The balancer for an arrangement; the agents switch to its settings."""
         if arrangement.agent in SETTINGS:
             for agent in self.agents:
                 agent.adopt(arrangement.agent)
@@ -230,9 +229,9 @@ class Fleet:
             "frontend www",
             f"bind {self.proxy}:{PROXY_PORT} backlog 16384",
         ]
-        second = arrangement.agent and (arrangement.all_busy or arrangement.bears)
-        if arrangement.bears:
-            # random may draw a host that bears no more while others do.
+        second = arrangement.agent and (arrangement.all_busy or arrangement.maxconn)
+        if arrangement.maxconn:
+            # random may choose a host at its maxconn while others have free slots.
             queued = " or { queue(web) gt 0 }" if arrangement.balance == "random" else ""
             lines.append(f"use_backend web_all_busy if {{ be_conn_free(web) eq 0 }}{queued}")
         elif second:
@@ -246,11 +245,11 @@ class Fleet:
         lines.append(f"timeout check {2000 / self.compression:.0f}ms")
         if arrangement.oracle:
             lines.append("use-server %[req.hdr(x-host)] if { req.hdr(x-host) -m found }")
-        limit = f"maxconn {arrangement.bears}" if arrangement.bears else ""
+        limit = f"maxconn {arrangement.maxconn}" if arrangement.maxconn else ""
         lines.append(f"default-server weight 100 {limit} {check if arrangement.agent else ''}")
         lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} agent-addr {self.address(i)}" for i in range(count)]
         if second:
-            spread = "leastconn" if arrangement.bears else arrangement.balance
+            spread = "leastconn" if arrangement.maxconn else arrangement.balance
             lines += ["backend web_all_busy", f"balance {spread}"]
             lines += [f"server h{i + 1} {self.address(i)}:{WEB_PORT} track web/h{i + 1}" for i in range(count)]
         if self.polled_only:
@@ -261,7 +260,7 @@ class Fleet:
 
 
 def program() -> Path:
-    """The model, compiled where it is not yet."""
+    """The model's program, compiled if necessary."""
     return compile_c("fleet", SOURCES, headers=[SOURCES[0].with_name("fleet.h")], libraries=["m"])
 
 
@@ -278,7 +277,7 @@ def fleet(
     heartbeat_s: float = HEARTBEAT_S,
     of: Haproxy | None = None,
 ) -> Iterator[Fleet]:
-    """A fleet whose agents are all at work; they end with the context."""
+    """A fleet with all its agents running; they end with the context."""
     with ExitStack() as stack:
         agents = []
         for host in range(web_hosts + job_hosts):
@@ -286,7 +285,7 @@ def fleet(
             agents.append(agent)
             stack.callback(agent.stop)
             agent.start()
-            if host % 8 == 7:  # not a hundred interpreters starting at once
+            if host % 8 == 7:  # so that not a hundred interpreters start at the same time
                 agent.wait_ready()
         for agent in agents:
             agent.wait_ready()
@@ -295,4 +294,4 @@ def fleet(
         finally:
             for agent in agents:
                 if agent.running:
-                    agent.send(signal.SIGUSR1)  # nobody is left to hear a hundred last words, one after the other
+                    agent.send(signal.SIGUSR1)  # a hundred last replies would only take time

@@ -25,7 +25,7 @@ _WORDS = {
 
 
 def all_plots(results: Results) -> tuple[Path, ...]:
-    """Draws all of them; gives their paths."""
+    """Draws all plots; returns their paths."""
     return capacity(results), latency(results), night(results), spike(results), now(results)
 
 
@@ -45,7 +45,7 @@ def _title(axes: Any, text: str) -> None:
 
 
 def capacity(results: Results) -> Path:
-    """Bars: the highest load held, all seeds' range as a whisker."""
+    """Bars: the highest load held; the whisker is the range of all seeds."""
     figure, (axes,) = _axes(height=3.6)
     spread = results["capacity_spread"]
     names = [name for name in _WORDS if name in spread][::-1]
@@ -68,7 +68,7 @@ def capacity(results: Results) -> Path:
 
 
 def latency(results: Results) -> Path:
-    """Lines: p95 against the load that came."""
+    """Lines: p95 by the load that came."""
     figure, (axes,) = _axes()
     for name, colour in _COLOURS.items():
         rows = results["latency_by_load"][name]
@@ -115,7 +115,7 @@ def night(results: Results) -> Path:
 
 
 def now(results: Results) -> Path:
-    """Bars: what jobs lose that come and go between two heartbeats, under each rule."""
+    """Bars: what jobs that come and go between two heartbeats lose, under each rule."""
     scenarios = [scenario for scenario in now_scenarios() if scenario.name == "onset" or "gusts" in scenario.name]
     figure, grid = plt.subplots(1, len(scenarios), figsize=(8.6, 3.6), facecolor=PAGE, sharey=True)
     rules = [arrangement.name for arrangement in NOW][::-1]
@@ -150,7 +150,7 @@ def spike(results: Results) -> Path:
         cost = 100 * place["night"][name]["night"]["job_slowdown"]["median"]
         wait = place["night spike"][name]["night"]["p95_s"]["median"]
         point = (cost, wait, colour, name)
-        # Points that nearly lie on each other share a label.
+        # Points that almost coincide share a label.
         near = (group for group in groups if abs(group[0][0] - cost) < 1.5 and abs(math.log(group[0][1] / wait)) < 0.1)
         found = next(near, None)
         groups.append([point]) if found is None else found.append(point)

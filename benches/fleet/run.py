@@ -1,7 +1,7 @@
-"""One run of one scenario under one arrangement, and what is measured of it.
+"""One run of one scenario under one arrangement, and its measurements.
 
-The model (C), HAProxy and the agents run in real time; here they are started, watched and ended. A run in which the
-model itself came late tells nothing and is repeated.
+The model (C), HAProxy and the agents run in real time; this module starts, watches and ends them. A run in which the
+model itself was late is invalid and is repeated.
 """
 
 import signal
@@ -29,9 +29,9 @@ from benches.fleet.parts import (
 )
 from benches.fleet.scenarios import REQUEST_CPU_S, Scenario
 
-GOOD_S = 1.0  # a response within this is a good one
+GOOD_S = 1.0  # a response within this time counts as goodput
 GIVE_UP_S = 10.0
-LATE_S = 0.05  # requests sent later than this, at the 99th percentile, and the run tells nothing
+LATE_S = 0.05  # if requests are sent later than this at the 99th percentile, the run is invalid
 TRIES = 3
 
 REQUEST = np.dtype([("at", "f8"), ("demand", "f8"), ("latency", "f8"), ("lag", "f8"), ("status", "i4"), ("host", "i4")])
@@ -40,12 +40,12 @@ SAMPLE = np.dtype([(name, "f8") for name in ("at", "jobs", "requests", "job_time
 
 @dataclass
 class Run:
-    """What one run left. `weights` has one row per look: model time, then each server's weight in percent."""
+    """One run's measurements. `weights` has one row per look: model time, then each server's weight in percent."""
 
     requests: Any
     samples: Any  # looks x hosts
     weights: Any
-    checks: dict[str, int]  # how many agent-checks ended how, at the end
+    checks: dict[str, int]  # at the end: number of agent-checks by result
     cpu: dict[str, float]  # cores used by haproxy, the model and an average agent
     late_s: float
 
@@ -104,7 +104,7 @@ def script(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int
 
 
 def run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, look_every_s: float = 0.1) -> Run:
-    """Runs it, again if the machine was too busy for it; the last try stands, and says how late it was.
+    """Runs the scenario, again if the machine was too busy; the last try counts, and says how late it was.
 
     `look_every_s` is how often weights are looked at, in real seconds.
     """
@@ -148,11 +148,11 @@ def _run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, 
 
 
 class EndedError(Exception):
-    """The bench is being ended, and so are its runs."""
+    """The bench is ending, and its runs with it."""
 
 
 class _Watch:
-    """Looks at the weights while a run lasts, and lets the accidents happen."""
+    """Samples the weights during a run, and triggers the scripted failures."""
 
     def __init__(self, fleet: Fleet, haproxy: HAProxy, scenario: Scenario, start: float) -> None:
         self.fleet, self.haproxy, self.scenario, self.start = fleet, haproxy, scenario, start
@@ -160,7 +160,7 @@ class _Watch:
         self.restarts: list[threading.Thread] = []
 
     def until_end(self, model: subprocess.Popen[str], look_every_s: float) -> tuple[Any, dict[str, int]]:
-        """Gives what `Run.weights` and `Run.checks` are."""
+        """Returns `Run.weights` and `Run.checks`."""
         rows = []
         checks: dict[str, int] = {}
         while model.poll() is None:

@@ -10,42 +10,42 @@ from dataclasses import dataclass, field
 from benches.fleet.parts import CORES, Arrangement
 
 REQUEST_CPU_S = (0.3, 0.4)
-HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can do
+HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can serve
 WEB_HOSTS, JOB_HOSTS = range(3), range(3, 7)
 THREE_MAX, SEVEN_MAX = 3 * HOST_MAX, 7 * HOST_MAX
 NORMAL = 60.0
 MANY = 10_000_000
-BEARS = CORES  # maxconn, as the snippet has it
+MAXCONN = CORES  # as in the snippet
 
 DEDICATED = Arrangement("dedicated", web_only=True)
 STATIC = Arrangement("static")
-BUSYWEIGHT = Arrangement("busyweight", agent="real", bears=BEARS)
+BUSYWEIGHT = Arrangement("busyweight", agent="real", maxconn=MAXCONN)
 ORACLE = Arrangement("oracle", oracle=True)
 STATIC_LEASTCONN = Arrangement("static leastconn", balance="leastconn")
-BUSYWEIGHT_LEASTCONN = Arrangement("busyweight leastconn", agent="real", balance="leastconn", bears=BEARS)
-BUSYWEIGHT_STOPPED = Arrangement("busyweight, stopped and started", agent="real", bears=BEARS)
+BUSYWEIGHT_LEASTCONN = Arrangement("busyweight leastconn", agent="real", balance="leastconn", maxconn=MAXCONN)
+BUSYWEIGHT_STOPPED = Arrangement("busyweight, stopped and started", agent="real", maxconn=MAXCONN)
 MAIN = (DEDICATED, STATIC, BUSYWEIGHT, ORACLE)
 ALL = (*MAIN, STATIC_LEASTCONN, BUSYWEIGHT_LEASTCONN)
 AGENTS = (STATIC, BUSYWEIGHT, ORACLE)
 
-# What an agent may go by, and how often it is asked, where jobs are short.
+# What an agent may base its reply on, and how often it is polled, with short jobs.
 NOW = (
     STATIC,
-    Arrangement("titles, agent-inter 2s", agent="titles", bears=BEARS, inter_s=2.0),
-    Arrangement("titles, 0.25s", agent="titles", bears=BEARS),
-    Arrangement("working now, 2s", agent="real", bears=BEARS, inter_s=2.0),
-    Arrangement("working now, 0.5s", agent="real", bears=BEARS, inter_s=0.5),
+    Arrangement("titles, agent-inter 2s", agent="titles", maxconn=MAXCONN, inter_s=2.0),
+    Arrangement("titles, 0.25s", agent="titles", maxconn=MAXCONN),
+    Arrangement("working now, 2s", agent="real", maxconn=MAXCONN, inter_s=2.0),
+    Arrangement("working now, 0.5s", agent="real", maxconn=MAXCONN, inter_s=0.5),
     BUSYWEIGHT,
-    Arrangement('count = "cpu"', agent="cores", bears=BEARS),
-    Arrangement("titles without heartbeat", agent="instant", bears=BEARS),
+    Arrangement('count = "cpu"', agent="cores", maxconn=MAXCONN),
+    Arrangement("titles without heartbeat", agent="instant", maxconn=MAXCONN),
     ORACLE,
 )
 
-# With each HAProxy that there is: every way in which it may weigh requests.
-BALANCES = (BUSYWEIGHT, BUSYWEIGHT_LEASTCONN, Arrangement("busyweight random", "real", "random", bears=BEARS))
+# For each HAProxy: every balance algorithm.
+BALANCES = (BUSYWEIGHT, BUSYWEIGHT_LEASTCONN, Arrangement("busyweight random", "real", "random", maxconn=MAXCONN))
 
-# Candidates for better rules, judged on the scenarios in which the formula could be wrong. What requests spill by is a
-# rule of its own, so all others are without it.
+# Candidates for better rules, judged in the scenarios in which the formula could be wrong. Spilling is a rule of its
+# own, so all others go without it.
 CANDIDATES = (
     Arrangement("without spill", agent="real"),
     Arrangement("without spill, leastconn", agent="real", balance="leastconn"),
@@ -71,8 +71,8 @@ Accident = tuple[float, str, int]  # at, "kill", "restart" or "stop and start", 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One course of events. Windows are what is measured: name -> from, to. `steps` are lines of main.c's script.
-    `job_hosts` are those whose jobs are looked at."""
+    """One course of events. Measurements cover windows: name -> from, to. `steps` are lines of main.c's script.
+    `job_hosts` are the hosts whose jobs are measured."""
 
     name: str
     title: str
@@ -90,28 +90,28 @@ def load(at: float, rate: float) -> str:
 
 
 def full(at: float, hosts: range, mean_s: float = 30, *, jobs: int = MANY) -> Iterator[str]:
-    """From then on every worker has a job, and the next when that is done."""
+    """From then on every worker has a job, and gets the next one as soon as it is done."""
     return (f"at {at:g} backlog {host} {jobs} {mean_s:g}" for host in hosts)
 
 
 def some(at: float, hosts: range, share: float, mean_s: float = 20) -> Iterator[str]:
-    """Jobs come now and then, and take that share of the cores."""
+    """Jobs come at random times and use that share of the cores."""
     return (f"at {at:g} jobs {host} {share * CORES / mean_s:g} {mean_s:g}" for host in hosts)
 
 
 def gusts(
     begin: float, every: float, count: int, hosts: range, mean_s: float, *, workers: int = CORES
 ) -> Iterator[str]:
-    """Every now and then, one job for every worker, on all hosts at once."""
+    """At regular intervals, one job for every worker, on all hosts at the same time."""
     for gust in range(count):
         yield from (f"at {begin + gust * every:g} backlog {host} {workers} {mean_s:g}" for host in hosts)
 
 
 def short(at: float, hosts: range, share: float) -> Iterator[str]:
-    """Jobs of 1 to 30 s take that share of the cores; most of them are short."""
+    """Jobs of 1 to 30 s, most of them short, use that share of the cores."""
     mean, least, most = 8.0, 1.0, 30.0
     low, high = math.exp(-least / mean), math.exp(-most / mean)
-    drawn_mean = mean + (least * low - most * high) / (low - high)  # an exponential's between two bounds
+    drawn_mean = mean + (least * low - most * high) / (low - high)  # an exponential, truncated
     return (f"at {at:g} jobs {host} {share * CORES / drawn_mean:g} {mean:g} {least:g} {most:g}" for host in hosts)
 
 
@@ -126,7 +126,7 @@ def in_order(steps: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[str, .
 
 
 def constant(rate: float, end_s: float) -> Scenario:
-    """Idle job hosts, one load: what capacity is measured by."""
+    """Idle job hosts and a constant load: measures capacity."""
     return Scenario(f"constant {rate:g}", "", end_s, (load(0, rate),), {"all": (20, end_s)}, ALL)
 
 
@@ -173,7 +173,7 @@ def _jobs_on_web() -> Scenario:
 
 
 def _onset() -> Scenario:
-    """The night's first seconds once more, for everybody who could be sooner there."""
+    """The night's first seconds again, for all rules that could follow sooner."""
     return Scenario(
         "onset",
         "Onset of the night batch: the first 15 s",
@@ -208,11 +208,11 @@ def _short(name: str, title: str, hosts: range, web: float) -> Scenario:
 
 
 def now_scenarios() -> list[Scenario]:
-    """Of jobs that come and go between two heartbeats."""
+    """Scenarios with jobs that come and go between two heartbeats."""
     jobs, web = "Short jobs, 1 to 30 s, on half of the cores", "what three hosts can take"
     return [
         _onset(),
-        # No multiples of agent-inter, so that gusts come at all moments between two polls.
+        # Not a multiple of agent-inter, so that gusts come at any moment between two polls.
         _gusts(4, 13.07, 8),
         _gusts(8, 23.11, 5),
         _short("short jobs", f"{jobs} of the job hosts; {web}", JOB_HOSTS, THREE_MAX),
@@ -257,7 +257,7 @@ def _all_full() -> Scenario:
 
 
 def restarts() -> list[Scenario]:
-    """All agents, one after the other: as `systemctl restart` does it, and as `stop` and then `start`."""
+    """All agents, one after the other, by `systemctl restart`, and by `stop` and then `start`."""
     return [
         Scenario(
             "rolling restart",
@@ -286,11 +286,11 @@ def all_scenarios() -> list[Scenario]:
     ]
 
 
-# A taste of everything.
+# The short version.
 SMALL = ("night", "gusts of 4 s")
 
-# In which HAProxys are compared.
+# For comparing HAProxy versions.
 COMPARED = ("night", "night spike", "mad 6", "gusts of 4 s")
 
-# In which candidates are judged: the sides of the coin.
+# For judging candidates: where they win, and where they lose.
 JUDGED = ("night", "night spike")

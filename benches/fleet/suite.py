@@ -1,6 +1,6 @@
-"""What is run, in which order, and the results as plain data: one list entry per seed, or per run.
+"""Which runs to make, in which order, and the results as plain data: one list entry per seed, or per run.
 
-It must not judge: benches/fleet/__main__.py holds results against what was promised.
+It must not judge: benches/fleet/__main__.py compares results with the targets.
 """
 
 from collections import defaultdict
@@ -39,18 +39,18 @@ COMPRESSION = 12.5  # where job hosts are idle
 PLAIN = 1.0  # where there are jobs: the agent measures their CPU in real time
 LANES = 12
 CAPACITY_S, CAPACITY_STEPS = 80.0, 5
-LADDER = (0.2, 0.5, 0.7, 0.85, 0.95, 1.0, 1.04)  # shares of what the cores can do
+LADDER = (0.2, 0.5, 0.7, 0.85, 0.95, 1.0, 1.04)  # shares of what the cores can serve
 
 Results = dict[str, Any]
 
 
 def tell(text: str) -> None:
-    """Progress, for who watches."""
+    """Prints progress."""
     print(text, flush=True)
 
 
 class Suite:
-    """Gathers; `measured[scenario][arrangement][window][metric]` is a list with one number per seed."""
+    """Collects results; `measured[scenario][arrangement][window][metric]` is a list with one number per seed."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -77,7 +77,7 @@ class Suite:
         return done
 
     def calibrate(self, hosts: Fleet) -> None:
-        """What the plumbing itself adds: nearly no load, so every request has a core from the start."""
+        """The latency that the plumbing itself adds: with almost no load, every request has a core from the start."""
         done = self._run(hosts, BUSYWEIGHT, constant(5, 60), 1)
         added = done.requests["latency"] - done.requests["demand"]
         for name, share in (("p50", 50), ("p95", 95), ("p99", 99)):
@@ -86,11 +86,11 @@ class Suite:
     def find_capacity(
         self, hosts: Fleet, arrangement: Arrangement, seed: int, end_s: float = CAPACITY_S, steps: int = CAPACITY_STEPS
     ) -> None:
-        """The highest load held, by bisection. What counts is the load that came, not the one that was meant."""
+        """The highest load held, by bisection. The load that came counts, not the intended one."""
         most = THREE_MAX if arrangement.web_only else SEVEN_MAX
         low, high, held = 0.88 * most, 1.06 * most, 0.0
         for step in range(steps + 1):
-            # The lower end first: without it there is nothing to stand on.
+            # The lower end first: bisection needs a load that is held.
             rate = low if step == 0 else (low + high) / 2
             found = self.look_at_load(hosts, arrangement, rate, seed, end_s)
             if found["p95_s"] < GOOD_S and not found["errors"]:
@@ -118,7 +118,7 @@ class Suite:
             self.look_at_load(hosts, arrangement, share * most, seed, 60)
 
     def play(self, many: Lanes, scenarios: list[Scenario], seed: int) -> None:
-        """Scenarios under all their arrangements, side by side."""
+        """Scenarios under all their arrangements, in parallel."""
         wanted = [(scenario, arrangement) for scenario in scenarios for arrangement in scenario.arrangements]
         self._play(many, wanted, seed, self.measured)
 
@@ -131,7 +131,7 @@ class Suite:
             self._note(self._accounted(done), scenario, arrangement, seed, into)
 
     def _note(self, done: Run, scenario: Scenario, arrangement: Arrangement, seed: int, into: Results) -> None:
-        """All windows of one run."""
+        """Measures all windows of one run."""
         place = into.setdefault(scenario.name, {}).setdefault(arrangement.name, {})
         for window, (begin, end) in scenario.windows.items():
             for metric, value in done.window(begin, end, scenario.job_hosts).items():
@@ -153,12 +153,12 @@ class Suite:
             self.rules(many, seed)
 
     def rules(self, many: Lanes, seed: int, known: Collection[str] = ()) -> None:
-        """The candidates for better rules, but for those that are known already."""
+        """The candidate rules, except those already measured."""
         wanted = [(s, c) for s in all_scenarios() if s.name in JUDGED for c in CANDIDATES if c.name not in known]
         self._play(many, wanted, seed, self.candidates)
 
     def small(self, hosts: Fleet) -> None:
-        """A taste of it, in some five minutes."""
+        """The short version, about five minutes."""
         for arrangement in MAIN:
             self.find_capacity(hosts, arrangement, 1, 60, 3)
         with lanes(self.home, LANES, PLAIN) as many:
@@ -171,7 +171,7 @@ class Suite:
         self.grow(100, polled_only=900)
 
     def grow(self, real: int, polled_only: int = 0) -> None:
-        """Many hosts, uncompressed: how soon weights follow, and what they cost."""
+        """Many hosts in real time: how soon weights follow, and what that costs."""
         web_hosts = real * 3 // 7
         rate = web_hosts * HOST_MAX / 2
         job_hosts = range(web_hosts, real)
@@ -204,7 +204,7 @@ class Suite:
 
 
 def follow_times(done: Run, job_hosts: range, changes: list[float]) -> list[float]:
-    """For each job host and change: seconds until HAProxy's weight was what the jobs ask for, and stayed."""
+    """For each job host and change: seconds until HAProxy's weight matched the jobs, and stayed so."""
     times = []
     at = done.weights[:, 0]
     for change, end in zip(changes, [*changes[1:], at[-1]], strict=True):
@@ -219,7 +219,7 @@ def follow_times(done: Run, job_hosts: range, changes: list[float]) -> list[floa
 
 
 def timeline(done: Run, end_s: float) -> dict[str, list[float]]:
-    """By the second: the job hosts' mean weight and jobs, requests in service on both kinds of hosts, latency."""
+    """Per second: the job hosts' mean weight and jobs, requests in service on both kinds of hosts, latency."""
     seconds = np.arange(0, end_s)
     looks = np.clip(np.searchsorted(done.weights[:, 0], seconds), 0, len(done.weights) - 1)
     samples = done.samples[np.clip(np.searchsorted(done.samples["at"][:, 0], seconds), 0, len(done.samples) - 1)]
@@ -239,7 +239,7 @@ def timeline(done: Run, end_s: float) -> dict[str, list[float]]:
 
 
 def _p95(done: Run, second: float) -> float:
-    """Of five seconds, of requests as they came."""
+    """The p95 of five seconds, by the requests' arrival."""
     inside = done.requests[(done.requests["at"] >= second - 2) & (done.requests["at"] < second + 3)]
     waited = np.where(inside["status"] == 200, inside["latency"], 10.0)
     return float(np.percentile(waited, 95)) if len(waited) else 0.0

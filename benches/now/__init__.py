@@ -1,1 +1,1 @@
-"""From a job's start to HAProxy's weight, and back, with nothing but real parts. See __main__.py."""
+"""How soon HAProxy's weight follows a job, measured with real parts only. See __main__.py."""

@@ -1,7 +1,7 @@
-"""How soon HAProxy's weight follows a job, with nothing but real parts: `python -m benches.now [--small]`.
+"""How soon HAProxy's weight follows a job, with real parts only: `python -m benches.now [--small]`.
 
-Real Sidekiqs of each version that there is, the real agent and real HAProxys: from the moment at which a job says that
-it begins until HAProxy's weight has changed, and back when it ends. Writes benches/results/now.json and now.svg
+Measures with real Sidekiqs of each available version, the real agent and real HAProxys: from the moment at which a job
+reports its start until HAProxy's weight has changed, and back when it ends. Writes benches/results/now.json and now.svg
 (--small: now-small.json, this machine's own Sidekiq alone, in about a minute). It must leave the machine as it was.
 """
 
@@ -34,18 +34,18 @@ Results = dict[str, Any]
 
 
 def alone() -> None:
-    """Goes on in a pid namespace of its own, where that can be had: the agent counts every Sidekiq that it sees."""
+    """Continues in a new pid namespace, if permitted: the agent counts every Sidekiq that it sees."""
     if os.geteuid() == 0 and os.getpid() != 1 and os.environ.get("BENCH_ALONE") is None:
         os.environ["BENCH_ALONE"] = "1"
         again = [sys.executable, "-m", "benches.now", *sys.argv[1:]]
         own = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
         os.execvp(own[0], [*own, *again])  # noqa: S606 - itself
     if others := sidekiqs_here():
-        sys.exit(f"the bench counts every Sidekiq of the machine, and others run here: end them first: {others}")
+        sys.exit(f"the bench counts every Sidekiq of the machine; stop those that run here first: {others}")
 
 
 def ahead() -> bool:
-    """Goes before the machine's other work with all that it starts, where that may be: a job that burns has a core."""
+    """Gives the bench and its children priority, if permitted, so that a job that uses CPU has a core."""
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
@@ -54,7 +54,7 @@ def ahead() -> bool:
 
 
 def versions(*, small: bool) -> list[Version]:
-    """The real parts that can be had, each once."""
+    """The available real parts, each once."""
     if not small:
         try:
             found, reasons = trees.get_all()
@@ -80,7 +80,7 @@ def measure(version: Version, jobs: int, dice: random.Random) -> Results:
 
 
 def judged(jobs: list[judge.Job], seen: list[judge.Seen]) -> Results:
-    """What came of one kind's jobs, in milliseconds; null for a change that never came."""
+    """The results of one kind of jobs, in milliseconds; null for a change that never came."""
     delays = [judge.delay(job, seen) for job in jobs]
     starts, ends = ([None if s is None else round(1000 * s, 1) for s in side] for side in _sides(delays))
     return {
@@ -104,7 +104,7 @@ def within(delays_ms: list[float | None]) -> int:
 
 
 def targets(sidekiqs: Results) -> list[Target]:
-    """What was promised: starts at once, ends likewise where titles are live, and no idle worker counted."""
+    """The targets: starts are followed at once, ends too if titles are live, and no idle worker counts."""
     judged_targets = []
     for version, measured in sidekiqs.items():
         for name, found in measured["kinds"].items():
@@ -130,8 +130,8 @@ def table(sidekiqs: Results) -> str:
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--small", action="store_true", help="this machine's own Sidekiq, and few jobs")
-    options.add_argument("--seed", type=int, default=1, help="of the moments at which jobs begin")
+    options.add_argument("--small", action="store_true", help="only this machine's own Sidekiq, and few jobs")
+    options.add_argument("--seed", type=int, default=1, help="seed for the times at which jobs begin")
     arguments = options.parse_args()
     alone()
     described = (

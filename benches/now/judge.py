@@ -1,8 +1,8 @@
-"""PURE. When jobs began and ended, and when HAProxy's weight was which -> how late the weight was, and what it never
-should have been.
+"""PURE. Times at which jobs began and ended, and HAProxy's weight over time -> how late the weight was, and wrong
+weights.
 
-Times are seconds of one clock. With room for two jobs, one worker takes jobs, one at a time, and another never has
-one: a weight of 100 says that nobody has a job, 50 that one has, and 0 that the other one, too, was counted.
+Times are seconds of one clock. The capacity is two jobs; one worker takes jobs, one at a time, and another never has
+one: a weight of 100 means that no worker has a job, 50 that one has, and 0 that the other one counted too.
 """
 
 import bisect
@@ -14,7 +14,7 @@ FREE, ONE_JOB = 100, 50
 
 @dataclass(frozen=True)
 class Job:
-    """One job, by its own account."""
+    """One job, as it reports itself."""
 
     began_s: float
     ended_s: float
@@ -22,7 +22,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Seen:
-    """From that moment on this was HAProxy's weight."""
+    """HAProxy's weight from that moment on."""
 
     at_s: float
     weight: int
@@ -30,7 +30,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Delay:
-    """From a job's start until the weight had followed, and from its end; None if it never did."""
+    """How long the weight took to follow a job's start, and its end; None if it never did."""
 
     start_s: float | None
     end_s: float | None
@@ -49,7 +49,7 @@ def first(seen: Sequence[Seen], weight: int, since_s: float) -> float | None:
 
 
 def delay(job: Job, seen: Sequence[Seen]) -> Delay:
-    """How late the weight was for one job. A start that is followed only after the end never was."""
+    """How late the weight was for one job. A start followed only after the job's end was never followed."""
     started_s = first(seen, ONE_JOB, job.began_s)
     freed_s = first(seen, FREE, job.ended_s)
     return Delay(
@@ -59,8 +59,8 @@ def delay(job: Job, seen: Sequence[Seen]) -> Delay:
 
 
 def idle_counted(jobs: Sequence[Job], seen: Sequence[Seen]) -> list[Seen]:
-    """Weights that say of an idle worker that it has a job: of the one that never has any, or of the other between
-    its jobs, once the weight had followed the end of the last one."""
+    """Weights that count an idle worker as busy: the one that never has a job, or the other one between its jobs, once
+    the weight had followed the end of the last one."""
     freed = [(job.began_s, first(seen, FREE, job.ended_s) or float("inf")) for job in jobs]
     return [
         each
@@ -71,7 +71,7 @@ def idle_counted(jobs: Sequence[Job], seen: Sequence[Seen]) -> list[Seen]:
 
 
 def gaps(jobs: Sequence[Job], seen: Sequence[Seen]) -> int:
-    """How often a job that was followed was forgotten before its end."""
+    """How often a job that had been followed stopped counting before its end."""
     return sum(
         each.weight == FREE and job.began_s + (delay(job, seen).start_s or 0) < each.at_s < job.ended_s
         for job in jobs

@@ -1,6 +1,6 @@
 """The plot of the bench: each job's start and end, and how much later HAProxy's weight followed; logarithmic.
 
-It must not need the web: no fonts, no scripts.
+The SVG must need no network: no fonts, no scripts.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _ROW_HEIGHT = 0.24  # of a version's dots, within a row
 
 
 def plot_now(sidekiqs: Results, within_ms: float, path: Path = RESULTS / "now.svg") -> Path:
-    """One dot a job, one colour a version of Sidekiq; the line is what was promised."""
+    """One dot per job, one colour per version of Sidekiq; the line is the target."""
     figure, axes = plt.subplots(figsize=(8.6, 4.6), facecolor=PAGE)
     axes.set_facecolor(PAGE)
     axes.set(xscale="log", xlim=(_LEAST_MS, _MOST_MS))

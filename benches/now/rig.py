@@ -1,6 +1,6 @@
-"""One Sidekiq's version, its HAProxy and the agent between them: jobs are given, and weights are watched.
+"""One version of Sidekiq, its HAProxy and the agent between them: enqueues jobs, and watches weights.
 
-Nothing here is modelled. This module must never judge what it sees.
+Nothing here is modelled. This module must never judge what it measures.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from benches.now.judge import FREE, Job, Seen
 
 HERE = Path(__file__).parent
 AGENT_INTER_S, FRESH_FOR_S = 0.25, 0.125
-HEARTBEAT_S = 5.0  # from 7.0 on every second time
+HEARTBEAT_S = 5.0  # since 7.0 every second time
 THREADS = 5
 LOOK_EVERY_S = 0.004
-SETTLED_S = 2.0  # so long nobody must be counted before jobs begin, and after each
+SETTLED_S = 2.0  # no worker may count for this long before jobs begin, and after each
 PATIENCE_S = 60.0  # more than two heartbeats
 
 AGENT = f"""
@@ -42,7 +42,7 @@ backend web
 
 @dataclass(frozen=True)
 class Version:
-    """Of what the real parts are: a Debian's tree, or this machine where there is none."""
+    """Where the real parts come from: a Debian tree, or this machine if there is none."""
 
     sidekiq: str
     tree: Tree | None = None
@@ -59,7 +59,7 @@ class Kind:
 
 
 class Worker(Sidekiq):
-    """A Sidekiq whose jobs burn or wait for a given time, and keep a journal."""
+    """A Sidekiq whose jobs use CPU or wait for a given time, and keep a journal."""
 
     def __init__(self, name: str, redis: Redis, tree: Tree | None, *, live: bool) -> None:
         super().__init__(name, redis, threads=THREADS, debian=tree)
@@ -88,7 +88,7 @@ class Worker(Sidekiq):
         _push(self.redis.socket, f"queue:{self.name}", json.dumps(job))
 
     def jobs(self) -> list[Job]:
-        """Those that have ended, by their own account."""
+        """The jobs that have ended, as they report it."""
         lines = [line.split() for line in self.journal.read_text().splitlines()]
         times = {what: [float(at) for word, at in lines if word == what] for what in ("began", "ended")}
         return [Job(*each) for each in zip(times["began"], times["ended"], strict=False)]
@@ -107,7 +107,7 @@ def _push(place: Path, key: str, value: str) -> None:
 
 
 class Watch:
-    """HAProxy's weight, asked for every few milliseconds: each change, and when it was first seen."""
+    """HAProxy's weight, queried every few milliseconds: each change, and when it was first seen."""
 
     def __init__(self, haproxy: HAProxy) -> None:
         self._haproxy = haproxy
@@ -136,14 +136,14 @@ class Watch:
             self._stop.wait(LOOK_EVERY_S)
 
     def until_free(self, since_s: float) -> None:
-        """Until nobody has been counted for a while, of what was seen since then."""
+        """Waits until no worker has counted for a while, in what was seen since then."""
         deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s and self.failure is None:
             time.sleep(0.05)
             quiet_since_s = max(since_s, self.seen[-1].at_s if self.seen else since_s)
             if self.seen and self.seen[-1].weight == FREE and time.monotonic() - quiet_since_s > SETTLED_S:
                 return
-        raise RuntimeError(f"the weight does not come to rest: {self.failure or self.seen[-5:]}")
+        raise RuntimeError(f"the weight does not settle: {self.failure or self.seen[-5:]}")
 
 
 class Rig:
@@ -169,7 +169,7 @@ class Rig:
 
     @contextlib.contextmanager
     def workers(self, *, live: bool) -> Iterator[Worker]:
-        """One that takes jobs and is given; another that never has any."""
+        """Starts a worker that takes jobs, and another that never has any; yields the first."""
         number = next(self._names)
         takes, rests = (
             Worker(f"{what}{number}", self.redis, self.version.tree, live=live) for what in ("jobs", "idle")
@@ -178,8 +178,8 @@ class Rig:
             yield takes
 
     def turn(self, worker: Worker, kind: Kind, jobs: int, dice: random.Random) -> tuple[list[Job], list[Seen]]:
-        """So many jobs one after the other, each beginning whenever HAProxy's next check, and without live titles
-        Sidekiq's next heartbeat, may be."""
+        """Runs so many jobs one after the other, each beginning at a random time within HAProxy's interval and, without
+        live titles, within Sidekiq's heartbeat."""
         before = len(worker.jobs())
         with Watch(self.haproxy) as watch:
             watch.until_free(time.monotonic())

@@ -1,7 +1,7 @@
 """What one answer to a poll costs, and how long it takes: `python -m benches.polls [--small]`.
 
 Writes benches/results/polls.json and polls.svg (--small: polls-small.json, in about a minute).
-benches/polls/turns.py says how the turns go. It must leave the machine as it was.
+benches/polls/turns.py describes the turns. It must leave the machine as it was.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def ratio(samples: Samples, key: str, under: str, over: str = OURS) -> float | N
 
 
 def targets(measured: dict[str, Samples]) -> list[Target]:
-    """What was promised of a reply, judged."""
+    """The targets of a reply, with the measured values."""
     judged = []
     for how, samples in measured.items():
         if how != "swept":

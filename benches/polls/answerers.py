@@ -1,6 +1,6 @@
 """What people would write in Python to answer polls: `answerers.py uvloop|asyncio PORT`.
 
-One protocol object per connection, the loop's own server. It must not be cleverer than that.
+One protocol object per connection, served by the loop's own server. It must not be optimized further.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ REPLY = b"up 75% #6/24 busy\n"
 
 
 class Answer(asyncio.Protocol):
-    """Says the reply and closes."""
+    """Sends the reply and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         stream = cast(asyncio.Transport, transport)
@@ -27,7 +27,7 @@ async def serve(port: int) -> None:
 def main() -> None:
     kind, port = sys.argv[1], int(sys.argv[2])
     if kind == "uvloop":
-        import uvloop  # the other kind must not carry it
+        import uvloop  # the asyncio variant must not load it
 
         uvloop.run(serve(port))
     else:

@@ -1,6 +1,6 @@
-"""The plot of the polls bench: CPU per reply and latency, one bar a contestant, an SVG for light and dark pages.
+"""The plot of the polls bench: CPU per reply and latency, one bar per contestant, an SVG for light and dark pages.
 
-It must not need the web: no fonts, no scripts.
+The SVG must need no network: no fonts, no scripts.
 """
 
 from pathlib import Path

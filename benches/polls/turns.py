@@ -1,9 +1,9 @@
-"""The turns of the polls bench: who answers, who polls, and when.
+"""The turns of the polls bench: which contestant answers, what polls it, and when.
 
-Every contestant is a process of its own on one CPU; whoever polls is on another. All are started at once and stay;
-who is not polled costs nothing. They are polled in turns, by poller.c and by a real HAProxy, and a round ends before
-the next begins. Sweeping a host of 10,000 processes is compared with not sweeping it last and apart, when those
-processes have grown old: young ones are looked at again every second. This module must never judge what it measures.
+Every contestant is a separate process on one CPU; pollers run on another. All are started at the beginning and keep
+running; one that is not polled costs nothing. They are polled in turns, by poller.c and by a real HAProxy, and a round
+ends before the next begins. The cost of sweeping a host of 10,000 processes is measured last and separately, when those
+processes are old: young ones are re-checked every second. This module must never judge what it measures.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ OURS, SWEEPING, HUNG, EBPF = "busyweight", "busyweight-sweeping", "busyweight-hu
 CONTESTANTS = (C, "c-recv", "c-segment", OURS, HUNG, UVLOOP, ASYNCIO)
 BALANCED = (C, "c-segment", OURS, UVLOOP, ASYNCIO)  # by a real HAProxy
 SWEPT = (OURS, SWEEPING, EBPF)
-HANGING = 17  # one more than readers may be detached: from then on no scan ends
+HANGING = 17  # one more than the limit of detached readers: from then on no scan ends
 
 PROCESSES = 10_000
 WORKERS = 100
-CHURN_PER_S = 20  # processes that come and go while a host is swept: else a sweep sees that nobody came, and is none
+CHURN_PER_S = 20  # processes that come and go while a host is swept: otherwise a sweep skips the listing
 AGE_S = 125  # after two minutes no process is young any more
-PRIME_S = 5  # for the one scan that looks at all of them again, and the pause that it has to make for its cost
+PRIME_S = 5  # for the one scan that re-checks all of them, and the pause that its cost requires
 SERVERS = 1_000
 AGENT_INTER_MS = 20
 SETTLE_S = 1.5  # HAProxy spreads the first checks over their interval
@@ -52,7 +52,7 @@ Samples = dict[str, list[Sample]]
 
 
 def network_of_its_own() -> bool:
-    """Moves this process into a network of its own, where nobody else is counted; False where that is not permitted."""
+    """Moves this process into its own network namespace, so that no other polls count; False if not permitted."""
     if ctypes.CDLL(None).unshare(CLONE_NEWNET):
         return False
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -68,7 +68,7 @@ class Contestant:
     process: subprocess.Popen[bytes]
 
     def cpu_ns(self, thread: str = "") -> int:
-        """What its threads have used so far; `thread`: only those of that name."""
+        """The CPU time of its threads so far; `thread`: only those with that name."""
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -83,7 +83,7 @@ class Contestant:
 
 
 class Bench:
-    """One run, in a directory of its own; a context manager that ends what it started."""
+    """One run, in its own directory; a context manager that ends what it started."""
 
     def __init__(self, directory: Path, cpu: int) -> None:
         self._directory = directory
@@ -159,7 +159,7 @@ class Bench:
         }
 
     def grow_old(self) -> None:
-        """Until the host that is swept has its steady state."""
+        """Waits until the swept host is in its steady state."""
         time.sleep(max(0.0, self._founded_s + AGE_S - time.monotonic()))
         until = time.monotonic() + PRIME_S
         while time.monotonic() < until:
@@ -198,7 +198,7 @@ class Bench:
         config.write_text(
             f'listen = ["127.0.0.1:{port}"]\n[weight]\ncapacity = 24\n'
             f'[scan]\nprocfs = "{procfs}"\ndiscovery = "{"ebpf" if way == "ebpf" else "sweep"}"\n'
-            # The one that will hang goes on from the sample that it had before.
+            # The one whose scan will hang continues with its previous sample.
             f'give_up_after = "1h"\n[reply]\non_stop = "keep"\n'
         )
         places = ["--control", str(home / "control.sock"), "--state", str(home / "state")]
@@ -210,7 +210,7 @@ def _running(words: list[str], cpu: int | None = None) -> Iterator[subprocess.Po
     """Runs it on that CPU (else on the bench's), and ends it."""
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         if cpu is not None:
-            os.sched_setaffinity(process.pid, {cpu})  # before it has any thread of its own
+            os.sched_setaffinity(process.pid, {cpu})  # before it starts any thread
         try:
             yield process
         finally:
@@ -234,7 +234,7 @@ def _fixture(root: Path) -> Path:
 
 
 def _discovery(home: Path) -> str:
-    """By what that agent finds workers: eBPF may not be to be had here."""
+    """How that agent finds workers: eBPF may not be available here."""
     busyweight = Path(sys.executable).with_name("busyweight")
     words = [busyweight, "status", "--json", "--control", home / "control.sock"]
     told = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
@@ -243,7 +243,7 @@ def _discovery(home: Path) -> str:
 
 
 def _hang(root: Path) -> None:
-    """From now on there are candidates, too, whose cmdlines never come."""
+    """Adds candidates whose cmdlines never come."""
     for pid in range(900, 900 + HANGING):
         (root / str(pid)).mkdir()
         os.mkfifo(root / str(pid) / "cmdline")
@@ -266,7 +266,7 @@ backend web
 
 
 def _failing_checks(control: Path) -> int:
-    """Of HAProxy's servers, how many had no good word from their last check."""
+    """The number of HAProxy's servers whose last check failed."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(control))
@@ -274,12 +274,12 @@ def _failing_checks(control: Path) -> int:
         rows = connection.makefile().read().strip().splitlines()
     column = rows[0].removeprefix("# ").split(",").index("agent_status")
     seen = [row.split(",")[column] for row in rows[1:] if ",web" in row]
-    # A check under way bears a star, and the former one's outcome.
+    # A check in progress has a star, and the previous one's result.
     return sum(bool(status) and not status.removeprefix("* ").startswith("L7OK") for status in seen)
 
 
 def _accepted() -> int:
-    """Connections that were accepted in this network so far."""
+    """Connections accepted in this network namespace so far."""
     names, values = (
         line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Tcp:")
     )
@@ -307,7 +307,7 @@ def _wait_ready(contestant: Contestant) -> None:
 
 
 def in_turns(names: Sequence[str], rounds: int, turn: Callable[[str], Sample]) -> Samples:
-    """Every contestant once a round; each round begins with another."""
+    """Every contestant once per round; each round begins with a different one."""
     samples: Samples = {name: [] for name in names}
     for number in range(rounds):
         start = number % len(names)
@@ -317,7 +317,7 @@ def in_turns(names: Sequence[str], rounds: int, turn: Callable[[str], Sample]) -
 
 
 def spreads(samples: Samples) -> dict[str, dict[str, Spread]]:
-    """Of every contestant the spread of each number, and of its ratio to the first contestant's in the same round."""
+    """For every contestant, the spread of each number and of its ratio to the first contestant's in the same round."""
     first = next(iter(samples))
     return {
         name: {key: Spread.of([turn[key] for turn in turns]) for key in turns[0]}

@@ -1,1 +1,1 @@
-"""A fleet of nothing but real parts, beside the model's numbers. See __main__.py."""
+"""A fleet made only of real parts, compared with the model. See __main__.py."""

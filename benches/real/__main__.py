@@ -1,8 +1,8 @@
-"""A fleet of nothing but real parts, and the model beside it: `python -m benches.real [--small]`.
+"""A fleet made only of real parts, compared with the model: `python -m benches.real [--small]`.
 
-Real Pumas, Sidekiqs, agents and HAProxy on seven hosts that are cgroups with a CPU quota. Root only; takes about ten
-minutes of two cores, and writes benches/results/real.json and the tables of docs/fleet.md. `--small` takes three and
-writes real-small.json alone. It must leave the machine as it was.
+Runs real Pumas, Sidekiqs, agents and HAProxy on seven hosts, each a cgroup with a CPU quota. Needs root and about ten
+minutes on two cores; writes benches/results/real.json and the tables of docs/fleet.md. `--small` takes three minutes
+and writes only real-small.json. It must leave the machine as it was.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from benches.real.hosts import CORE, CORES, PERIOD_US, WEB_WORKERS, CannotError,
 from benches.real.run import Done, run
 
 SEED = 1
-HEARTBEAT_S = 0.04  # of the model's titles: the real ones are live
+HEARTBEAT_S = 0.04  # of the model's titles; the real ones are live
 CAPACITY_RATIO = 0.9
 LANES = 12
 
@@ -39,12 +39,12 @@ Runs = dict[str, dict[str, Run]]  # by scenario and arrangement
 
 
 def tell(text: str) -> None:
-    """Progress, for who watches."""
+    """Prints progress."""
     print(text, flush=True)
 
 
 def alone() -> None:
-    """Goes on in a pid namespace of its own, where all that was started ends with it, however it ends."""
+    """Continues in a new pid namespace, so that everything that was started ends with it, however it ends."""
     if os.geteuid() != 0:
         raise CannotError("needs root, to make cgroups with a CPU quota")
     if os.environ.get("BENCH_ALONE") is None:
@@ -55,7 +55,7 @@ def alone() -> None:
 
 @contextmanager
 def real_fleet(home: Path) -> Iterator[RealFleet]:
-    """All hosts with all that lives on them."""
+    """All hosts and everything that runs on them."""
     with host_groups() as groups, ExitStack() as stack:
         hurry(os.getpid())
         fleet = RealFleet(home, groups)
@@ -64,7 +64,7 @@ def real_fleet(home: Path) -> Iterator[RealFleet]:
 
 
 def wanted(*, small: bool) -> list[tuple[Scenario, Arrangement]]:
-    """What is run."""
+    """The runs to make."""
     scenarios = [course.windy()] if small else [course.night(), course.windy()]
     pairs = [(scenario, arrangement) for scenario in scenarios for arrangement in course.ARRANGEMENTS]
     climbs = [(course.capacity(arrangement), arrangement) for arrangement in course.ARRANGEMENTS]
@@ -72,7 +72,7 @@ def wanted(*, small: bool) -> list[tuple[Scenario, Arrangement]]:
 
 
 class Real:
-    """Runs on the real hosts; what they needed of this machine stays."""
+    """Runs on the real hosts, and keeps what they needed of this machine."""
 
     def __init__(self, fleet: RealFleet) -> None:
         self.fleet = fleet
@@ -86,7 +86,7 @@ class Real:
         return found
 
     def calibrate(self) -> None:
-        """Requests that have a core for themselves."""
+        """Measures requests that have a core to themselves."""
         scenario = course.requests_alone()
         done = self._run(STATIC, scenario)
         begin, end = scenario.windows["all"]
@@ -104,7 +104,7 @@ class Real:
 
 
 def modelled(home: Path, pairs: list[tuple[Scenario, Arrangement]]) -> Runs:
-    """The model at the same numbers, all runs side by side."""
+    """The same runs on the model, all in parallel."""
 
     def one(hosts: Fleet, pair: tuple[Scenario, Arrangement]) -> Run:
         return run_model(hosts, pair[1], pair[0], SEED)
@@ -118,7 +118,7 @@ def modelled(home: Path, pairs: list[tuple[Scenario, Arrangement]]) -> Runs:
 
 
 def windows(runs: Runs, pairs: list[tuple[Scenario, Arrangement]]) -> Results:
-    """All numbers of all windows, and the loads held."""
+    """The numbers of all windows, and the loads held."""
     found: Results = {"scenarios": {}, "capacity": {}, "stairs": {}}
     for scenario, arrangement in pairs:
         done = runs[scenario.name][arrangement.name]
@@ -133,10 +133,10 @@ def windows(runs: Runs, pairs: list[tuple[Scenario, Arrangement]]) -> Results:
 
 
 def targets(real: Results, model: Results) -> list[Target]:
-    """What was promised: the model's order, and nearly the model's capacity."""
+    """The targets: the model's order of arrangements, and nearly the model's capacity."""
     other = judge.disagreements(real["scenarios"], model["scenarios"])
     for text in other:
-        tell(f"  in another order than in the model: {text}")
+        tell(f"  not in the model's order: {text}")
     ratios = [
         each["capacity"]["busyweight"] / each["capacity"]["dedicated"] if all(each["capacity"].values()) else None
         for each in (real, model)
@@ -150,7 +150,7 @@ def targets(real: Results, model: Results) -> list[Target]:
 
 
 def measure(home: Path, *, small: bool) -> tuple[Results, list[Target]]:
-    """Everything, first on the real hosts."""
+    """Measures everything, first on the real hosts."""
     pairs = wanted(small=small)
     about = machine()
     with real_fleet(home) as fleet:
@@ -181,9 +181,9 @@ def measure(home: Path, *, small: bool) -> tuple[Results, list[Target]]:
 def main() -> int:
     """0 if everything was measured, whether or not the targets are met; 1 if the bench could not run."""
     options = argparse.ArgumentParser(prog="python -m benches.real", description=__doc__.partition("\n")[0])
-    options.add_argument("--small", action="store_true", help="a taste of it in three minutes")
+    options.add_argument("--small", action="store_true", help="a short version, in three minutes")
     arguments = options.parse_args()
-    # Ended by a signal, it still ends what it started.
+    # Also if a signal ends the bench, it ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         alone()

@@ -1,6 +1,6 @@
-"""PURE. What happens to the fleet, real or modelled: scenarios of the fleet bench, at the real hosts' cores, shorter.
+"""PURE. What happens to the fleet, real or modelled: shorter scenarios of the fleet bench, for the real hosts' cores.
 
-Rates and lengths are by the core, so a scenario is the same whatever a core is: a request takes 0.3 to 0.4 s of one.
+Rates and durations are per core, so a scenario is the same however fast a core is: a request takes 0.3 to 0.4 s of one.
 """
 
 from dataclasses import replace
@@ -20,17 +20,17 @@ from benches.fleet.scenarios import (
 )
 from benches.real.hosts import CORES, HOSTS, WEB_HOSTS
 
-ARRANGEMENTS = (DEDICATED, STATIC, replace(BUSYWEIGHT, bears=CORES))
-HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can do
+ARRANGEMENTS = (DEDICATED, STATIC, replace(BUSYWEIGHT, maxconn=CORES))
+HOST_MAX = CORES / (sum(REQUEST_CPU_S) / 2)  # requests/s that one host's cores can serve
 THREE_MAX = len(WEB_HOSTS) * HOST_MAX
-MANY = 40  # jobs for a host, more than its workers do in a run
+MANY = 40  # jobs for a host, more than its workers finish in a run
 
 STAIRS, STAIR_S, SETTLES_S = (0.65, 0.75, 0.85, 0.95), 12.0, 2.0
 STAIR = "stair {share:g}"
 
 
 def capacity(arrangement: Arrangement) -> Scenario:
-    """Idle job hosts, and a load that climbs: shares of what the hosts that serve can do."""
+    """Idle job hosts, and a load that rises step by step: shares of what the serving hosts can handle."""
     most = (len(WEB_HOSTS) if arrangement.web_only else HOSTS) * HOST_MAX
     begins = [index * STAIR_S for index in range(len(STAIRS))]
     return Scenario(
@@ -43,7 +43,7 @@ def capacity(arrangement: Arrangement) -> Scenario:
 
 
 def night() -> Scenario:
-    """Half of what three hosts can take; then the job hosts' cores are all held; then a spike on top."""
+    """Half of what three hosts can serve; then jobs hold all cores of the job hosts; then a spike on top."""
     return Scenario(
         "night",
         "Night batch on all cores of the job hosts, half of what three hosts can take; from second 33 on 1.25 times",
@@ -66,5 +66,5 @@ def windy() -> Scenario:
 
 
 def requests_alone() -> Scenario:
-    """What a request takes that has a core for itself: one at a time, mostly."""
+    """What a request takes if it has a core to itself: mostly one at a time."""
     return Scenario("requests alone", "", 12, (load(0, 5),), {"all": (1, 12)})

@@ -1,8 +1,8 @@
-"""Seven hosts in one machine, each a cgroup with a CPU quota, and all real parts that live on and before them.
+"""Seven hosts on one machine, each a cgroup with a CPU quota, and the real parts on them and in front of them.
 
-A host has cores that are a fraction of this machine's. Its cgroup may take all of them, and the kernel shares them
-among the processes that work there, one for every request in service and one for every job; each works at the pace of
-one core at most (pace.rb). It must end all that it started, and leave no cgroup behind.
+A host's core is a fraction of one of this machine's. The cgroup's quota is all cores of its host, and the kernel shares
+it among the processes in it, one for each request in service and one for each job; each uses at most one core
+(pace.rb). It must end everything that it started, and leave no cgroup behind.
 """
 
 import json
@@ -27,10 +27,10 @@ NETWORK = 90
 WEB_HOSTS, JOB_HOSTS = range(3), range(3, 7)
 HOSTS = 7
 CORES = 4
-CORE = 0.05  # of a core of this machine; seven hosts take 1.4 of them, and the rest is for all that is before them
+CORE = 0.05  # of a core of this machine; seven hosts take 1.4 of them, and the rest is for what is in front of them
 PERIOD_US = 20_000
-WEB_WORKERS = 3 * CORES  # requests that a host serves at one time; more wait at its door
-REST_S, RESTING = 0.5, 0.15  # so long all of them together must have taken less than this share of a core before a run
+WEB_WORKERS = 3 * CORES  # requests that a host serves at the same time; more wait in its backlog
+REST_S, RESTING = 0.5, 0.15  # before a run, all together must use less than this share of a core
 
 
 class CannotError(Exception):
@@ -57,7 +57,7 @@ class Group:
             (self.path / "cpu.cfs_quota_us").write_text(str(quota_us or -1))
 
     def go_first(self) -> None:
-        """Before whatever else wants the machine's cores."""
+        """Gives it priority over everything else on the machine."""
         weight, most = ("cpu.weight", 10_000) if (self.path / "cpu.weight").exists() else ("cpu.shares", 262_144)
         (self.path / weight).write_text(str(most))
 
@@ -70,8 +70,8 @@ class Group:
 
 
 class HostGroups:
-    """Of one host: `cpu` limits what it takes, and `names`, which may be the same, is where the agent finds its
-    workers, in the hierarchy that has names for processes."""
+    """One host's cgroups: `cpu` limits its CPU time; `names`, possibly the same one, is where the agent finds its
+    workers, in the hierarchy that lists processes."""
 
     def __init__(self, cpu: Path, names: Path, host: int) -> None:
         self.cpu = Group(cpu / f"h{host + 1}")
@@ -79,7 +79,7 @@ class HostGroups:
         self.cgroup = "/" + str(self.names.path.relative_to(cgroups.mount(_named())))
 
     def take(self, pid: int) -> None:
-        """A process of this host, and those that it starts from now on."""
+        """Moves a process to this host, with those that it starts from now on."""
         self.cpu.take(pid)
         if self.names is not self.cpu:
             self.names.take(pid)
@@ -90,13 +90,13 @@ class HostGroups:
 
 
 def _named() -> str:
-    """The hierarchy that has names for processes: v2 where it is mounted."""
+    """The hierarchy that lists processes: v2 if it is mounted."""
     mounts = Path("/proc/self/mountinfo").read_text()
     return cgroups.V2 if " - cgroup2 " in mounts else cgroups.V1
 
 
 def _delegate(group: Path) -> None:
-    """In v2, cgroups below may be limited, too."""
+    """In v2, allows limits for the cgroups below."""
     if (group / "cgroup.subtree_control").exists():
         (group / "cgroup.subtree_control").write_text("+cpu")
 
@@ -108,7 +108,7 @@ def _cpu_mount() -> Path:
 
 @contextmanager
 def host_groups() -> Iterator[list[HostGroups]]:
-    """Fresh cgroups of all hosts, removed at the end; whoever is still in them by then is killed, by its pid."""
+    """New cgroups for all hosts, removed at the end; processes still in them are killed then, by pid."""
     tops: list[Path] = []
     try:
         try:
@@ -124,7 +124,7 @@ def host_groups() -> Iterator[list[HostGroups]]:
                 group.limit(True)
                 group.limit(False)
         except OSError as reason:
-            raise CannotError(f"no cgroups with a CPU quota can be made here (as root?): {reason}") from reason
+            raise CannotError(f"cannot create cgroups with a CPU quota here (is this root?): {reason}") from reason
         yield groups
     finally:
         for place in tops:
@@ -132,7 +132,7 @@ def host_groups() -> Iterator[list[HostGroups]]:
 
 
 def _remove(top: Path) -> None:
-    """The cgroup and all below it, emptied first."""
+    """Removes the cgroup and all below it, after emptying them."""
     below = sorted((place for place in (top, *top.rglob("*")) if place.is_dir()), reverse=True)
 
     def gone() -> bool:
@@ -152,12 +152,12 @@ def _remove(top: Path) -> None:
     until(removed, f"{top} removed", 30)
 
 
-# -- what lives on a host -----------------------------------------------------------------------------------
+# -- what runs on a host ------------------------------------------------------------------------------------
 
 
 class OfHost(Part):
-    """A part that works in the cgroup of its host, on one of this machine's processors: on two, a quota is handed out
-    in slices that are large beside it, and tasks alike get unlike shares."""
+    """A part that runs in its host's cgroup, on one of this machine's processors: on two, the kernel hands out the
+    quota in slices that are large compared with it, and equal tasks get unequal shares."""
 
     groups: HostGroups
     host: int
@@ -167,13 +167,13 @@ class OfHost(Part):
         self.groups.take(self.pid)
 
     def placed(self, *argv: str) -> list[str]:
-        """Its processor goes with it from the start."""
+        """Pinned to its processor from the start."""
         processors = sorted(os.sched_getaffinity(0))
         return ["taskset", "--cpu-list", str(processors[self.host % len(processors)]), *super().placed(*argv)]
 
 
 class Web(OfHost):
-    """Puma, with a process for each request that the host serves at one time."""
+    """Puma, with a process for each request that the host serves at the same time."""
 
     READY_DEADLINE_S = 90.0
 
@@ -198,13 +198,13 @@ class Web(OfHost):
         return self.log_text().count(") booted in ") >= WEB_WORKERS
 
     def cpu_s(self) -> float:
-        """What all its processes have taken."""
+        """CPU seconds that all its processes have used."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return sum(map(taken_s, [self.pid, *map(int, children)]))
 
 
 class Worker(OfHost, Sidekiq):
-    """A Sidekiq with one thread, for the queue of its host. Its jobs keep a journal."""
+    """A Sidekiq with one thread, for its host's queue. Its jobs keep a journal."""
 
     READY_DEADLINE_S = 90.0
 
@@ -226,7 +226,7 @@ class Worker(OfHost, Sidekiq):
         }
 
     def done(self) -> float:
-        """The seconds of a core that its jobs have had so far."""
+        """The seconds of a core that its jobs have used so far."""
         return float(self.progress.read_text())
 
     def busy_times(self) -> list[tuple[float, float]]:
@@ -236,16 +236,16 @@ class Worker(OfHost, Sidekiq):
         return list(zip(times["began"], [*times["ended"], float("inf")], strict=False))
 
     def idle(self) -> bool:
-        """By its journal."""
+        """Whether it has no job, according to its journal."""
         times = self.busy_times()
         return not times or times[-1][1] < float("inf")
 
 
 class HostAgent(Agent):
-    """`busyweight serve` of one host, which sees the workers of the host's cgroup and nobody else."""
+    """`busyweight serve` of one host, which sees only the workers in the host's cgroup."""
 
     READY_DEADLINE_S = 60.0
-    STOP: ClassVar = ((signal.SIGUSR1, 5.0), (signal.SIGKILL, 5.0))  # nobody hears its last words
+    STOP: ClassVar = ((signal.SIGUSR1, 5.0), (signal.SIGKILL, 5.0))  # nothing polls its last reply
 
     def __init__(self, home: Path, host: int, groups: HostGroups) -> None:
         self.address, self.cgroup = address(host, NETWORK), groups.cgroup
@@ -266,7 +266,7 @@ class HostAgent(Agent):
 
 
 def taken_s(pid: int) -> float:
-    """CPU seconds that a process has taken, to the nanosecond; 0 if it is gone."""
+    """CPU seconds that a process has used, to the nanosecond; 0 if it has exited."""
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
@@ -277,7 +277,7 @@ def taken_s(pid: int) -> float:
 
 
 class RealFleet:
-    """All that lives on the hosts, running; the balancer comes with each run."""
+    """Everything that runs on the hosts; each run has its own balancer."""
 
     def __init__(self, home: Path, groups: list[HostGroups]) -> None:
         self.home, self.groups = home, groups
@@ -289,11 +289,11 @@ class RealFleet:
 
     @property
     def proxy(self) -> str:
-        """The address of the balancer."""
+        """The balancer's address."""
         return f"127.{NETWORK}.0.1"
 
     def start(self, stack: ExitStack) -> None:
-        """Starts everything, side by side; all ends with the stack."""
+        """Starts everything in parallel; the stack ends it."""
         stack.enter_context(self.redis)
         parts = [*self.webs, *(worker for workers in self.workers.values() for worker in workers), *self.agents]
         for part in parts:
@@ -306,7 +306,7 @@ class RealFleet:
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Within, hosts have their cores; before and after, all of the machine, so that what was left is soon done."""
+        """Inside, the quotas apply; before and after, hosts have the whole machine, so that leftover work ends soon."""
         self.clear()
         self._come_to_rest()
         self.stop_file.unlink()
@@ -328,14 +328,14 @@ class RealFleet:
             if now - before < RESTING * REST_S:
                 return
             before = now
-        raise CannotError("the hosts do not come to rest")
+        raise CannotError("the hosts do not become idle")
 
     def _taken_s(self) -> float:
         jobs = sum(taken_s(worker.pid) for workers in self.workers.values() for worker in workers)
         return jobs + sum(web.cpu_s() for web in self.webs)
 
     def give(self, host: int, core_seconds: list[float]) -> None:
-        """Jobs for the workers of a host."""
+        """Enqueues jobs for a host's workers."""
         now_s = time.time()
         jobs = [
             json.dumps(
@@ -354,7 +354,7 @@ class RealFleet:
         self.redis.command("LPUSH", f"queue:h{host + 1}", *jobs)
 
     def clear(self) -> None:
-        """All jobs end, and none waits."""
+        """Ends all jobs and empties the queues."""
         for host in self.workers:
             self.redis.command("DEL", f"queue:h{host + 1}")
         self.stop_file.touch()
@@ -368,16 +368,16 @@ class RealFleet:
 
 
 def balancer(arrangement: Arrangement, proxy: str) -> str:
-    """haproxy.cfg without its global section. With agents it is what `busyweight haproxy snippet` prints."""
+    """haproxy.cfg without its global section; with agents it is the output of `busyweight haproxy snippet`."""
     servers = [(f"h{i + 1}", address(i, NETWORK), WEB_PORT) for i in range(HOSTS)]
     bind = f"bind {proxy}:{PROXY_PORT}"
-    # As in the model: a request whose client is gone leaves HAProxy's queue.
+    # As in the model: a request leaves HAProxy's queue when its client is gone.
     defaults = "defaults\n    option abortonclose\n\n"
     if arrangement.agent:
         inter = f"{1000 * arrangement.inter_s:.0f}ms"
-        text = snippet(AGENT_PORT, servers, bears={"web": arrangement.bears}, agent_inter=inter)
+        text = snippet(AGENT_PORT, servers, maxconns={"web": arrangement.maxconn}, agent_inter=inter)
         if text.count("bind :80") != 1 or arrangement.balance != "roundrobin":
-            raise ValueError("the snippet is not as it was")
+            raise ValueError("the snippet has changed")
         return defaults + text.replace("bind :80", bind)
     times = ["timeout connect 5s", "timeout server 30s", f"balance {arrangement.balance}"]
     lines = ["frontend www", bind, "mode http", "timeout client 30s", "default_backend web", "backend web", "mode http"]

@@ -1,4 +1,4 @@
-"""PURE. What was measured of the real fleet and of the model -> capacities, and whether both say the same."""
+"""PURE. Measurements of the real fleet and of the model -> capacities, and whether the two agree."""
 
 import math
 from itertools import combinations
@@ -7,18 +7,18 @@ from typing import Any
 Results = dict[str, Any]
 
 GOOD_S = 1.0
-# Apart by less than this, two arrangements are alike: a share of the larger one, but for what jobs lose.
+# Arrangements that differ by less are equal: a share of the larger value; for job_slowdown the plain difference.
 APART = {"goodput": 0.08, "p95_s": 0.2, "job_slowdown": 0.03}
 
 
 def busy_until(at: float, times: list[tuple[float, float]]) -> float:
-    """How long, up to that moment, there was a job, of when each began and ended."""
+    """How long there was a job up to that moment, from the times at which each began and ended."""
     return sum(max(0.0, min(at, ended) - began) for began, ended in times)
 
 
 def held(stairs: list[tuple[float, float]]) -> float | None:
-    """The load at which p95 comes to a second, of (load, p95) as the load climbs; between two stairs by their
-    logarithms. The last load where p95 stays below; None where it never was."""
+    """The load at which p95 reaches a second, interpolated by logarithm between steps of (load, p95). If p95 stays
+    below, the last load; if it never was below, None."""
     found = None
     before: tuple[float, float] | None = None
     for load, p95_s in stairs:
@@ -33,13 +33,13 @@ def held(stairs: list[tuple[float, float]]) -> float | None:
 
 
 def apart(metric: str, one: float, other: float) -> bool:
-    """Whether the two are told apart by more than what is alike."""
+    """Whether the two differ by more than noise."""
     return abs(one - other) > APART[metric] * (1 if metric == "job_slowdown" else max(abs(one), abs(other)))
 
 
 def disagreements(real: Results, model: Results) -> list[str]:
-    """Every two arrangements that the model tells apart and of which the real fleet has not the same one ahead, in any
-    window of a scenario."""
+    """Pairs of arrangements that differ in the model, but of which the real fleet does not have the same one ahead, in
+    any window of a scenario."""
     found = []
     for scenario, arrangements in model.items():
         for first, second in combinations(arrangements, 2):

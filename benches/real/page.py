@@ -1,4 +1,4 @@
-"""PURE. Rows of the tables about the real fleet, made from benches/results/real.json, for docs/fleet.md."""
+"""PURE. The rows of docs/fleet.md's tables about the real fleet, from benches/results/real.json."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def beside(results: Results) -> Table:
-    """What the real fleet did, and the model at the same numbers."""
+    """The real fleet and the model, with the same numbers."""
     head = ["", "goodput /s", "model", "p95 s", "model", "jobs lose", "model"]
     rows = []
     for scenario, arrangements in results["real"]["scenarios"].items():
@@ -27,7 +27,7 @@ def beside(results: Results) -> Table:
 
 
 def capacity(results: Results) -> Table:
-    """The loads held, and what they are to the dedicated arrangement's."""
+    """The loads held, also as a multiple of the dedicated arrangement's."""
     head = ["", "requests/s held", "model", "to dedicated", "model"]
     whose = [results[each]["capacity"] for each in ("real", "model")]
     rows = [
@@ -42,7 +42,7 @@ def capacity(results: Results) -> Table:
 
 
 def calibration(results: Results) -> Table:
-    """What the hosts were, and what was before them."""
+    """The hosts, and what was in front of them."""
     hosts, found = results["hosts"], results["calibration"]
     used = found["most_cores_used"]
     rows = [

@@ -1,6 +1,6 @@
-"""One run of one scenario on the real hosts, and what is measured of it, in the words of the fleet bench.
+"""One run of one scenario on the real hosts, and its measurements, in the fleet bench's format.
 
-The load is the model's own generator, so that both get the same requests at the same times.
+The model's own generator makes the load, so both get the same requests at the same times.
 """
 
 import os
@@ -27,8 +27,8 @@ TRIES = 2
 
 @dataclass
 class Done:
-    """What one run left. Times are seconds since its start; `done` has a row per look and a column per worker: the
-    seconds of a core that its jobs have had so far. `busy` has the times at which each worker had a job."""
+    """One run's measurements. Times are seconds since its start; `done` has a row per look and a column per worker:
+    the seconds of a core that its jobs have used so far. `busy` has the times at which each worker had a job."""
 
     requests: Any
     weights: Any
@@ -43,7 +43,7 @@ class Done:
         return float(np.percentile(self.requests["lag"], 99))
 
     def as_run(self) -> Run:
-        """As the fleet bench has it."""
+        """In the fleet bench's format."""
         samples = np.zeros((len(self.looks), HOSTS), SAMPLE)
         samples["at"] = self.looks[:, None]
         per_host = len(self.busy) // len(JOB_HOSTS)
@@ -55,7 +55,7 @@ class Done:
 
 
 def run(fleet: RealFleet, arrangement: Arrangement, scenario: Scenario, seed: int) -> Done:
-    """Runs it, once more if requests were sent late; the last try stands."""
+    """Runs the scenario, again if requests were sent late; the last try counts."""
     for _ in range(TRIES):
         done = _run(fleet, arrangement, scenario, seed)
         if done.late_s <= LATE_S:
@@ -92,7 +92,7 @@ def _run(fleet: RealFleet, arrangement: Arrangement, scenario: Scenario, seed: i
 
 
 def _script(fleet: RealFleet, scenario: Scenario, seed: int, out: Path) -> str:
-    """What main.c reads: the load alone."""
+    """The script for main.c: only the load."""
     lines = [
         f"seed {seed}",
         f"give_up_after {GIVE_UP_S:g}",
@@ -106,7 +106,7 @@ def _script(fleet: RealFleet, scenario: Scenario, seed: int, out: Path) -> str:
 
 
 def _used(fleet: RealFleet, haproxy: HAProxy) -> dict[str, float]:
-    """CPU seconds up to now."""
+    """CPU seconds used so far."""
     all_ticks = [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:8]]
     idle, waiting = all_ticks[3:5]
     return {
@@ -117,7 +117,7 @@ def _used(fleet: RealFleet, haproxy: HAProxy) -> dict[str, float]:
 
 
 class _Watch:
-    """Gives the jobs and looks at weights and progress while a run lasts."""
+    """Enqueues the jobs and samples weights and progress during a run."""
 
     def __init__(
         self, fleet: RealFleet, haproxy: HAProxy, scenario: Scenario, start: float, dice: random.Random

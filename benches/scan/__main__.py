@@ -1,7 +1,7 @@
 """What one scan costs, against the host's size: `python -m benches.scan [--small]`.
 
 Writes benches/results/scan.json and scan.svg (--small: scan-small.json, in about a minute, without the ageing
-that makes a steady state). benches/scan/turns.py says how the turns go. It must leave the machine as it was.
+that makes a steady state). benches/scan/turns.py describes the turns. It must leave the machine as it was.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Results = dict[str, Any]
 
 
 def median(results: Results, *path: str) -> float | None:
-    """The median (or plain number) at that path; None where nothing was measured."""
+    """The median (or plain number) at that path; None if it was not measured."""
     at: Any = results
     for key in path:
         at = at.get(key) if isinstance(at, dict) else getattr(at, key, None)
@@ -48,7 +48,7 @@ def steady(results: Results, size: str, name: str, part: str = ALL) -> float | N
 
 
 def targets(results: Results) -> list[Target]:
-    """What was promised of a scan, judged; the order is the README's."""
+    """The targets of a scan, with the measured values, in the README's order."""
     judged = []
     for name in OURS[1:]:
         factor = ratio(steady(results, "10000", "original"), steady(results, "10000", name))
@@ -83,7 +83,7 @@ def targets(results: Results) -> list[Target]:
 
 
 def ratios(results: Results) -> Results:
-    """What the targets do not speak of: each contestant to the original, its growth, what threads cost it."""
+    """Numbers without a target: each contestant relative to the original, its growth, and what threads cost it."""
     threaded = label(THREADED_SIZE, THREADS)
     found: Results = {"original_to": {}, "growth_1000_to_20000": {}, "five_threads_to_one": {}}
     for name in STEADY:

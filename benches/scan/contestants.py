@@ -1,7 +1,7 @@
-"""The contestants written in Python, one a process: `python -m benches.scan.contestants NAME [CGROUP]`.
+"""The contestants written in Python, one per process: `python -m benches.scan.contestants NAME [CGROUP]`.
 
-The protocol, which rawscan.c speaks too. At the start one object: `cpu_ns` of getting ready, or `unavailable`
-and a reason. Then for each line `scan` or `nothing`: `cpu_ns` (user and system, all threads), `user_ns` and
+The protocol, which rawscan.c speaks too: At the start one object with the `cpu_ns` of getting ready, or `unavailable`
+with a reason. Then for each line `scan` or `nothing`: `cpu_ns` (user and system, all threads), `user_ns` and
 `sys_ns` (getrusage; the kernel's estimate), `wall_ns`; `busy` from those that read titles, which the bench checks;
 `rechecked` from busyweight. `memory`: `private_bytes` of this process.
 """
@@ -38,7 +38,7 @@ def psutil_scan() -> int:
 
 
 class UnavailableError(Exception):
-    """This way of finding processes is not to be had here."""
+    """This way of finding processes is not available here."""
 
 
 def busyweight(discovery: str, cgroup: str) -> Scan:
@@ -77,7 +77,7 @@ def contestant(name: str, cgroup: str) -> Scan:
 
 
 def nothing() -> dict[str, int]:
-    """The way in and out alone."""
+    """Only the round trip."""
     return {}
 
 

@@ -1,7 +1,7 @@
-"""A host as the scan bench sees it: so many processes, a hundred of them workers, in a cgroup of their own.
+"""A host for the scan bench: so many processes, a hundred of them workers in their own cgroup.
 
-Of all processes three in ten are `ruby` processes that are not workers, as on a real host.
-It must leave nothing behind: processes, cgroup, kernel limits.
+Three in ten processes are `ruby` processes that are not workers, as on a real host.
+It must leave nothing behind: no process, cgroup or kernel limit.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Host:
                 (cgroup / "cgroup.procs").write_text(str(pid))
 
     def resize(self, size: int) -> None:
-        """To `size` processes of its own, workers included; what else runs on the machine comes on top."""
+        """Grows or shrinks to `size` processes, workers included; the machine's other processes come on top."""
         rubies = int(size * OTHER_RUBIES)
         self._resize(self._rubies, rubies, {"ruby": b"puma 6.4.2 (tcp://0.0.0.0:3000) [shop]"})
         self._resize(self._others, size - rubies - WORKERS, _OTHERS)
@@ -50,7 +50,7 @@ class Host:
         self._farm.spawn(count, comm="ruby", title=sidekiq_title(1, SLOTS))
 
     def stir(self) -> None:
-        """A process comes and goes, so that no scan finds the host as the last one left it."""
+        """Starts and ends a process, so that no scan finds the host unchanged."""
         self._farm.kill(self._farm.spawn())
 
     def _resize(self, pids: list[int], size: int, kinds: dict[str, bytes]) -> None:
@@ -65,14 +65,14 @@ class Host:
 
 @contextlib.contextmanager
 def new_host(tasks: int, *, threads: int = 1) -> Iterator[Host]:
-    """A host of `WORKERS` workers so far, with room for `tasks` processes and threads."""
+    """A host with `WORKERS` workers, and room for `tasks` processes and threads."""
     with room_for(tasks), _cgroup() as cgroup, Farm() as farm:
         yield Host(farm, cgroup, threads)
 
 
 @contextlib.contextmanager
 def _cgroup() -> Iterator[Path | None]:
-    """A cgroup of the v2 hierarchy, wherever that is mounted; None where none can be made."""
+    """A cgroup in the v2 hierarchy, wherever it is mounted; None if none can be created."""
     mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
     root = next((Path(fields[4]) for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
     group = root / f"busyweight-bench-{os.getpid()}" if root else None

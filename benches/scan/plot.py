@@ -1,6 +1,6 @@
 """The plot of the scan bench: CPU per scan against host size, logarithmic, an SVG for light and dark pages.
 
-The lines carry their names at their right ends. It must not need the web: no fonts, no scripts.
+Names are at the right ends of the lines. The SVG must need no network: no fonts, no scripts.
 """
 
 from pathlib import Path

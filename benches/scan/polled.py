@@ -1,6 +1,6 @@
-"""What being asked costs a host for an hour: `python -m benches.scan.polled [--seconds N]`.
+"""What an hour of polls costs a host: `python -m benches.scan.polled [--seconds N]`.
 
-Real agents, one for each way of finding processes, each asked by a real HAProxy of its own, on hosts of 1,000 and
+Real agents, one for each way of finding processes, each polled by its own real HAProxy, on hosts of 1,000 and
 10,000 processes with a hundred workers. Writes benches/results/polled.json. It must leave nothing running.
 """
 
@@ -26,7 +26,7 @@ WAYS = ("ebpf", "cgroup", "sweep")
 # agent-inter, in milliseconds. The last is not one balancer's: it stands for so many that a scan is always due.
 INTERS = (2_000, 500, 250, 50)
 SECONDS = 60.0
-SETTLE_S = 125.0  # after two minutes no candidate is young any more, and looked at each second
+SETTLE_S = 125.0  # after two minutes no candidate is young any more and re-checked every second
 HOUR_S = 3600
 
 Results = dict[str, Any]
@@ -38,7 +38,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Asked:
-    """One agent and the HAProxy that asks it."""
+    """One agent and the HAProxy that polls it."""
 
     def __init__(self, stack: ExitStack, home: Path, way: str, inter_ms: int, cgroup: str) -> None:
         self.way, self.inter_ms = way, inter_ms
@@ -62,7 +62,7 @@ class Asked:
 
 
 def measure(home: Path, seconds: float) -> Results:
-    """All ways and all agent-inters on each host, side by side."""
+    """All ways and all agent-inters on each host, in parallel."""
     found: Results = {}
     with new_host(max(SIZES) + 1_000) as host:
         cgroup = f"/{host.cgroup.name}" if host.cgroup else ""
@@ -95,7 +95,7 @@ def measure(home: Path, seconds: float) -> Results:
 def main() -> int:
     """0 if it was measured."""
     parser = argparse.ArgumentParser(prog="python -m benches.scan.polled", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each host is asked")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each host is polled")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="polled-") as directory:

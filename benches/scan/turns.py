@@ -1,8 +1,8 @@
-"""The turns of the scan bench: who runs, when, on which host.
+"""The turns of the scan bench: which contestant runs when, on which host.
 
-Every contestant runs in its own process, on the same host, in turns. A turn is two scans: the first after a
-pause, when re-checks have fallen due, the second a breath later, when few have; between them a process comes and
-goes. The second is the steady state that is compared, less what the first says that its few re-checks cost. A host
+Every contestant runs in its own process, on the same host, in turns. A turn is two scans: the first after a pause, when
+many re-checks are due, the second shortly afterwards, when few are; between them a process comes and goes. The second
+is the steady state that is compared, minus the cost of its few re-checks, which the first shows. A host
 grows first (first scans, in fresh processes), then ages past two minutes, then shrinks (steady state). This module
 must never judge what it measures.
 """
@@ -19,7 +19,7 @@ from benches.harness import Contestant, Spread, UnavailableError, compile_c
 from benches.scan.host import BUSY, WORKERS, Host, new_host
 
 OURS = ("busyweight-sweep", "busyweight-cgroup", "busyweight-ebpf")
-# Apart from each other, since a neighbour that walks the whole host leaves a colder cache the bigger the host is.
+# Apart from each other: one that walks the whole host leaves a colder cache behind, the bigger the host is.
 LISTING = ("raw-getdents", "raw-kept", "busyweight-sweep")
 FLAT = ("raw-kept", "busyweight-cgroup", "busyweight-ebpf")
 STEADY = ("original", "psutil", "raw-cmdline", "raw-getdents", "raw-kept", *OURS)
@@ -28,11 +28,11 @@ STEADY_STATE = ("cpu_ns", "gross_cpu_ns", "user_ns", "sys_ns", "wall_ns", "reche
 AFTER_PAUSE = ("after_pause_cpu_ns", "after_pause_rechecked")
 PACED_ROUNDS = 20
 PACE_S = 0.5  # two scans a second
-BREATH_S = 0.003  # before a scan that is compared: every one finds an idle CPU, as every scan of a real agent does
+BREATH_S = 0.003  # before a compared scan: each finds an idle CPU, as a real agent's scans do
 SYSCALL_COUNTS = 9  # of scans in which no re-check was due
 SYSCALL_TRIES = 60
-SCANNING_THREAD = "reader"  # whoever asks for a scan wakes it and hears of its end, by one call each
-RECHECKS_THAT_TELL = 20  # a pause with fewer says little of what one costs
+SCANNING_THREAD = "reader"  # requesting a scan and hearing of its end take one call each
+RECHECKS_THAT_TELL = 20  # with fewer, a pause says little about the cost of one
 MEMORY_WORKERS = 2_000
 SPAWNS = 1_000
 
@@ -64,7 +64,7 @@ class Bench:
             return None
 
     def first_scans(self, host: Host) -> Results:
-        """Scans by processes that have just started; what getting ready cost is beside it."""
+        """Scans by processes that have just started, and what getting ready cost."""
         samples: dict[str, list[Scan]] = {}
         for number in range(-1, self.rounds):  # the first round only warms the kernel's own caches
             for name in _rotated([name for name in FIRST if name in self.names], number):
@@ -81,7 +81,7 @@ class Bench:
         return {name: _spreads(scans, ("cpu_ns", "wall_ns", "ready_cpu_ns")) for name, scans in samples.items()}
 
     def in_turns(self, host: Host, contestants: Sequence[Contestant], rounds: int, pace_s: float) -> Results:
-        """Turns of two scans each, a round starting no sooner than `pace_s` after the last."""
+        """Turns of two scans each; a round starts no sooner than `pace_s` after the last."""
         samples: dict[str, list[Scan]] = {contestant.name: [] for contestant in contestants}
         for number in range(rounds):
             begun = time.monotonic()
@@ -114,7 +114,7 @@ class Bench:
         }
 
     def age(self, contestants: Sequence[Contestant], seconds: float) -> None:
-        """Lets the host grow old, while it is scanned now and then."""
+        """Lets the host's processes age, with a scan now and then."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             for contestant in contestants:
@@ -144,7 +144,7 @@ class Bench:
         return results
 
     def memory(self) -> Results | None:
-        """Private memory of a scanner for each worker more."""
+        """Private memory of a scanner for each additional worker."""
         with new_host(WORKERS + MEMORY_WORKERS) as host:
             contestant = self.start("busyweight-sweep", host)
             if not contestant:
@@ -185,7 +185,7 @@ def _say(text: str) -> None:
 
 
 def label(size: int, threads: int) -> str:
-    """The name of such a host in the results."""
+    """A host's name in the results."""
     return str(size) if threads == 1 else f"{size}x{threads}"
 
 
@@ -195,7 +195,7 @@ def _rotated(items: Sequence[Item], number: int) -> list[Item]:
 
 
 def _checked(scan: Scan, name: str) -> Scan:
-    """More busy workers than the host's own may be someone else's on this machine; fewer are a wrong scan."""
+    """Additional busy workers may be others' on this machine; fewer than the host's own are a wrong scan."""
     if scan.get("busy", BUSY) < BUSY:
         raise SystemExit(f"{name} counts {scan['busy']} busy workers of {BUSY}: its cost means nothing")
     return scan

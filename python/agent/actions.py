@@ -1,4 +1,4 @@
-"""What each command does: its options in, words and an exit code out.
+"""What each command does: takes the parsed options, prints, and returns an exit code.
 
 Exit codes: 0 success; 1 it ran and found a problem; 2 usage or configuration. Every command imports what it needs
 when it runs, so that the agent loads nothing that it does not use.
@@ -18,7 +18,7 @@ WELL, WRONG, USAGE = 0, 1, 2
 
 
 def _source(options: argparse.Namespace) -> Source:
-    """Where the configuration comes from, by the options."""
+    """Where the options say that the configuration is."""
     listen = getattr(options, "listen", None) or ()
     return Source(options.config, getattr(options, "procfs", None), tuple(listen))
 
@@ -31,7 +31,7 @@ def _load(options: argparse.Namespace) -> Config:
 
 
 def _load_for_others(options: argparse.Namespace) -> Config:
-    """The configuration of another machine, whose users and groups need not be here. Raises ConfigError."""
+    """The configuration of another machine, whose users and groups need not exist here. Raises ConfigError."""
     from agent.sampling import host
 
     return _source(options).load(toml.Checks(workers=host.CHECKS.workers))
@@ -56,9 +56,9 @@ def serve(options: argparse.Namespace) -> int:
     """Answers HAProxy's agent-checks until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     import gc
 
-    gc.collect()  # the parser is full of circles: what is imported next moves into its memory
+    gc.collect()  # the parser has many reference cycles: later imports reuse their memory
 
-    from agent.serve import loop  # before all that imports asyncio
+    from agent.serve import loop  # before everything that imports asyncio
 
     # isort: split
     from agent.config import paths
@@ -228,7 +228,7 @@ def snippet(options: argparse.Namespace) -> int:
             [haproxy.parse_server(server) for server in options.servers],
             [pool.name for pool in loaded.pools],
             floor_percent=loaded.lowest_weight,
-            bears=haproxy.capacities(loaded.all_pools),
+            maxconns=haproxy.capacities(loaded.all_pools),
             cores=capacity.cores()[0],
         )
     except haproxy.SnippetError as error:
@@ -248,7 +248,7 @@ def lint(options: argparse.Namespace) -> int:
     try:
         version = haproxy.parse_version(named) if named is not None else haproxy.installed_version()
     except ValueError:
-        return fail(f"--haproxy-version {named!r}: write it as 3.2 or 3.4.1", USAGE)
+        return fail(f"--haproxy-version {named!r}: not a version such as 3.2 or 3.4.1", USAGE)
     try:
         found = haproxy.lint(
             options.files,

@@ -16,15 +16,15 @@ from agent.config import toml, values
 from agent.config.file import DEFAULT_FILE
 from agent.config.words import os_error
 
-# How a write to a file, a pipe or a terminal fails: write(2).
+# The errors of writing to a file, a pipe or a terminal: write(2).
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for good
+        if getattr(sys, name) is None:  # closed by the parent process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open for good
     try:
         return _run(argv)
     except toml.ConfigError as error:
@@ -49,12 +49,12 @@ def _run(argv: Sequence[str] | None) -> int:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     finally:
-        # Also where --help or --version ends it.
+        # Also if --help or --version ends the process.
         sys.stdout.flush()
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; the manual page is made from it, too."""
+    """The whole command line; the manual page is made from it too."""
     top = argparse.ArgumentParser(
         prog="busyweight", description="Tells HAProxy's agent-check how much of this host is free."
     )
@@ -191,7 +191,7 @@ def _procfs_option(command: argparse.ArgumentParser) -> None:
 
 
 def _option(kind: "values.Kind[values.T]") -> Callable[[str], "values.T"]:
-    """A kind of value as an option's type, with the same words as in the configuration."""
+    """A kind of value as an option's type; its errors read as those of the configuration do."""
 
     def read(text: str) -> "values.T":
         try:

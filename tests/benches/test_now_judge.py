@@ -1,4 +1,4 @@
-"""The bench of weights that follow jobs: how late a weight was, and what no weight should say, are told rightly."""
+"""The judge of the bench on how soon weights follow jobs: delays, and weights that must not occur."""
 
 import pytest
 from benches.now.judge import Delay, Job, Seen, delay, gaps, idle_counted

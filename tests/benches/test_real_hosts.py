@@ -1,4 +1,4 @@
-"""The hosts of the bench of real parts: their cgroups come and go, and who asks for too much is told."""
+"""The hosts of the bench of real parts: their cgroups are created and removed, and errors are reported."""
 
 import os
 import subprocess

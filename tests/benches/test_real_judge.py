@@ -1,4 +1,4 @@
-"""What the bench of real hosts makes of what it measured."""
+"""How the bench of real hosts judges its measurements."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The bench of real hosts: a machine that cannot run it, and what a run comes to. Where there is what benches need."""
+"""The bench of real hosts: a machine that cannot run it, and the result of a run, if the machine has what it needs."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_where_no_cgroup_can_be_made_the_bench_says_so_and_exits_1(
     monkeypatch.setattr(hosts, "_cpu_mount", lambda: Path("/proc"))
     monkeypatch.setattr("tests.cgroups.mount", lambda hierarchy="": Path("/proc"))
     assert bench.main() == 1
-    assert "no cgroups with a CPU quota can be made here" in capsys.readouterr().err
+    assert "cannot create cgroups with a CPU quota here" in capsys.readouterr().err
 
 
 def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the agent's process has, and what it does: nothing is written but its own, and nobody is called."""
+"""The agent's privileges and behaviour: it writes only its own files, and opens no connections."""
 
 from __future__ import annotations
 

@@ -68,9 +68,10 @@ def test_without_the_socket_a_restart_does_refuse_polls(units: Machine) -> None:
     assert "(ConnectionRefusedError)" in polls.failures
 
 
-def test_agent_that_cannot_start_takes_neither_the_service_nor_the_socket_down_for_good(
+def test_an_agent_that_cannot_start(
     units: Machine,
 ) -> None:
+    """Neither the service nor the socket stays down after many failed starts."""
     units.write(COMMAND, "#!/bin/sh\nexit 2\n", 0o755)
     with units.drop_in(SERVICE, "[Service]\nRestartSec=10ms\n"), Polls(units) as polls:
         # Far more than systemd's own limits allow: 5 starts, and 20 triggers by the socket.

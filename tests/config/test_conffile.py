@@ -1,4 +1,4 @@
-"""The configuration file that the packages install says every key, and changes nothing."""
+"""The configuration file that the packages install lists every key, and sets nothing."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Where the state and the operators' socket are: what outranks what."""
+"""Where the state directory and the control socket are, and which setting takes precedence."""
 
 import os
 import socket
@@ -17,7 +17,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_installed_agent_goes_by_option_then_by_systemd_then_by_the_systems_directories(environment: Path) -> None:
+def test_precedence_of_directories(environment: Path) -> None:
+    """The option first, then systemd's variables, then the system's directories."""
     systemd = {"STATE_DIRECTORY": "/s:/other", "RUNTIME_DIRECTORY": "/r:/other"}
     assert paths.state_directory("/o", systemd) == Path("/o")
     assert paths.control_socket("/o/c", systemd) == Path("/o/c")

@@ -1,4 +1,4 @@
-"""A configuration is read whole or refused with every fault; what is shown is read back to the same."""
+"""A configuration is read as a whole or refused with every error; printing and parsing give the same configuration."""
 
 import tomllib
 
@@ -20,7 +20,7 @@ def parse(text: str) -> Config:
 
 
 def faults(text: str, checks: Checks = host.CHECKS) -> list[str]:
-    """The faults, without the file's name, which every one of them must have, on one line each."""
+    """The errors without the file's name, which each must begin with; one line each."""
     with pytest.raises(ConfigError) as error:
         toml.parse(text, WHERE, checks)
     assert all(fault.startswith(f"{WHERE}: ") and "\n" not in fault for fault in error.value.faults)
@@ -279,7 +279,8 @@ users = []
     assert default == Pool("", Workers(comm=("ruby*",), users=("root",), cgroups=("/jobs.slice",)), parse(text).weight)
 
 
-def test_a_pool_with_a_preset_of_its_own_takes_that_presets_names_and_no_foreign_pattern() -> None:
+def test_a_pool_with_its_own_preset() -> None:
+    """It uses that preset's process names, and inherits no pattern."""
     text = """
 [workers]
 preset = "custom"

@@ -1,4 +1,4 @@
-"""How operators write durations, shares and addresses, and how they are shown again."""
+"""How operators write durations, shares and addresses, and how they are printed."""
 
 from collections.abc import Callable
 from typing import Any

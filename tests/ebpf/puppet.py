@@ -1,4 +1,4 @@
-"""A process that does what it is told: one expression a line, each answered by its value."""
+"""A process under remote control: one expression per line, each answered with its value."""
 
 import ctypes
 import os

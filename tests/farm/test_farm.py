@@ -1,4 +1,4 @@
-"""The farm's processes are what they claim to be, as /proc shows them; and nothing of it is left behind."""
+"""The farm's processes are what they claim to be, as /proc shows them, and nothing is left behind."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Processes that make their own titles hard to read (hostile.c), and what an agent has while it meets them."""
+"""Processes that make their own titles hard to read (hostile.c), and the resources of an agent that reads them."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def hostile(way: str, comm: str, title: bytes, *, cgroups: tuple[Path, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """One of them, at work when the block begins; its standard input is for `let_go`."""
+    """One of them, active when the block begins; its standard input is for `let_go`."""
     program = compile_c("hostile", [HERE / "hostile.c"])
     command: list[str | bytes | Path] = [program, way, comm, "/etc/passwd", title]
     inside = ["sh", "-c", 'for group in $CGROUPS; do echo $$ > "$group/cgroup.procs"; done; exec "$@"', "sh"]
@@ -32,7 +32,7 @@ def hostile(way: str, comm: str, title: bytes, *, cgroups: tuple[Path, ...] = ()
 
 
 def let_go(process: subprocess.Popen[bytes]) -> None:
-    """Readers that hang at it go on."""
+    """Readers that hang in it continue."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"\n")
     process.stdin.flush()
@@ -40,7 +40,7 @@ def let_go(process: subprocess.Popen[bytes]) -> None:
 
 
 def holdings(pid: int) -> dict[str, int]:
-    """What must not grow: memory, threads, files."""
+    """Resources that must not grow: memory, threads, files."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
         "rss_kib": int(status["VmRSS"].split()[0]),

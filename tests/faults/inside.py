@@ -1,6 +1,6 @@
-"""What runs inside a namespace of its own: `python -m tests.faults.inside WAY …`; prints its decision.
+"""Runs inside its own namespaces: `python -m tests.faults.inside WAY …`; prints its decision.
 
-It must never be run outside: it sets which pid comes next.
+It must never run outside: it sets which pid comes next.
 """
 
 import os
@@ -14,7 +14,7 @@ from tests.farm import Farm, sidekiq_title
 
 
 def reuse_pids(comm: str, rounds: int) -> None:
-    """A worker dies, and its pid goes to another process: never is one taken for the other."""
+    """A worker dies and another process gets its pid: one is never mistaken for the other."""
     assert os.getpid() == 1, "not in a pid namespace of its own"
     scanner = Scanner("/proc", "sweep", [Selector("sidekiq", comm=[comm])], kept_max=10)
     reused = 0
@@ -44,7 +44,7 @@ def reuse_pids(comm: str, rounds: int) -> None:
 
 
 def reuse_a_working_pid(comm: str) -> None:
-    """What a worker took that got a dead one's pid between two looks is no work of the dead one's."""
+    """A worker that gets a dead one's pid between two looks: its CPU time does not count for the dead one."""
     assert os.getpid() == 1, "not in a pid namespace of its own"
     scanner = Scanner("/proc", "sweep", [Selector("sidekiq", comm=[comm], now=True)], kept_max=10)
     with Farm() as farm:

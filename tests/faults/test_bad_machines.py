@@ -1,6 +1,6 @@
-"""Machines that run out of everything, clocks that jump, and ends without warning, a real HAProxy watching.
+"""Machines without resources, clocks that jump, and ends without warning, watched by a real HAProxy.
 
-Full, read-only and damaged disks are tried in tests/operate.
+Full, read-only and damaged disks are in tests/operate.
 """
 
 import json
@@ -53,7 +53,7 @@ def tree(tree: Tree) -> Tree:
 
 
 def make(tree: Tree, busy: int) -> int:
-    """So many of the ten workers have a job; the weight that is right then."""
+    """So many of the ten workers have a job; returns the right weight."""
     for n in range(10):
         tree.retitle(100 + n, sidekiq_title(int(n < busy)))
     return 100 - 10 * busy
@@ -110,9 +110,8 @@ def first_answer_s(agent: TreeAgent) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_random_moments_under_load_it_is_right_two_checks_after_it_is_back(
-    tree: Tree, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments(tree: Tree, tmp_path: Path) -> None:
+    """Under load, weights and overrides are right two agent-checks after the agent is back."""
     dice = random.Random(7)
     agent = TreeAgent(tmp_path, tree, PATIENT)
     with Watch(tmp_path, agent, servers=3, inter_ms=int(INTER_S * 1000)) as watch, agent, flood(agent.port, at_once=8):
@@ -174,7 +173,7 @@ LATE_S = 2.0
 
 
 def test_a_stopped_agent_that_goes_on_says_nothing_of_what_it_knew_before(tree: Tree, tmp_path: Path) -> None:
-    """As after a suspend: whoever waits gets the truth of now, or no weight, never the old one."""
+    """As after a suspend: whoever waits gets the current state or no weight, never the old one."""
     agent = TreeAgent(tmp_path, tree, CONFIG.replace("[scan]", '[scan]\ngive_up_after = "1s"'))
     with agent, Watch(tmp_path, agent, servers=3, inter_ms=100) as watch:
         for n in range(int(amount(3, 30))):
@@ -245,9 +244,8 @@ def test_a_boot_clock_of_any_age_changes_nothing(tree: Tree, tmp_path: Path, off
 # A disk that does not answer.
 
 
-def test_a_disk_that_hangs_keeps_no_poll_waiting_and_has_the_last_order_when_it_is_back(
-    tree: Tree, tmp_path: Path
-) -> None:
+def test_a_hanging_disk(tree: Tree, tmp_path: Path) -> None:
+    # No poll waits for it, and when it is back it has the last override.
     shim = preloaded("hungdisk", tmp_path)
     hung = tmp_path / "hung"
     agent = TreeAgent(tmp_path, tree, PATIENT, LD_PRELOAD=str(shim), HUNGDISK=str(hung))
@@ -323,9 +321,8 @@ def test_a_tenth_of_a_processor_is_enough(tree: Tree, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_less_than_the_units_limit_of_memory_is_enough_for_thousands_of_workers_with_long_titles(
-    tree: Tree, tmp_path: Path
-) -> None:
+def test_thousands_of_long_titles_fit_in_memory(tree: Tree, tmp_path: Path) -> None:
+    """The agent needs less than the unit's memory limit for them."""
     workers = int(amount(2000, 20_000))
     for pid in range(1000, 1000 + workers):
         tree.add(pid, sidekiq_title(0, tag="x" * 900))

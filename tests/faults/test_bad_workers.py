@@ -1,7 +1,7 @@
-"""Workers that end, stand still or are somebody else's between two looks, and kernels that tell no CPU time: whoever
-works is counted, and nobody else.
+"""Workers that end, stop, or get another owner's pid between two looks, and kernels that hide CPU times: busy workers
+count, and nothing else.
 
-Each test shows as well that the same worker counts while nothing is wrong with it.
+Each test also shows that the same worker counts while nothing is wrong with it.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ def farm() -> Iterator[Farm]:
 
 @pytest.fixture
 def comm() -> str:
-    """A name that nobody else's processes have."""
+    """A name that no other process has."""
     return f"bwbad{os.getpid() % 1_000_000}"
 
 
 def hurry(pid: int) -> None:
-    """It goes before the machine's other work, where that may be: who burns then takes what it is to take."""
+    """Gives it priority over the machine's other work, if permitted, so that it gets the CPU time it should use."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
 
@@ -58,7 +58,7 @@ def scanner(comm: str, *users: int) -> Scanner:
 
 
 def wait_untitled(scans: Scanner, untitled: int) -> Counts:
-    """Looks until so many work unsaid."""
+    """Scans until so many workers are busy by CPU time alone."""
     last: list[Counts] = []
 
     def so() -> bool:
@@ -71,7 +71,7 @@ def wait_untitled(scans: Scanner, untitled: int) -> Counts:
 
 @pytest.fixture
 def burner(farm: Farm, comm: str) -> int:
-    """A worker whose title says idle and that works."""
+    """A worker that uses CPU while its title says idle."""
     return burn(farm, farm.spawn(comm=comm, title=IDLE)[0])
 
 
@@ -163,7 +163,7 @@ class Refused(Mortal):
 
 
 def refused_scan(comm: str) -> str:
-    """What a scanner says of CPU times where clocks are refused: how many it misses, and who works."""
+    """How a scanner sees CPU times if clocks are refused: how many it misses, and which workers it finds busy."""
     program = (
         "import sys; from agent._scan import Scanner, Selector; from tests.scan.burning import looked\n"
         "scans = Scanner('/proc', 'sweep', [Selector('sidekiq', comm=[sys.argv[1]], now=True)], kept_max=100)\n"
@@ -186,11 +186,10 @@ def test_where_clocks_are_refused_workers_are_seen_by_their_stat_files(
     assert "CPU time" not in agent.log_text()
 
 
-def test_where_neither_is_told_titles_alone_count_and_the_log_says_so_once_and_so_does_doctor(
-    tmp_path: Path, here: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_cpu_time(tmp_path: Path, here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If CPU times cannot be read, only titles count; the log says so once, and so does doctor."""
     monkeypatch.setattr(polls, "WATCH_S", 0.3)
-    monkeypatch.setattr(polls, "SELDOM_S", 0.3)
+    monkeypatch.setattr(polls, "RARE_S", 0.3)
     tree = Tree(tmp_path / "proc")
     for pid in tree.workers(busy=1, idle=2):
         tree.forbid(pid, "stat")

@@ -1,6 +1,6 @@
-"""Whatever is put into a title, a line, a file or a socket: it is read as its plain twin reads it, or refused.
+"""Arbitrary titles, lines, files and requests: each is read as a naive twin reads it, or refused.
 
-Each finding of the past stays here as an example.
+Each past finding stays here as an example.
 """
 
 import asyncio

@@ -79,7 +79,7 @@ def never_read(port: int, dice: random.Random) -> None:
 
 
 def stay_half_open(port: int, dice: random.Random) -> None:
-    """Every other one ends its own side alone; the rest say nothing."""
+    """Every other client half-closes its connection; the rest send nothing."""
     with crowd(port) as peers:
         for peer in peers[::2]:
             peer.shutdown(socket.SHUT_WR)
@@ -108,7 +108,7 @@ def send_garbage(port: int, dice: random.Random) -> None:
 
 
 def send_without_end(port: int, dice: random.Random) -> None:
-    """A line that never ends; the door closes on it."""
+    """A line that never ends, until the agent closes the connection."""
     chunk = b"x" * 65536
     with connect(port) as peer:
         for _ in range(int(amount(16 * 4, 16 * 1024))):
@@ -150,7 +150,7 @@ def watch(tmp_path: Path, agent: TreeAgent) -> Iterator[Watch]:
 
 
 def counted(agent: TreeAgent) -> Counter[str]:
-    """Replies by pool, and what the agent counts beside them."""
+    """Replies by pool, and the agent's other counters."""
     polls = client.ask(agent.control, "status")["status"]["polls"]
     counts = Counter({name: polls[name] for name in ("refused", "disconnected", "timed_out", "evicted", "no_fds")})
     for row in polls["replies"]:
@@ -159,8 +159,8 @@ def counted(agent: TreeAgent) -> Counter[str]:
 
 
 def hold(attacks: list[Attack], agent: TreeAgent, watch: Watch, checks: int, threads: int = 2) -> None:
-    """Attacks from so many threads at once, until HAProxy has been answered so often. No check may fail, and no
-    weight be seen that is not its own pool's: a wrong one stays until the server's next check."""
+    """Runs attacks on so many threads until HAProxy has got so many replies. No check may fail, and no weight of
+    another pool may appear: a wrong weight would stay until the server's next check."""
     wanted = counted(agent)["mail"] + checks
     enough = threading.Event()
     seen: set[int] = set()
@@ -211,7 +211,7 @@ def test_all_of_it_at_once_leaves_nothing_behind(agent: TreeAgent, watch: Watch)
 
 
 def test_no_check_fails_while_the_agent_can_open_no_file(agent: TreeAgent, watch: Watch) -> None:
-    """But for those set aside until their line comes, whom there is no descriptor to be kept for."""
+    """Except those whose line is still missing: there is no descriptor to keep them."""
     files = holdings(agent.pid)["files"]
     soft, hard = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
 

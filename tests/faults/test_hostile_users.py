@@ -1,4 +1,5 @@
-"""What any local user can do, with titles and processes: the count of others stays right, and nobody waits."""
+"""What any local user can do with titles and processes: the count of other users' workers stays right, and no poll
+waits."""
 
 import json
 import os
@@ -44,7 +45,7 @@ UNPRIVILEGED = [
 
 @pytest.fixture
 def comm() -> str:
-    """A name that nobody else's processes have."""
+    """A name that no other process has."""
     return f"bwf{os.getpid() % 100_000}x{next(_names)}"
 
 
@@ -60,7 +61,7 @@ def counts(of: Scanner) -> Counts:
 
 
 def agent_for(home: Path, workers: str, scan: str = "") -> Agent:
-    """An agent that scans for every poll that wants it, and counts jobs."""
+    """An agent that scans for every poll, and counts jobs."""
     return Agent(
         home,
         f'{workers}\n[scan]\nfresh_for = "100ms"\nmin_gap = "0ms"\nmax_duty = "100%"\nwait_at_most = "900ms"\n{scan}\n'
@@ -125,8 +126,8 @@ def test_a_title_on_memory_that_is_not_there_holds_nobody_up(way: str, farm: Far
 
 @contextmanager
 def holders(count: int, comm: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Strangers who hold their memory's lock by a file whose server never answers: no reader of their titles comes
-    back until it does."""
+    """Other users' processes whose memory lock is held by a file on an unresponsive server: readers of their titles
+    hang until it responds."""
     with ExitStack() as stack:
         yield [stack.enter_context(hostile("fuse", comm, sidekiq_title(9))) for _ in range(count)]
 
@@ -232,9 +233,8 @@ def test_thousands_that_retitle_themselves_all_the_time_are_read_whole(farm: Far
 
 
 @pytest.mark.timeout(900)
-def test_short_lived_processes_leave_the_count_and_what_the_agent_holds_where_they_were(
-    farm: Farm, comm: str, tmp_path: Path
-) -> None:
+def test_short_lived_processes(farm: Farm, comm: str, tmp_path: Path) -> None:
+    """They change neither the count nor what the agent holds in memory and descriptors."""
     wanted = int(amount(10_000, 1_000_000))
     farm.spawn(4, comm=comm, title=sidekiq_title(1))
     with agent_for(tmp_path, f'[workers]\ncomm = ["{comm}*"]') as agent, Farm() as executes, Farm() as forks:
@@ -278,9 +278,8 @@ def test_a_pid_used_again_is_never_taken_for_who_had_it_before(comm: str) -> Non
     assert done.stdout == f"reused {rounds} of {rounds}\n"
 
 
-def test_a_fork_bomb_below_a_limit_of_pids_leaves_polls_answered_with_what_is_true_or_unknown(
-    farm: Farm, comm: str, tmp_path: Path
-) -> None:
+def test_a_fork_bomb_below_a_pid_limit(farm: Farm, comm: str, tmp_path: Path) -> None:
+    """Polls are answered, with the true count or unknown."""
     with controlled("pids", "busyweight-bomb") as pids, cgroup("busyweight-bomb-end") as end, cgroup("bw-ours") as ours:
         limit(pids, pids_max=str(int(amount(100, 2000))))
         (ours / "cgroup.procs").write_text(str(farm.pid))
@@ -318,9 +317,8 @@ def test_a_frozen_or_stopped_worker_counts_as_it_did_and_holds_nobody_up(farm: F
         farm.close()
 
 
-def test_workers_that_die_stop_freeze_fork_and_retitle_at_random_are_counted_right_at_every_rest(
-    farm: Farm, comm: str
-) -> None:
+def test_random_churn_is_counted_right(farm: Farm, comm: str) -> None:
+    """Workers die, stop, freeze, fork and change their titles at random; each pause finds the right count."""
     dice = random.Random(7)
     scan = scanner("/proc", Selector("sidekiq", comm=[comm]))
     busy: dict[int, int] = {}
@@ -415,9 +413,8 @@ def test_without_proc_it_says_so_and_never_that_the_host_is_idle(farm: Farm, com
     assert len(done.stdout.splitlines() + done.stderr.splitlines()) <= 2, done
 
 
-def test_proc_that_is_hidden_under_a_running_agent_is_unknown_from_the_next_scan_on(
-    farm: Farm, comm: str, tmp_path: Path
-) -> None:
+def test_proc_hidden_while_running(farm: Farm, comm: str, tmp_path: Path) -> None:
+    """From the next scan on the state is unknown."""
     farm.spawn(3, comm=comm, title=sidekiq_title(1))
     agent = agent_for(tmp_path, f'[workers]\ncomm = ["{comm}"]')
     tmp_path.chmod(0o777)

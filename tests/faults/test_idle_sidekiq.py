@@ -1,7 +1,7 @@
-"""An idle Sidekiq is never counted, whatever its pollers and schedulers do: not once in ten minutes.
+"""An idle Sidekiq never counts as busy, whatever its pollers and schedulers do, in ten minutes.
 
-Sidekiqs of every version there is, all at once (`make test`: this machine's own, for some seconds). At the end each is
-given a job that burns, which is seen: so it would have been seen before.
+Sidekiqs of every available version run together (`make test`: this machine's own, for some seconds). At the end each
+gets a job that uses CPU and is seen, so it would have been seen before.
 """
 
 import time
@@ -51,7 +51,7 @@ class Idle(Sidekiq):
 
 
 def debians() -> list[trees.Tree | None]:
-    """Whose Sidekiqs: this machine's, and in the soak those of every Debian there is."""
+    """Which Sidekiqs: this machine's; in the soak, those of every available Debian."""
     if not SOAK or trees.missing_for_trees():
         return [None]
     return [*trees.get_all()[0]]

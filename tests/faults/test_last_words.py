@@ -1,7 +1,7 @@
-"""Restarts, stops, crashes, reloads, orders and faults in the file, in any order: what HAProxy keeps is never wrong.
+"""Restarts, stops, crashes, reloads, commands and configuration errors in any order: HAProxy never keeps a wrong reply.
 
-A model of the agent's life (hypothesis makes up the sequences) beside a real agent, and a balancer that keeps last
-words as HAProxy does. It has no time in it: a release lasts until the balancer has heard it.
+hypothesis generates the sequences; a model of the agent's life runs beside a real agent and a balancer that keeps the
+last reply as HAProxy does. There is no time in it: a release lasts until the balancer has got it.
 """
 
 import re
@@ -39,14 +39,14 @@ BUSY = st.integers(0, 10)
 
 
 class Balancer:
-    """Keeps what an agent said last, as HAProxy does: see docs/protocol.md."""
+    """Keeps the agent's last reply, as HAProxy does: see docs/protocol.md."""
 
     def __init__(self) -> None:
         self.weight, self.admin = 100, "ready"
         self.heard: list[str] = []
 
     def poll(self, agent: TreeAgent) -> bool:
-        """Whether somebody was there; if not, nothing changes."""
+        """Returns whether an agent answered; if none did, nothing changes."""
         try:
             line = agent.ask().decode()
         except OSError:
@@ -61,7 +61,7 @@ class Balancer:
         return True
 
     def keeps(self) -> tuple[str, int]:
-        """What it does with the server. In maintenance, or drained, its weight is of no interest."""
+        """The server's state in HAProxy. In maintenance or drained, its weight does not matter."""
         return self.admin, self.weight if self.admin == "ready" else 0
 
 
@@ -103,7 +103,7 @@ class Life(RuleBasedStateMachine):
         return self.order or ("ready", max(0, round(100 * (1 - self.busy / self.in_force))))
 
     def settle(self, right: tuple[str, int], why: str) -> None:
-        """The balancer polls until it keeps what is right."""
+        """Polls until the balancer has the right state."""
         right = (right[0], right[1] if right[0] == "ready" else 0)
 
         def kept() -> bool:
@@ -216,8 +216,8 @@ class Life(RuleBasedStateMachine):
         self.settle(self.measured(), f"after {kind}")
 
     def teardown(self) -> None:
-        """Whatever happened: with an agent, all is right; without one, nobody keeps a bad word of one that was told to
-        go. The file is mended, as it will be in the end."""
+        """Whatever happened: with an agent, all is right; without one, no balancer keeps a bad reply of an agent that
+        was told to stop. The configuration is repaired, as it will be in the end."""
         try:
             self.mend_the_file(10)
             if not self.serving:
@@ -233,7 +233,7 @@ class Life(RuleBasedStateMachine):
 
 
 def holds_or_heeds(pid: int) -> bool:
-    """Whether a signal that ends would be heeded now or later."""
+    """Whether a signal that ends the agent would be handled, now or later."""
     masks = re.findall(r"^Sig(?:Blk|Cgt):\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 

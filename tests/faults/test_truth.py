@@ -1,10 +1,9 @@
-"""Every reply of a long run is explained by what was true of the workers within its allowed age.
+"""Every reply of a long run is explained by the true state of the workers within its allowed age.
 
-A farm of real workers changes all the time and keeps a journal; a poller notes what was said, and when. A reply is
-explained if its count lies between the least and the most that the workers could have shown to one scan within the
-time that the freshness rule allows. Now and then the farm rests: then there is one true count and no other.
-Some workers take CPU time while their titles say that they are idle: such a one has a job from soon after it began,
-until it has rested for a while.
+A farm of real workers changes all the time and keeps a journal; a poller records the replies and their times. A reply
+is explained if its count is between the lowest and the highest that a scan could have found within the time that the
+freshness rule allows. Now and then the farm rests: then exactly one count is true. Some workers use CPU while their
+titles say idle: such a worker has a job from soon after it began until it has rested for a while.
 """
 
 import bisect
@@ -71,7 +70,7 @@ now = time.monotonic
 
 @dataclass(frozen=True)
 class Heard:
-    """A reply, the moments between which it came, and its count; None if it had none."""
+    """A reply, the times between which it came, and its count; None if it had none."""
 
     asked_s: float
     had_s: float
@@ -96,7 +95,7 @@ class Rest:
 
 @dataclass
 class Journal:
-    """What was true: each step's least and most, from the moment it began to change things."""
+    """What was true: each step's lowest and highest count, from the moment it began."""
 
     steps: list[tuple[float, int, int]] = field(default_factory=list)
 
@@ -115,7 +114,8 @@ class Journal:
         return False
 
     def unexplained(self, heard: list[Heard], *, less: int = 0, later_s: float = 0.0) -> list[Heard]:
-        """The replies that no truth explains; or that none would, had they said so much less, or come so much later."""
+        """The replies that nothing explains; or that nothing would explain, had they reported so much less or come so
+        much later."""
         return [
             each
             for each in heard
@@ -149,15 +149,15 @@ class Workers:
         self.effort: dict[int, Effort] = {}
 
     def shown(self, busy: dict[int, int]) -> tuple[int, int]:
-        """The least and the most that a scan could add up. Who is young may not have been noticed yet: it may have
-        been looked at before it had its title, and is looked at again a second later."""
+        """The lowest and the highest count that a scan could find. A young worker may not have been noticed yet: it may
+        have been looked at before it had its title, and is looked at again a second later."""
         mature = now() - RECHECK_S
         least = sum(n or self.effort[pid].threads()[0] for pid, n in busy.items() if self.born[pid] < mature)
         return least, sum(n or self.effort[pid].threads()[1] for pid, n in busy.items())
 
     @property
     def untitled(self) -> int:
-        """How many burn while their titles say idle."""
+        """How many use CPU while their titles say idle."""
         return sum(self.busy[pid] == 0 for pid in self.burning)
 
     @property
@@ -206,8 +206,9 @@ class Workers:
             time.sleep(self.dice.random() * 0.08)
 
     def rest(self, heard: list[Heard]) -> list[Rest]:
-        """First until everyone must have been noticed; then everyone changes at once, and they rest again. The first
-        rest finds who is missed for good, the second what is said too late. In both, somebody burns unsaid."""
+        """Waits until every change must have been noticed; then all workers change at once, and rest again. The first
+        rest finds workers that are missed for good, the second replies that are too late. In both, a worker uses CPU
+        while its title says idle."""
         self.burn_unsaid()
         time.sleep(RECHECK_S)
         first = self.stay(heard)
@@ -217,7 +218,7 @@ class Workers:
         return [first, self.stay(heard)]
 
     def burn_unsaid(self) -> None:
-        """Others burn than before, and the title of one of them says idle."""
+        """Other workers use CPU than before; the title of one of them says idle."""
         before = self.burning
         chosen = self.dice.sample(sorted(self.busy.keys() - before), BURNERS_MAX)
         self.end_burning(before)
@@ -271,8 +272,8 @@ def poll_until(stop: threading.Event, ask: Callable[[], bytes], heard: list[Hear
 
 @pytest.fixture
 def hurried() -> Iterator[None]:
-    """This test and all that it starts goes before the machine's other work, where that may be: who burns takes what
-    it is to take, and replies are as old as they would be on a machine that is not overloaded."""
+    """This test and everything it starts get priority over the machine's other work, if permitted: workers get the CPU
+    time they should use, and replies are as fresh as on a machine that is not overloaded."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     yield

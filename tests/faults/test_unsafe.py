@@ -1,4 +1,4 @@
-"""`unsafe` is used where it is named here, and nowhere else; and memory is used as it should be."""
+"""`unsafe` is used only where this test lists it, and memory is used correctly."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What valgrind looks at from Python's side: a scanner and an answerer at work. Its argument is a procfs tree."""
+"""What valgrind checks from Python's side: a scanner and an answerer at work. The argument is a procfs tree."""
 
 import socket
 import sys

@@ -7,8 +7,8 @@ from tests.real.parts import DEFAULTS, HAProxy, Listener, until
 
 
 class Watch(HAProxy):
-    """Many servers in one backend, all weighed by one agent. Every check must be over within `agent-inter`, which is
-    HAProxy's own deadline for it: a late answer is a failed check."""
+    """Many servers in one backend, all weighed by one agent. Every check must finish within `agent-inter`, HAProxy's
+    own deadline: a late reply is a failed check."""
 
     def __init__(self, home: Path, agent: Listener, *, servers: int = 10, inter_ms: int = 500, send: str = "") -> None:
         check = f"agent-check agent-addr 127.0.0.1 agent-port {agent.port} agent-inter {inter_ms}ms"
@@ -17,7 +17,7 @@ class Watch(HAProxy):
         super().__init__(home, DEFAULTS + backend, name="watch")
 
     def failed(self) -> list[str]:
-        """HAProxy's own words on each agent check that came to nothing."""
+        """HAProxy's log lines about failed agent checks."""
         return re.findall(r".*Agent check.*fail.*", self.log_text())
 
     def weights(self) -> set[int]:

@@ -1,6 +1,6 @@
-"""The Debians and the installed wheel that the matrix is tried with, and the record of what came of it.
+"""The Debians and the installed wheel of the test matrix, and the record of its results.
 
-With BUSYWEIGHT_SUPPORT=FILE, the page that says so is written to that file at the end, if every cell was tried.
+With BUSYWEIGHT_SUPPORT=FILE, the support page is written to that file at the end, if every cell was tried.
 """
 
 from __future__ import annotations

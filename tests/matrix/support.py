@@ -1,6 +1,6 @@
-"""The page that says on what busyweight was tried, made of nothing but the results of the matrix.
+"""The support page, made only from the results of the matrix.
 
-Pure: results in, text out. It must never say of a cell that was not tried, or that failed, that it works.
+Pure: results in, text out. A cell that was not tried, or that failed, must never be shown as working.
 """
 
 from __future__ import annotations

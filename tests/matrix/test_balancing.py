@@ -1,6 +1,6 @@
-"""Each release's Sidekiq moves the weight in each of its HAProxys by way of the wheel: jobs in, shares of requests out.
+"""Each release's Sidekiq moves the weight in each of its HAProxys through the wheel: jobs in, shares of requests out.
 
-In sid, experimental's HAProxy asks beside sid's own: each change is waited for in both.
+In sid, experimental's HAProxy polls as well as sid's own; each change is waited for in both.
 """
 
 from __future__ import annotations

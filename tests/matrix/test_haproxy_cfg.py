@@ -1,4 +1,4 @@
-"""What the lint and the snippet take for true is so with each release's HAProxys: their own tests, run with those."""
+"""The facts that the lint and the snippet rely on hold for each release's HAProxys: runs their tests with those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The support page: what its maker says of results, and that the one in docs/ has every cell of the matrix."""
+"""The support page: how it shows results, and that docs/ has every cell of the matrix."""
 
 from __future__ import annotations
 

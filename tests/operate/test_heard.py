@@ -1,4 +1,4 @@
-"""What HAProxy heard last: kept over restarts, and doubted where it cannot be believed."""
+"""The last weights that HAProxy got: kept over restarts, and treated as unknown if the file is invalid."""
 
 import json
 import signal

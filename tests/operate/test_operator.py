@@ -378,7 +378,8 @@ def test_a_damaged_state_file_is_set_aside_and_told(agent: Agent) -> None:
         assert WAY_OUT in told
 
 
-def test_a_drain_that_a_damaged_state_file_forgot_is_taken_back_once_if_ready_is_ordered(agent: Agent) -> None:
+def test_a_drain_lost_with_the_state_file(agent: Agent) -> None:
+    """An ordered ready takes it back, once."""
     agent.order("drain")
     kill(agent)
     (agent.home / "state" / "override.json").write_bytes(b"")
@@ -393,7 +394,8 @@ def test_a_drain_that_a_damaged_state_file_forgot_is_taken_back_once_if_ready_is
     assert agent.ask() == SAMPLE
 
 
-def test_a_state_directory_that_cannot_be_is_warned_of_once_and_overrides_work_in_memory(tmp_path: Path) -> None:
+def test_an_impossible_state_directory(tmp_path: Path) -> None:
+    """The agent warns once, and overrides work in memory."""
     agent = prepared(tmp_path)
     (agent.home / "state").write_text("in the way")
     with agent:

@@ -1,4 +1,4 @@
-"""OverrideService by themselves, where the record of them cannot be brought to the disk."""
+"""OverrideService alone, when its record cannot be written to disk."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ DRAIN = Order("drain", None, 60.0, "")
 
 
 class Clock:
-    """Steady seconds that the test lets pass."""
+    """A monotonic clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -25,9 +25,9 @@ class Clock:
         return self.now_s
 
 
-def test_without_a_thread_to_record_it_an_order_is_in_force_and_told_and_ends_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_thread_to_record_an_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The override is active all the same, its record's failure is reported, and it expires in time."""
+
     async def go() -> None:
         clock, said = Clock(), asyncio.Queue[str]()
         orders = OverrideService(StateFile(tmp_path), clock, lambda reply: said.put_nowait(reply.admin), 5.0)

@@ -1,4 +1,4 @@
-"""The operator's switch, by plain values: what is in force, until when, and what is still owed."""
+"""The operator's override, in plain values: what is active, until when, and what is still owed."""
 
 from typing import Any
 
@@ -149,7 +149,8 @@ def test_a_ready_in_doubt_is_said_only_if_it_is_ordered_and_until_it_was_said_on
         assert heard.ticked(100 + READY_FOR_S) == OverrideState()
 
 
-def test_a_lock_that_was_ended_leaves_no_doubt_and_without_doubt_an_ordered_ready_is_an_end() -> None:
+def test_an_ended_lock_leaves_no_doubt() -> None:
+    """Once its ready is sent nothing is in doubt, and then an ordered ready only ends an override."""
     drained = restored(PersistedOverride(), WALL_S, 0, in_doubt=True).ordered(ordered("drain", 60), 0)
     assert drained.ticked(60).heard(60, READY_FOR_S).ticked(60 + READY_FOR_S) == OverrideState()
     assert OverrideState().readied() == OverrideState()

@@ -1,4 +1,4 @@
-"""The control socket: who may, what is no request, and clients that behave badly."""
+"""The control socket: who may use it, invalid requests, and misbehaving clients."""
 
 import asyncio
 import json
@@ -175,7 +175,7 @@ def test_a_client_that_never_reads_is_left(served: ControlSocket, monkeypatch: p
         until(lambda: not served.clients, "the client is left", DEADLINE_S)
 
 
-@pytest.mark.parametrize(("sent", "told"), [(b"", []), (b'{"comm', ["no end of the line within 0.05 s"])])
+@pytest.mark.parametrize(("sent", "told"), [(b"", []), (b'{"comm', ["no complete line within 0.05 s"])])
 def test_a_client_that_says_nothing_more_is_left(
     path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, told: list[str]
 ) -> None:
@@ -224,7 +224,7 @@ def open_path() -> Iterator[Path]:
 
 
 def ask_as(path: Path, uid: int, gid: int, groups: list[int]) -> dict[str, Any]:
-    """What somebody else is answered."""
+    """The answer that another user gets."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:

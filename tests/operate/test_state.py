@@ -1,4 +1,4 @@
-"""The state file: whatever becomes of it or its disk is told, and the agent goes on."""
+"""The state file: problems with it or its disk are reported, and the agent continues."""
 
 import asyncio
 import json
@@ -153,9 +153,8 @@ def test_a_disk_that_takes_no_more_is_told_and_keeps_what_it_has(tmp_path: Path)
 
 
 @pytest.mark.parametrize("newest", [RECORD, PersistedOverride()])
-def test_a_disk_that_does_not_answer_is_told_and_has_the_newest_record_when_it_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: PersistedOverride
-) -> None:
+def test_an_unresponsive_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: PersistedOverride) -> None:
+    """It is reported, and when it is back it has the newest record."""
     file = StateFile(tmp_path)
     back = threading.Event()
     fsync = os.fsync

@@ -1,4 +1,4 @@
-"""What the agent tells of itself is what docs/control.md says, field by field."""
+"""The agent's status matches docs/control.md, field by field."""
 
 import dataclasses
 import re

@@ -117,6 +117,6 @@ class Agent(Listener):
 
 
 class Mortal(Agent):
-    """Ended at once after its test, without the last words."""
+    """Ended at once after its test, without a last reply."""
 
     STOP: ClassVar = ((signal.SIGKILL, 5.0),)

@@ -7,7 +7,7 @@ from .parts import sidekiqs_here
 
 @pytest.fixture(scope="session")
 def alone() -> None:
-    """Whoever counts every Sidekiq of the machine must find none but the test's own."""
+    """Tests that count every Sidekiq of the machine must find only their own."""
     others = sidekiqs_here()
     if others:
         pytest.fail(

@@ -173,9 +173,10 @@ def test_haproxys_weights_equal_the_formula_for_the_jobs_running(
     assert stage.haproxy.weight("web", "threads") == by_threads
 
 
-def test_clients_of_an_all_busy_fleet_get_200_through_the_fallback_where_they_would_get_503(
+def test_the_second_backend_saves_a_full_fleet(
     stage: Stage,
 ) -> None:
+    """With all hosts full, clients get 200 through it, and would get 503 without it."""
     stage.arrange(plain=6, other=1, forker=1)
     stage.agree(processes=3, threads=8)
     assert answered(stage.public) == (HTTPStatus.OK, "web_all_busy")
@@ -186,7 +187,8 @@ def test_clients_of_an_all_busy_fleet_get_200_through_the_fallback_where_they_wo
     assert answered(stage.public) == (HTTPStatus.OK, "web")
 
 
-def test_an_idle_worker_whose_title_outgrew_its_argv_is_idle_and_busy_to_the_script(stage: Stage) -> None:
+def test_a_title_longer_than_its_argv(stage: Stage) -> None:
+    """The agent counts such an idle worker as idle, the original script as busy."""
     tag = "/srv/www/" + "a-rather-long-name/" * 12 + "current"
     with stage.guest(Sidekiq("long", stage.redis, long_tag=tag)) as worker:
         assert cmdline(worker.pid).count(b"\0") == 1, "the title fits in argv: nothing is shown here"

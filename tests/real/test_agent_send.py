@@ -1,8 +1,8 @@
-"""HAProxy sends with its agent-checks, and the replies must reach it all the same, on a bad wire too.
+"""HAProxy sends a line with its agent-checks, and the replies must reach it all the same, even over a bad network.
 
-A close that finds unread bytes, and bytes that come after it, reset the connection, and a reset can overtake the
-reply. On a perfect wire that shows in HAProxy's log. On a bad one much fails that nobody can help, so there the agent's
-kernel is asked: it counts the connections that were aborted for either reason.
+Closing a socket with unread bytes, or bytes that arrive after the close, reset the connection, and a reset can overtake
+the reply. On a perfect network HAProxy's log shows that. On a bad one checks also fail for other reasons, so there the
+test reads the agent's kernel counters of connections aborted for either reason.
 """
 
 import json
@@ -101,7 +101,7 @@ backend web
         return self._place.inside(super().argv())
 
     def failed(self) -> list[str]:
-        """Its words on every agent-check that failed, but for those that were out of time."""
+        """Its log lines about failed agent-checks, except timeouts."""
         failed = re.findall(r"Agent check.* failed.*", self.log_text())
         return [words for words in failed if "timeout" not in words]
 

@@ -1,7 +1,7 @@
-"""What a fleet does to its balancers and agents while clients ask: several balancers, reloads, a rolling restart.
+"""Events in a fleet while clients send requests: several balancers, reloads, a rolling restart.
 
-Every client is answered all the while. Balancers are counted by their own checks, never timed. The HAProxy is that of
-this machine, or the first of BUSYWEIGHT_HAPROXIES (see tests/tools/test_haproxy_real.py).
+Every request is answered meanwhile. Balancers are judged by their own checks, never by time. The HAProxy is this
+machine's, or the first of BUSYWEIGHT_HAPROXIES (see tests/tools/test_haproxy_real.py).
 """
 
 import http.client
@@ -114,7 +114,7 @@ class Clients:
 
     @contextmanager
     def asking(self) -> Iterator["Clients"]:
-        """All the while; at the end no request must have been lost."""
+        """Clients send requests throughout; at the end none may have been lost."""
         threads = [threading.Thread(target=self.ask_on, args=(client,)) for client in range(CLIENTS)]
         for thread in threads:
             thread.start()
@@ -130,8 +130,8 @@ class Clients:
 
 
 class Checks(socketserver.TCPServer):
-    """Stands between one balancer and an agent, passes on what the agent says, and keeps it: an answer for each check,
-    in the order in which they began."""
+    """A proxy between one balancer and an agent that records the agent's reply to each check, in the order in which
+    they began."""
 
     allow_reuse_address = True
 

@@ -31,7 +31,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def comm() -> str:
-    """A name that nobody else's processes have."""
+    """A name that no other process has."""
     return f"bw{os.getpid() % 100_000}d"
 
 

@@ -1,4 +1,4 @@
-"""Live titles: what contrib/active_job_live_title.rb appends to the titles of real programs that perform ActiveJobs."""
+"""Live titles: what contrib/active_job_live_title.rb appends to the titles of real programs that run Active Job."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Live titles: what contrib/sidekiq_live_title.rb makes of real Sidekiqs.
+"""Live titles: what contrib/sidekiq_live_title.rb does to real Sidekiqs.
 
-No heartbeat helps: it beats once, at the start, and else only when a test tells it to.
+Heartbeats do not help: there is one at the start, and then only when a test triggers it.
 """
 
 import signal

@@ -1,5 +1,5 @@
-"""The operator's orders reach every server of a real HAProxy that stands for one agent, and are
-taken back from every one of them, whatever happens to the agent meanwhile."""
+"""The operator's overrides reach every server of a real HAProxy that polls one agent, and are ended on every one of
+them, whatever happens to the agent meanwhile."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ POLLS = 5  # so many more of every server are time enough for a wrong word to sh
 
 
 class Stage:
-    """One agent that watches nobody, and three backends with one server each that ask it."""
+    """One agent without workers, and three backends that poll it, with one server each."""
 
     def __init__(self, home: Path, health: str) -> None:
         (home / "procfs" / "1").mkdir(parents=True)
@@ -144,7 +144,8 @@ def test_a_killed_agent_that_comes_back_still_drains(stage: Stage) -> None:
     stage.wait_status("no check")
 
 
-def test_a_ready_that_no_server_heard_before_the_kill_reaches_all_after_the_restart(stage: Stage) -> None:
+def test_a_ready_interrupted_by_a_kill(stage: Stage) -> None:
+    """A ready that no server got before the kill reaches all of them after the restart."""
     stage.agent.order("drain")
     stage.wait_status("DRAIN")
     stage.haproxy.send(signal.SIGSTOP)

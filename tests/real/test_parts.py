@@ -1,4 +1,4 @@
-"""The parts themselves: a harness that hides failures or leaves processes behind proves nothing."""
+"""The test harness itself: one that hides failures or leaves processes behind proves nothing."""
 
 from collections.abc import Iterator
 from pathlib import Path

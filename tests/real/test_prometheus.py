@@ -65,7 +65,8 @@ def test_alerts_fire_when_it_is_so_and_end_when_it_is_over(site: Site) -> None:
     site.wait({"BusyweightGone"}, quiet={"BusyweightOverrideForgotten"})
 
 
-def test_workers_that_hang_are_quarantined_and_so_many_that_no_scan_ends_make_the_sample_stale(site: Site) -> None:
+def test_alerts_for_hanging_workers(site: Site) -> None:
+    """One hanging worker is quarantined; so many that no scan ends make the sample stale."""
     quarantined, stale = {"BusyweightQuarantined"}, {"BusyweightStale"}
     pids = [site.tree.add_hanging(200)]
     site.wait(quarantined, quiet=stale)

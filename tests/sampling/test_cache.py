@@ -1,4 +1,4 @@
-"""When a poll starts a scan, when it waits for one, and what it gets, by a clock of the test's own."""
+"""When a poll starts a scan, when it waits for one, and which sample it gets, with the test's own clock."""
 
 import pytest
 
@@ -16,7 +16,7 @@ class World:
         self.cache: Cache[str] = Cache(pace, lambda: self.now_s, lambda: self.began.append(self.now_s))
 
     def at(self, now_s: float) -> bool:
-        """A poll at this time; whether it shall wait."""
+        """A poll at this time; returns whether it should wait."""
         self.now_s = 1000.0 + now_s
         return self.cache.poll()
 
@@ -54,7 +54,8 @@ def test_up_to_half_of_fresh_for_a_poll_starts_nothing_and_does_not_wait() -> No
     assert world.scans == [0]
 
 
-def test_past_half_of_fresh_for_a_poll_starts_the_next_scan_and_is_answered_at_once() -> None:
+def test_half_of_fresh_for() -> None:
+    """A poll that finds an older sample starts the next scan, and is answered at once."""
     world = World().scanned()
     assert not world.at(0.26)
     assert world.scans == [0, 0.26]

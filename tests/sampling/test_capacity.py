@@ -1,4 +1,4 @@
-"""What this machine can do: compared with what the machine itself says, and with trees of cgroups."""
+"""This machine's capacity, compared with what the machine itself reports, and with trees of cgroups."""
 
 import os
 import subprocess

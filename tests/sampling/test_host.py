@@ -1,4 +1,4 @@
-"""What this machine is: cores, users, descriptors. Compared with what the machine itself says."""
+"""This machine's cores, users and descriptors, compared with what the machine itself reports."""
 
 import pwd
 import resource

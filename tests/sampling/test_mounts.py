@@ -1,4 +1,4 @@
-"""The table of mounts, line by line."""
+"""The mount table, line by line."""
 
 from agent.sampling.mounts import mounts
 

@@ -1,4 +1,4 @@
-"""Real workers that take CPU time when they are told to, and scans that are long enough apart to see it."""
+"""Real workers that use CPU on command, and scans far enough apart to see it."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ while True:
 
 
 def looked(of: Scanner, windows: int = 1) -> Counts:
-    """What is so after so many windows more: time alone makes a share, so here it must pass."""
+    """What a scan finds after so many more windows: CPU shares need time, so here it must pass."""
     for _ in range(windows):
         began_s = time.monotonic()
         while time.monotonic() - began_s < 1.5 * WINDOW_S:

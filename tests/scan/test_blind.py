@@ -99,7 +99,7 @@ def test_a_reused_pid_is_not_the_copy_that_was_there(tree: Tree) -> None:
 
 
 def within(work: Callable[[], object], seconds: float = DEADLINE_S) -> None:
-    """It ends in time, on a thread of its own."""
+    """It ends in time, on its own thread."""
     done = threading.Event()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Every discovery, and a naive twin, see the same workers on a host that does not stand still."""
+"""Every discovery, and a naive twin, see the same workers on a host that keeps changing."""
 
 import os
 import random
@@ -41,7 +41,7 @@ def seen(scanner: _scan.Scanner) -> twin.Readings:
 
 
 def agree(scanners: dict[str, _scan.Scanner], below: str) -> None:
-    """One look of each, bracketed between two of the twin that are alike, must be alike too."""
+    """One look of each discovery between two equal looks of the twin must equal them."""
     deadline = time.monotonic() + AGREED_WITHIN_S
     while True:
         before = twin.look(COMM, cgroup=below)
@@ -168,7 +168,8 @@ def test_cgroups_that_come_and_go_are_followed(hierarchy: str) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_kernel_map_that_is_full_is_noticed_and_a_sweep_counts_the_same_from_then_on() -> None:
+def test_a_full_kernel_map() -> None:
+    """It is noticed, and from then on a sweep counts the same."""
     each = _scan.Scanner("/proc", "ebpf", [_scan.Selector("sidekiq", comm=["bwfull"])], kept_max=500)
     if each.refused and not os.environ.get("CI"):
         pytest.skip(f"eBPF is not to be had here: {each.refused}")

@@ -1,4 +1,4 @@
-"""What one scan finds in a tree of its own: who counts, who does not, and what is only a number."""
+"""What one scan finds in a tree: which processes count, which do not, and which only appear as a number."""
 
 import subprocess
 import sys

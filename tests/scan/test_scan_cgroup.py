@@ -1,4 +1,4 @@
-"""What a scan finds by cgroups where they cannot all be opened, watched or read: all the same, or `unknown`."""
+"""Scans by cgroup when cgroups cannot be opened, watched or read: the same count, or `unknown`."""
 
 import subprocess
 import sys
@@ -41,7 +41,8 @@ def seen(scan: Scanner) -> tuple[str, bool, int]:
     return snapshot.discovery, snapshot.visible, snapshot.pools[0].workers
 
 
-def test_a_tree_that_cannot_be_opened_whole_is_no_idle_host_and_is_seen_as_soon_as_it_can(top: Path) -> None:
+def test_a_tree_that_cannot_be_opened(top: Path) -> None:
+    """Without free descriptors the state is unknown, not idle; the next scan that has them sees the tree."""
     with workers_in(top / "one", 2), workers_in(top / "other", 2):
         scan = by_cgroups(top)
         with descriptors_left(1):
@@ -109,7 +110,8 @@ def test_where_watches_run_short_cgroups_are_found_and_followed_all_the_same(wat
         limited.stdin.close()
 
 
-def test_workers_in_threaded_cgroups_are_found_whether_their_domain_is_asked_for_or_not(top: Path) -> None:
+def test_threaded_cgroups(top: Path) -> None:
+    """Workers in them are found, whether or not their domain is configured."""
     threaded = top / "threaded"
     threaded.mkdir()
     with Farm() as farm:

@@ -15,7 +15,7 @@ RECOVERY_DEADLINE_S = 20.0
 
 
 class Hung:
-    """A tree in which some processes hang their readers; at the end all of them are let go."""
+    """A tree in which some processes hang their readers; at the end all readers are released."""
 
     def __init__(self, root: Path) -> None:
         self.tree = Tree(root)

@@ -26,7 +26,7 @@ def farm() -> Iterator[Farm]:
 
 @pytest.fixture
 def comm() -> str:
-    """A name that nobody else's processes have."""
+    """A name that no other process has."""
     return f"bw{os.getpid() % 100_000}x{next(_names)}"
 
 
@@ -55,9 +55,8 @@ def test_real_titles_are_read_whether_they_fit_in_argv_or_not(farm: Farm, comm: 
     assert {w.pid: w.readings for w in scan.workers()} == {short: [(3, 10, False)], long: [(4, 10, False)]}
 
 
-def test_a_worker_that_comes_counts_in_the_next_scan_and_one_that_is_killed_does_not(
-    farm: Farm, comm: str, scan: Scanner
-) -> None:
+def test_workers_come_and_go(farm: Farm, comm: str, scan: Scanner) -> None:
+    """The next scan counts a new worker, and no longer counts a killed one."""
     first = farm.spawn(3, comm=comm, title=sidekiq_title(1))
     assert busy(scan) == (3, 3)
     for _ in range(25):  # more scans than the sweep does without a listing
@@ -159,7 +158,8 @@ with Farm() as farm:
 """
 
 
-def test_a_pid_namespace_shows_its_own_from_inside_and_through_its_proc_from_outside(farm: Farm, comm: str) -> None:
+def test_pid_namespaces(farm: Farm, comm: str) -> None:
+    """A namespace's processes are seen from inside, and from outside through its own procfs."""
     farm.spawn(2, comm=comm, title=sidekiq_title(1))
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if os.getuid() != 0:

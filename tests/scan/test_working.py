@@ -1,4 +1,5 @@
-"""Who works now has a job, whatever its title said at its last heartbeat: in trees, and of real processes."""
+"""A worker that uses CPU has a job, whatever its title said at its last heartbeat: in trees, and with real
+processes."""
 
 import os
 import time

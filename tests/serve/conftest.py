@@ -1,4 +1,4 @@
-"""What systemd would hear."""
+"""The notifications that systemd would get."""
 
 from collections.abc import Iterator
 from pathlib import Path

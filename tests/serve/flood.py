@@ -1,4 +1,4 @@
-"""Polls as fast as they can be made."""
+"""Polls as fast as possible."""
 
 import subprocess
 from collections.abc import Iterator

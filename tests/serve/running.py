@@ -1,4 +1,4 @@
-"""What the tests of `busyweight serve` ask of the running agent, and what systemd would hear of it."""
+"""How tests of `busyweight serve` query the running agent, and the notifications that systemd would get."""
 
 import socket
 import sys
@@ -24,7 +24,7 @@ def refused(port: int) -> bool:
 
 
 def begins_with(agent: TreeAgent, statements: str) -> None:
-    """The agent runs these first: they put something that fails or hangs in a real thing's place."""
+    """The agent runs these lines first: they replace something real with something that fails or hangs."""
     program = f"import sys\nfrom agent import cli\nfrom agent.serve import loop\n{statements}\nsys.exit(cli.main())"
     argv = [sys.executable, "-c", program, *agent.argv()[1:]]
     agent.argv = lambda: argv  # type: ignore[method-assign]

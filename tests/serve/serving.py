@@ -1,4 +1,4 @@
-"""A server on an event loop of its own, and those who poll it."""
+"""A server on its own event loop, and clients that poll it."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Serving:
-    """A server on an event loop of its own, in a thread; `do` runs things there."""
+    """A server on its own event loop in a thread; `do` runs functions there."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ def connect(address: Address, send: bytes = b"") -> socket.socket:
 
 
 def said(poll: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """Everything that arrives until the server closes."""
     with poll, poll.makefile("rb") as answer:
         return answer.read()
 

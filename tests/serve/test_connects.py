@@ -1,4 +1,4 @@
-"""It is only ever asked: whatever happens, it connects to nobody, and sends nothing but to who came to it."""
+"""The agent only answers: it opens no connections, and sends only to clients that connected to it."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""How it ends and what it leaves behind: stops at any moment, restarts, and what systemd hears of it."""
+"""How the agent ends and what it leaves behind: stops at any moment, restarts, and notifications to systemd."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 def test_a_stop_before_anything_is_imported_takes_the_last_word_back(agent: TreeAgent, tmp_path: Path) -> None:
-    """A former agent may have left one. The import hangs until somebody opens the pipe."""
+    """A previous agent may have left a weight. The import hangs until the test opens the pipe."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     program = f"""
@@ -113,9 +113,8 @@ def test_a_restart_releases_where_no_other_agent_could_start_and_says_why(
 
 
 @pytest.mark.parametrize("taken", [True, False])
-def test_a_restart_releases_where_the_other_agent_would_listen_elsewhere_or_nowhere(
-    agent: TreeAgent, taken: bool
-) -> None:
+def test_a_restart_without_a_successor(agent: TreeAgent, taken: bool) -> None:
+    """The weight is released at every address where the next agent would not listen."""
     agent.write_config(CAPACITY + '[reply]\nrelease_for = "1h"\n')
     with agent, socket.create_server(("127.0.0.1", 0)) as other:
         listen = [f"127.0.0.1:{other.getsockname()[1]}"] if taken else [f"127.0.0.1:{free_port()}"]
@@ -222,7 +221,7 @@ def test_a_kept_socket_that_is_not_wanted_any_more_is_given_back(agent: TreeAgen
 
 @pytest.mark.parametrize("config", ["nonsense = 1\n", "[scan]\nprocfs = '/none'\n"])
 def test_an_agent_that_cannot_start_releases_on_the_sockets_that_were_kept(agent: TreeAgent, config: str) -> None:
-    """The one before it may have crashed, with a bad last word."""
+    """The previous agent may have crashed, and its last weight may be wrong."""
     plain = [word for word in agent.argv() if word not in ("--procfs", str(agent.tree))]
     with socket.create_server(("127.0.0.1", agent.port)) as kept:
         kept.set_inheritable(True)

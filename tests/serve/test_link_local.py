@@ -1,4 +1,4 @@
-"""Addresses that hold on one interface alone."""
+"""Addresses that are valid on one interface only."""
 
 import os
 import subprocess
@@ -23,7 +23,8 @@ for wrong in ("[fe80::b]:5001", "[fe80::b%none]:5001"):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a network of its own an address")
-def test_a_link_local_address_is_served_on_its_interface_and_refused_with_the_remedy_without() -> None:
+def test_link_local_addresses() -> None:
+    """Served on their interface; without one, refused with the remedy."""
     network = "ip link set lo up && ip -6 addr add fe80::b/64 dev lo nodad"
     script = f'{network} && exec "$0" -c "$1"'
     argv = ["unshare", "--net", "sh", "-c", script, sys.executable, ON_AN_INTERFACE]

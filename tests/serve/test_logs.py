@@ -1,4 +1,4 @@
-"""Standard error that nobody reads: the agent goes on, ends when told, and says what was lost."""
+"""Standard error that nobody reads: the agent continues, stops when told to, and reports lost lines."""
 
 import fcntl
 import logging

@@ -1,4 +1,5 @@
-"""An event loop that is not to be had is told in one line, and what the agent itself raises is not taken for that."""
+"""An event loop that cannot be created is reported in one line, and the agent's own errors are not mistaken for
+that."""
 
 import errno
 import os
@@ -13,7 +14,7 @@ NO_FILES = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Unrunnable(uvloop.Loop):
-    """One for whose own sockets there was no room, once it was to run."""
+    """An event loop that fails when run, because its own sockets could not be opened."""
 
     def run_until_complete(self, _future: object) -> NoReturn:
         raise NO_FILES
@@ -35,7 +36,7 @@ async def broken() -> None:
 @pytest.mark.parametrize("made", [no_loop, Unrunnable])
 def test_a_loop_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, made: object) -> None:
     monkeypatch.setattr(uvloop, "new_event_loop", made)
-    with pytest.raises(loop.NoLoopError, match=r"^cannot start: no event loop: Too many open files$"):
+    with pytest.raises(loop.NoLoopError, match=r"^cannot start: cannot create the event loop: Too many open files$"):
         loop.run(main())
 
 

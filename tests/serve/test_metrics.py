@@ -1,4 +1,4 @@
-"""What Prometheus reads: every number by what the agent was shown, and nothing where it is off."""
+"""The metrics: every number matches the state that the agent was given, and nothing is served when they are off."""
 
 import http.client
 import json

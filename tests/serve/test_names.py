@@ -1,4 +1,4 @@
-"""Who knows the users' names (LDAP, sssd) hangs: polls, orders and the end do not wait for it."""
+"""The name service (LDAP, sssd) hangs: polls, commands and the stop do not wait for it."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ SAMPLE = b"up 75% #6/24 busy\n"
 
 
 class Names:
-    """What the agent asks for names: from `hang` until `heal` it gives no answer."""
+    """The agent's name lookups: from `hang` until `heal` they do not return."""
 
     def __init__(self, home: Path) -> None:
         self._hangs, self._asked = home / "hangs", home / "asked"
@@ -77,9 +77,8 @@ def test_an_order_is_carried_out_though_nobody_tells_who_gave_it(agent: TreeAgen
         )
 
 
-def test_a_reload_waits_for_names_alone_and_what_was_written_meanwhile_is_taken_after_it(
-    agent: TreeAgent, names: Names, notified: Notified
-) -> None:
+def test_a_reload_during_a_slow_name_lookup(agent: TreeAgent, names: Names, notified: Notified) -> None:
+    """Only the reload waits for it; a configuration written meanwhile is loaded afterwards."""
     with agent:
         notified.until("READY=1")
         names.hang()

@@ -1,4 +1,4 @@
-"""Workers whom the filter of names hides are told of, and no weight rests on their absence."""
+"""Workers that the name filter hides are reported, and no weight relies on their absence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Polls by the tens of thousands: who else is served, what is still obeyed, and what a fault costs then."""
+"""Tens of thousands of polls: who else is served, which commands still work, and what an error costs then."""
 
 import signal
 import socket
@@ -31,14 +31,15 @@ def test_a_flood_from_one_address_leaves_polls_from_another_answered(agent: Tree
     assert answers == {b"up 75% #6/24 busy\n"}
 
 
-def test_connections_that_never_send_their_line_leave_polls_from_another_address_answered(agent: TreeAgent) -> None:
+def test_hogs_do_not_block_others(agent: TreeAgent) -> None:
+    """Connections that never send their line do not keep polls from another address from being answered."""
     agent.write_config(f'[weight]\ncapacity = 24\n{AT_ONCE}[limits]\ndeadline = "1h"\n[pools.mail]\ncapacity = 12\n')
     agent.start()
     agent.until(lambda: "listening on" in agent.log_text(), "listening", DEADLINE_S)
     hogs: list[socket.socket] = []
 
     def ask_late() -> bytes:
-        """Its line comes when others have connected after it, and owe theirs."""
+        """Sends its line after others have connected without sending theirs."""
         poll = socket.create_connection(("127.0.0.1", agent.port), DEADLINE_S, source_address=("127.0.0.2", 0))
         hogs.extend(socket.create_connection(("127.0.0.1", agent.port)) for _ in range(100))
         poll.sendall(b"mail\n")

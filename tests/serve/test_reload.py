@@ -1,4 +1,4 @@
-"""SIGHUP: the new configuration holds whole or not at all, and no poll is lost meanwhile."""
+"""SIGHUP: a new configuration takes effect as a whole or not at all, and no poll is lost meanwhile."""
 
 import json
 import signal
@@ -132,7 +132,7 @@ def test_a_reload_while_another_one_waits_for_its_first_sample_takes_its_place(
 
 
 def held(agent: TreeAgent) -> tuple[int, int]:
-    """Its readers, and its open files."""
+    """Its reader threads and its open files."""
     return thread_names(agent.pid).count("reader"), len(list(Path(f"/proc/{agent.pid}/fd").iterdir()))
 
 
@@ -213,7 +213,7 @@ def test_a_reload_of_what_is_wrong_changes_nothing_and_names_every_fault(
 def test_a_default_file_that_was_there_and_is_gone_or_empty_is_a_fault(
     agent: TreeAgent, notified: Notified, emptied: bool
 ) -> None:
-    """Somebody is writing it anew."""
+    """It is probably being rewritten."""
     begins_with(
         agent,
         f"import pathlib; from agent.config import file; file.DEFAULT_FILE = pathlib.Path({str(agent.config_file)!r})",
@@ -316,9 +316,8 @@ host.open_scanner = open_scanner
     ("config", "fault"),
     [('allow = ["fe80::1%eth0"]\n[pools.mail]\n', "ValueError"), ("[pools.mail]\n[pools.broken]\n", "AssertionError")],
 )
-def test_a_reload_that_fails_by_a_fault_of_our_own_changes_nothing_and_the_next_one_holds(
-    agent: TreeAgent, notified: Notified, config: str, fault: str
-) -> None:
+def test_a_bug_during_a_reload(agent: TreeAgent, notified: Notified, config: str, fault: str) -> None:
+    """The reload changes nothing, and the next one works."""
     begins_with(agent, FAULTS_OF_OUR_OWN)
     former, other = agent.port, free_port()
     agent.write_config(CAPACITY + AT_ONCE + EAGER)
@@ -346,9 +345,8 @@ def test_a_reload_that_fails_by_a_fault_of_our_own_changes_nothing_and_the_next_
     agent.log.write_text("")  # which no other test may leave in it
 
 
-def test_a_reload_to_another_proc_answers_from_the_former_one_until_it_has_a_sample(
-    tmp_path: Path, agent: TreeAgent
-) -> None:
+def test_a_reload_to_another_procfs(tmp_path: Path, agent: TreeAgent) -> None:
+    """Replies are based on the previous one until the new one has a sample."""
     other = Tree(tmp_path / "other")
     other.workers(busy=12)
     plain = [argument for argument in agent.argv() if argument not in ("--procfs", str(agent.tree))]

@@ -1,4 +1,4 @@
-"""`busyweight serve` as operators run it, in trees of its own: answers, signals, faults, quiet."""
+"""`busyweight serve` as operators run it, in trees: replies, signals, errors, idleness."""
 
 import os
 import signal
@@ -63,9 +63,8 @@ def test_a_hidden_proc_is_unknown_and_never_idle(
         assert agent.ask() == expected
 
 
-def test_polls_are_answered_while_a_scan_hangs_and_the_sample_is_given_up_in_the_end(
-    tree: Tree, agent: TreeAgent
-) -> None:
+def test_a_hanging_scan(tree: Tree, agent: TreeAgent) -> None:
+    """Polls are answered meanwhile, and in the end the sample expires."""
     agent.write_config(f'{EAGER}give_up_after = "2s"\n{CAPACITY}{AT_ONCE}'.replace("900ms", "50ms"))
     with agent:
         assert agent.ask() == b"up 75% #6/24 busy\n"
@@ -107,7 +106,8 @@ def test_a_signal_ends_it_cleanly(agent: TreeAgent, number: signal.Signals) -> N
         assert refused(agent.port)
 
 
-def test_a_stopping_agent_says_that_the_host_is_free_and_a_second_signal_ends_it_at_once(agent: TreeAgent) -> None:
+def test_stopping(agent: TreeAgent) -> None:
+    """A stopping agent releases the weight, and a second signal ends it at once."""
     agent.write_config(CAPACITY + '[reply]\nrelease_for = "1h"\n[pools.mail]\n')
     with agent:
         assert agent.ask(b"\n") == b"up 75% #6/24 busy\n"
@@ -139,9 +139,8 @@ def test_a_release_ends_by_itself(agent: TreeAgent) -> None:
         assert "info: stopping: replying 'up 100% #stopping\\n' for 100ms" in log_lines(agent)
 
 
-def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_there(
-    agent: TreeAgent, notified: Notified
-) -> None:
+def test_ready_means_ready(agent: TreeAgent, notified: Notified) -> None:
+    """READY=1 comes after the first scan, with the port open and a sample available."""
     agent.start()
     assert notified.next() == "STATUS=up 75% #6/24 busy"
     assert notified.next() == "READY=1"
@@ -150,9 +149,8 @@ def test_ready_is_told_after_the_first_scan_with_the_port_open_and_the_sample_th
     assert notified.next().splitlines()[0] == "STOPPING=1"
 
 
-def test_no_port_is_open_and_nothing_is_ready_before_the_first_scan_whatever_signals_come(
-    tree: Tree, agent: TreeAgent, notified: Notified
-) -> None:
+def test_nothing_is_ready_before_the_first_scan(tree: Tree, agent: TreeAgent, notified: Notified) -> None:
+    """No port is open and READY=1 is not sent until then, whatever signals come."""
     hung = tree.hang_scans()
     agent.start()
     agent.until(lambda: thread_names(agent.pid).count("reader") == len(hung), "scanning", DEADLINE_S)
@@ -177,9 +175,8 @@ def test_a_first_scan_that_hangs_can_be_ended(tree: Tree, agent: TreeAgent) -> N
         tree.heal(pid, b"irb")
 
 
-def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_the_start(
-    tree: Tree, agent: TreeAgent
-) -> None:
+def test_a_hanging_first_scan(tree: Tree, agent: TreeAgent) -> None:
+    """The agent waits for it no longer than systemd waits for the start."""
     # How long that is, and that it is less than systemd waits, the tests of the units say.
     begins_with(agent, "from agent.serve import daemon; daemon.FIRST_SAMPLE_S /= 10")
     hung = tree.hang_scans()
@@ -194,7 +191,8 @@ def test_a_first_scan_that_hangs_is_waited_for_no_longer_than_systemd_waits_for_
 # What it says, and what it does not do.
 
 
-def test_an_agent_whose_words_no_longer_follow_its_samples_lets_the_watchdog_end_it(tmp_path: Path, tree: Tree) -> None:
+def test_replies_that_no_longer_follow_samples(tmp_path: Path, tree: Tree) -> None:
+    """The watchdog ends an agent whose replies are not based on its newest sample."""
     tree.workers(busy=6)
     notified = Notified(tmp_path)
     broken = tmp_path / "broken"

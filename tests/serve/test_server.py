@@ -1,4 +1,4 @@
-"""The sockets, with real connections: whoever connects, whatever they send, an answer or a closed door."""
+"""The sockets, with real connections: every client gets a reply or a closed connection."""
 
 import errno
 import os
@@ -25,7 +25,8 @@ def test_a_poll_is_answered_at_once_and_closed_whatever_it_sends(send: bytes) ->
         assert ask(address, send) == b"up 75%\n"
 
 
-def test_who_sends_a_flood_and_never_reads_gets_an_answer_or_a_closed_door_and_nobody_else_suffers() -> None:
+def test_a_flood_harms_nobody_else() -> None:
+    """A client that sends without reading gets a reply or is disconnected; others are served."""
     with Serving() as serving:
         [address] = serving.listen()
         for _ in range(20):
@@ -60,7 +61,7 @@ def test_only_the_networks_allowed_are_answered_in_both_families() -> None:
 
 
 def system_calls(serving: Serving, trace: Path, address: Address, source: str, polls: int) -> tuple[list[str], bytes]:
-    """What the server calls while so many polls come from there one after the other, and what they are told."""
+    """The server's system calls during so many sequential polls from that address, and the replies."""
     command = [need("strace", "strace"), "-o", str(trace), "-p", str(serving.thread_id)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as watching:
         assert watching.stderr is not None
@@ -75,7 +76,8 @@ def system_calls(serving: Serving, trace: Path, address: Address, source: str, p
     return re.findall(r"^\w+(?=\()", trace.read_text(), re.MULTILINE), told
 
 
-def test_a_refused_poll_costs_no_more_system_calls_than_an_answered_one_and_is_sent_nothing(tmp_path: Path) -> None:
+def test_a_refused_poll_is_cheap(tmp_path: Path) -> None:
+    """It costs no more system calls than an answered one, and is sent nothing."""
     with Serving(allow=["127.0.0.1"]) as serving:
         [address] = serving.listen()
         answered, told = system_calls(serving, tmp_path / "answered", address, "127.0.0.1", polls=20)
@@ -141,9 +143,8 @@ def test_all_interfaces_of_both_families_may_share_a_port() -> None:
         (("192.0.2.1", 5001), "no interface of this host has this address"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_named_with_the_remedy_and_nothing_stays_open(
-    address: tuple[str, int | None], remedy: str
-) -> None:
+def test_an_unusable_address(address: tuple[str, int | None], remedy: str) -> None:
+    """The error names it and the remedy, and nothing stays open."""
     taken = open_listener(("127.0.0.1", 0), 1)
     host, port = address[0], address[1] or taken.getsockname()[1]
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is wanted

@@ -1,4 +1,4 @@
-"""A kernel that has no room for one more watch: what is watched then is watched later, and is not left for ever."""
+"""A kernel without room for another watch: the watch is added later, and not forgotten."""
 
 import asyncio
 import errno

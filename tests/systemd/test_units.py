@@ -1,4 +1,4 @@
-"""The systemd units keep what their README says of them, and systemd finds nothing wrong with them."""
+"""The systemd units match their README, and systemd finds nothing wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `busyweight doctor` is asked, and what it says."""
+"""Runs `busyweight doctor`, and collects its findings."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ DEADLINE_S = 10.0
 
 
 class Asked:
-    """What one doctor found."""
+    """The findings of one doctor run."""
 
     def __init__(self, code: int, told: dict[str, Any]) -> None:
         self.code = code
@@ -35,7 +35,7 @@ def write(agent: TreeAgent, config: str) -> None:
 
 
 class Impostor:
-    """Listens where an agent should, and does something else; None: closes without a word."""
+    """Listens where an agent should, and does something else; None: closes without a reply."""
 
     def __init__(self, answer: bytes | None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

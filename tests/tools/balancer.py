@@ -32,7 +32,7 @@ Row = dict[str, str]
 
 
 def haproxy(*words: str, command: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    """What it says to these words."""
+    """HAProxy's output for these arguments."""
     assert HAPROXIES, "haproxy is missing"
     return subprocess.run([*(command or HAPROXIES[0]), *words], capture_output=True, text=True, check=False)
 

@@ -19,9 +19,9 @@ def agent(agents: Agents, tree: Tree) -> TreeAgent:
 
 @pytest.fixture
 def doctor(here: Run, agent: TreeAgent, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Asks by the agent's own configuration and socket; the watch of the pollers is short."""
+    """Uses the agent's own configuration and socket, and watches pollers for a short time only."""
     monkeypatch.setattr(polls, "WATCH_S", 0.3)
-    monkeypatch.setattr(polls, "SELDOM_S", 0.3)
+    monkeypatch.setattr(polls, "RARE_S", 0.3)
 
     def ask(*more: object) -> Asked:
         words = ["--config", agent.config_file, "--control", agent.control, *more]

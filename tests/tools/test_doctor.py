@@ -1,4 +1,4 @@
-"""`busyweight doctor`: each check says what is there, in trees of its own and beside a running agent."""
+"""`busyweight doctor`: what each check reports, in trees and with a running agent."""
 
 import signal
 import socket
@@ -204,9 +204,10 @@ def test_a_status_of_another_version_is_a_warning_and_no_traceback(
     assert "restart the agent" in found.said("readers")
 
 
-def test_what_an_agent_of_the_same_version_does_not_tell_is_no_reason_to_restart_it(
+def test_an_incomplete_status_of_the_same_version(
     agent: TreeAgent, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is reported as a bug, not as a reason to restart the agent."""
     ask = client.ask
 
     def mute(path: Path, command: str, **words: object) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def test_settings_that_make_every_answer_late_are_told(agent: TreeAgent, doctor:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"up 1% #x\n", "answers 'up 1% #x', but cannot tell without its status"),
+        (b"up 1% #x\n", "answers 'up 1% #x', but without the agent's status"),
         (None, "closes without a reply -> is this host's own address in allow?"),
     ],
 )

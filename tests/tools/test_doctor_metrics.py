@@ -1,4 +1,5 @@
-"""What `busyweight doctor` says of the metrics port: this agent's, another's, something else's, or nobody's."""
+"""What `busyweight doctor` reports about the metrics port: this agent's, another agent's, another program's, or
+closed."""
 
 import signal
 import socket

@@ -1,4 +1,5 @@
-"""What `busyweight doctor` says of those who poll: whether they may, how often they do, and what their pace demands."""
+"""What `busyweight doctor` reports about pollers: whether they may poll, how often they do, and what that pace
+needs."""
 
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.tree import TreeAgent
 def watched_long(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch is as long as it takes to see polls."""
     monkeypatch.setattr(polls, "WATCH_S", DEADLINE_S)
-    monkeypatch.setattr(polls, "SELDOM_S", DEADLINE_S)
+    monkeypatch.setattr(polls, "RARE_S", DEADLINE_S)
 
 
 def test_pollers_turned_away_are_named_and_so_are_those_who_may(agent: TreeAgent, doctor: Doctor) -> None:
@@ -88,8 +89,8 @@ NEVER_AGAIN = 1e9
 
 
 class Site:
-    """An agent and who polls it: from when on, and how often. It is asked for its status, and for the time, which
-    only doctor's waiting moves on; doctor came at 0, and polled once."""
+    """An agent and its pollers: when each started, and how often it polls. It answers `status` and tells the time,
+    which only advances while doctor waits; doctor started at 0 and polled once."""
 
     def __init__(self, pollers: dict[str, tuple[float, float]], scans: dict[str, Any] | None = None) -> None:
         self.pollers = pollers
@@ -118,7 +119,7 @@ class Site:
 
 
 def scans(way: str, newest_ms: float, mean_ms: float) -> dict[str, Any]:
-    """What an agent tells of its scans."""
+    """An agent's report of its scans."""
     return {
         "sample": {"discovery": way, "cost_ms": newest_ms},
         "scanner": {"ended": {"done": 100, "cost_s": mean_ms / 10}},
@@ -145,16 +146,17 @@ def test_who_polls_every_10_s_is_watched_until_that_is_known_and_judged_by_it(
     # Their last poll before doctor came is theirs for sure, that from doctor's own address is not.
     assert site.now_s == pytest.approx({THEIRS: 7, OWN: 17}[address], abs=0.5)
     if state == "warn":
-        assert found.remedy == f"make reply.release_for ({release_for}) longer than two agent-inter"
+        assert found.remedy == f"set reply.release_for ({release_for}) to more than twice agent-inter"
 
 
-def test_who_does_not_poll_twice_in_half_a_minute_is_judged_by_the_least_that_agent_inter_can_be(
+def test_a_rare_poller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A poller without a second poll in half a minute is judged by the lower bound of its agent-inter."""
     site = Site({THEIRS: (-2.0, 45.0)})
     late, gone = judged(site, monkeypatch)
-    assert site.now_s == pytest.approx(polls.SELDOM_S, abs=1)
-    assert f"polls: {THEIRS} not once in 32 s; so agent-inter is at least 32 s" in late.what
+    assert site.now_s == pytest.approx(polls.RARE_S, abs=1)
+    assert f"polls: {THEIRS} no poll in 32 s; so agent-inter is at least 32 s" in late.what
     assert (late.state, gone.state) == ("fail", "warn")
     assert "give_up_after (30s)" in late.remedy and "release_for (5s)" in gone.remedy
     times = '[scan]\ngive_up_after = "5m"\n[reply]\nrelease_for = "5m"\n'
@@ -180,13 +182,14 @@ def test_doctors_own_polls_are_not_a_balancers(monkeypatch: pytest.MonkeyPatch) 
 def test_who_polled_from_this_host_as_often_as_a_balancer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site({OWN: (-20.0 - 10 * 45.0, 45.0)})
     [found] = judged(site, monkeypatch)
-    assert site.now_s == pytest.approx(polls.SELDOM_S, abs=0.5)
-    assert (found.state, found.what.partition(";")[0]) == ("warn", f"polls: {OWN} not once in 25 s")
+    assert site.now_s == pytest.approx(polls.RARE_S, abs=0.5)
+    assert (found.state, found.what.partition(";")[0]) == ("warn", f"polls: {OWN} no poll in 25 s")
 
 
-def test_who_has_not_polled_of_late_is_not_waited_for_and_who_never_did_is_no_finding_here(
+def test_pollers_that_are_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Doctor does not wait for an old poller, and reports nothing if there never was one."""
     site = Site({THEIRS: (-100.0, NEVER_AGAIN)})
     [found] = judged(site, monkeypatch)
     assert (found.state, found.what, site.now_s) == ("warn", "unknown: no poll was seen", 0.0)
@@ -203,7 +206,7 @@ def test_a_sample_that_is_fresh_until_the_next_poll_is_too_old_for_it(
     assert found.state == state
     assert (found.remedy == "") is (state == "ok")
     if state == "warn":
-        assert f"make scan.fresh_for ({fresh_for}) half of agent-inter" in found.remedy
+        assert f"set scan.fresh_for ({fresh_for}) to half of agent-inter" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -216,9 +219,10 @@ def test_a_sample_that_is_fresh_until_the_next_poll_is_too_old_for_it(
         ("ebpf", 40, 41, "warn"),
     ],
 )
-def test_scans_that_cost_too_much_for_the_pace_of_polls_are_told_with_what_costs_less(
+def test_expensive_scans(
     monkeypatch: pytest.MonkeyPatch, way: str, newest_ms: float, mean_ms: float, state: str
 ) -> None:
+    """Scans too expensive for the pace of polls are reported, with what would be cheaper."""
     site = Site({THEIRS: (-0.4, 0.5)}, scans(way, newest_ms, mean_ms))
     *_, found = judged(site, monkeypatch, lines=1)
     assert (found.check, found.state) == ("scan cost", state)
@@ -226,4 +230,4 @@ def test_scans_that_cost_too_much_for_the_pace_of_polls_are_told_with_what_costs
     if state == "warn":
         assert "scan.max_duty (5%) permits one every 0.8 s" in found.what
         assert ("eBPF" in found.remedy) is (way == "sweep")
-        assert "raise scan.max_duty" in found.remedy
+        assert "increase scan.max_duty" in found.remedy

@@ -1,4 +1,4 @@
-"""`busyweight haproxy snippet` and `lint` at a prompt: the configuration's words in theirs, and the exit codes."""
+"""`busyweight haproxy snippet` and `lint` on the command line: they follow the configuration, and exit codes."""
 
 from pathlib import Path
 
@@ -22,9 +22,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "busyweight.toml"
 
 
-def test_a_snippet_has_the_port_pools_floor_and_capacity_of_the_configuration_and_the_servers_named(
-    here: Run, file: Path
-) -> None:
+def test_a_snippet_follows_the_configuration(here: Run, file: Path) -> None:
+    """It has the configured port, pools, floor and capacity, and the servers named on the command line."""
     file.write_text(POOLS)
     done = here("haproxy", "snippet", "--config", file, "a=192.0.2.1:80", "b=[2001:db8::1]:8080")
     text = done.out.decode()
@@ -68,7 +67,8 @@ def test_findings_are_exit_code_1_and_notes_alone_0(here: Run) -> None:
     assert all(": note: " in line for line in noted.out.decode().splitlines())
 
 
-def test_a_floor_above_0_makes_the_loss_of_all_servers_harmless_unless_unknown_is_0(here: Run, file: Path) -> None:
+def test_a_configured_floor(here: Run, file: Path) -> None:
+    """A floor above 0 makes the loss of all servers impossible, unless `unknown` is 0."""
     assert here("haproxy", "lint", FULL).code == 1
     file.write_text('[weight]\nfloor = "1%"\n')
     assert here("haproxy", "lint", "--config", file, FULL).code == 0
@@ -116,9 +116,8 @@ def test_the_configuration_may_be_another_hosts_with_users_and_groups_unknown_he
 
 
 @pytest.mark.parametrize("name", ["missing.cfg", "empty", "prose.txt"])
-def test_what_is_no_haproxy_configuration_is_exit_code_2_and_one_line_that_names_it(
-    here: Run, tmp_path: Path, name: str
-) -> None:
+def test_files_that_are_no_haproxy_configuration(here: Run, tmp_path: Path, name: str) -> None:
+    """Exit code 2, and one line that names the file."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "prose.txt").write_text("Dear diary,\n")
     done = here("haproxy", "lint", tmp_path / name)

@@ -1,4 +1,4 @@
-"""Single facts behind the lint's notes, against a real HAProxy: what it does with weights, tables and keywords."""
+"""The facts behind the lint's findings, checked with a real HAProxy: what it does with weights, tables and keywords."""
 
 import re
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.tools.haproxy.parse import _WITH_VALUE
+from agent.tools.haproxy.server_line import WITH_VALUE
 from tests.tools.balancer import (
     HAPROXIES,
     Balancer,
@@ -47,9 +47,8 @@ TABLE = " stick-table type string size 9\n stick on req.cook(SRV)"
     ],
     ids=["cookie", "cookie ignored", "table", "table ignored", "table with a condition"],
 )
-def test_who_knows_a_host_of_weight_0_comes_back_to_it_unless_a_condition_prevents_that(
-    tmp_path: Path, persists: str, comes_back: bool
-) -> None:
+def test_persistence_at_weight_0(tmp_path: Path, persists: str, comes_back: bool) -> None:
+    """Clients return to their host despite weight 0, unless a condition prevents it."""
     web = website()
     text = f"{DEFAULTS}frontend f\n bind unix@{tmp_path}/f.sock\n default_backend web\nbackend web\n{persists}"
     text += "".join(f" server {n} 127.0.0.1:{web.port} weight 100 cookie {n}\n" for n in "ab")
@@ -158,7 +157,8 @@ def test_a_server_state_file_brings_a_port_back_that_the_configuration_has_no_mo
         assert (server["srv_uweight"], server["srv_port"]) == ("50", "7001")
 
 
-def test_an_agent_port_without_an_agent_check_is_taken_without_a_word_and_nobody_is_asked(tmp_path: Path) -> None:
+def test_agent_port_without_agent_check(tmp_path: Path) -> None:
+    """HAProxy accepts it without a warning, and polls no agent."""
     agent = Peer(b"50%\n")
     inter = "agent-inter 20ms"
     lines = f" server a 127.0.0.1:1 weight 100 agent-port {agent.port} {inter}\n"
@@ -170,9 +170,8 @@ def test_an_agent_port_without_an_agent_check_is_taken_without_a_word_and_nobody
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_an_srv_record_gives_a_full_host_its_weight_back_unless_its_weight_is_ignored(
-    tmp_path: Path, ignored: bool
-) -> None:
+def test_weights_from_srv_records(tmp_path: Path, ignored: bool) -> None:
+    """They bring a full host back, unless they are ignored."""
     # 65280 of 65535 is 255 of 256.
     web = website()
     names = Names(web.port, 65280)
@@ -208,7 +207,7 @@ def test_the_keywords_that_take_a_value_are_those_that_haproxy_lists(tmp_path: P
     listed = haproxy("-dKall", "-q", "-c", "-f", str(nothing), command=command).stdout
     keywords = dict(re.findall(r"^\tserver <name> <addr> (\S+)(?: (\+\d|\+?-\d))?", listed, re.M))
     assert "agent-check" in keywords, listed[:500]
-    assert {keyword for keyword, takes in keywords.items() if takes} <= _WITH_VALUE
+    assert {keyword for keyword, takes in keywords.items() if takes} <= WITH_VALUE
     # It is read as a part of `source`, with a value.
     del keywords["usesrc"]
-    assert {keyword for keyword, takes in keywords.items() if not takes} & _WITH_VALUE == set()
+    assert {keyword for keyword, takes in keywords.items() if not takes} & WITH_VALUE == set()

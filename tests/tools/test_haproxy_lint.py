@@ -1,7 +1,7 @@
 """The lint against a corpus of configurations.
 
-What is to be found stands in the corpus itself, as a comment at the end of the line it belongs to:
-`# finding: TOPIC, TOPIC  note: TOPIC`. A file of `sound/` has no findings.
+The corpus itself has the expected findings, as a comment at the end of the line they belong to: `# finding: TOPIC,
+TOPIC note: TOPIC`. A file in `sound/` has no findings.
 """
 
 import os
@@ -40,13 +40,13 @@ TOPICS = {
     "dns": " from DNS and from the agent$",
     "init-state": " init-state and track$",
     "port": "variable is not set here$",
-    "no-check": " agent-port and no agent-check$",
+    "no-check": " agent-port but no agent-check$",
     "seldom": r" agent-inter \S+$",
     "one-agent": " poll one agent, ",
-    "line": " is a line without an end$",
+    "line": " has no newline at its end$",
     "nobody": "^No server polls an agent on port ",
-    "no-pool": ", which is no pool$",
-    "no-send": " no agent-send, and the agent has pools$",
+    "no-pool": ", which is not a pool$",
+    "no-send": " no agent-send, but the agent has pools$",
 }
 Mark = tuple[str, int, str, str]
 
@@ -89,7 +89,8 @@ def test_each_trap_is_found_on_its_line_and_nothing_else(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TRAPS, ids=lambda p: p.name)
-def test_a_floor_above_zero_takes_away_the_loss_of_all_servers_and_leaves_the_want_of_a_spill(path: Path) -> None:
+def test_a_floor_above_zero(path: Path) -> None:
+    """With it the loss of all servers is no finding any more; a missing spill still is one."""
     lost = {m for m in expected(path) if m[3] in ("all-at-zero", "backup")}
     left = expected(path) - lost
     more = found(path, floor_above_zero=True) - left
@@ -209,19 +210,19 @@ def test_what_a_file_calls_its_servers_cannot_write_to_the_terminal(tmp_path: Pa
 
 BAD = {
     "prose": ("Dear all,\nthe balancer is down.\n", "line 1: 'Dear' before any section"),
-    "nginx": ("user www-data;\n", "not an HAProxy configuration"),
-    "toml": ('listen = ["127.0.0.1:5001"]\n[workers]\n', "listen wants a name"),
-    "empty": ("", "no section in it"),
-    "comments": ("# one\n\n# two\n", "no section in it"),
+    "nginx": ("user www-data;\n", "so this is not an HAProxy configuration"),
+    "toml": ('listen = ["127.0.0.1:5001"]\n[workers]\n', "listen needs a name"),
+    "empty": ("", "has no section"),
+    "comments": ("# one\n\n# two\n", "has no section"),
     "binary": (b"\x7fELF\0\1", "binary"),
     "quote": ("global\n description 'oops\n", "line 2: unmatched ' quote"),
     "double": ('global\n description "oops\n', 'line 2: unmatched " quote'),
     "brace": ('global\n description "${oops"\n', "line 2: unmatched brace"),
-    "dollar": ('global\n description "5 $"\n', "line 2: $ without the name"),
-    "hex": ("global\n description \\xZZ\n", "line 2: \\x wants two"),
+    "dollar": ('global\n description "5 $"\n', "line 2: $ without a variable name"),
+    "hex": ("global\n description \\xZZ\n", "line 2: \\x needs two"),
     "if": (".if 1\nglobal\n", "line 1: .if without .endif"),
     "endif": ("global\n.endif\n", "line 2: .endif without .if"),
-    "nameless": ("backend\n", "line 1: backend wants a name"),
+    "nameless": ("backend\n", "line 1: backend needs a name"),
     "jinja": ("backend b\n server s {{ host }}:80\n", "line 2: {{ host }} belongs to a template"),
     "jinja block": (
         "{% for s in servers %}\nbackend b\n{% endfor %}\n",
@@ -250,7 +251,8 @@ def test_what_only_looks_like_a_template_is_read(tmp_path: Path, line: str) -> N
     assert {m[3] for m in found(path)} >= {"weight"}
 
 
-def test_health_none_is_a_finding_with_the_haproxys_that_have_the_fault_and_a_note_where_it_is_not_known() -> None:
+def test_health_none_with_health_checks() -> None:
+    """A finding for the HAProxy versions with the bug, nothing for others, a note if the version is unknown."""
     path = CORPUS / "sound/spill.cfg"
 
     def said(**options: Any) -> set[str]:
@@ -301,7 +303,7 @@ def test_what_a_version_makes_fatal_or_its_default_counts_with_that_version(tmp_
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LintError, match="cannot be read, no such file"):
+    with pytest.raises(LintError, match="cannot be read: no such file"):
         lint([tmp_path / "none.cfg"], {5001})
 
 
@@ -333,7 +335,7 @@ def test_any_text_gives_findings_or_a_refusal(text: str) -> None:
 
 
 def lint_text(text: str) -> list[LintFinding]:
-    """The lint of a text, by way of a file that is in memory only."""
+    """Lints a text, as a file that exists only in memory."""
     fd = os.memfd_create("haproxy.cfg")
     try:
         os.write(fd, text.encode(errors="replace"))

@@ -1,6 +1,6 @@
-"""What the lint and the snippet take for true, against a real HAProxy on loopback.
+"""The facts that the lint and the snippet rely on, checked with a real HAProxy on loopback.
 
-It is the one of this machine, or the first of BUSYWEIGHT_HAPROXIES: JSON, as [["/opt/haproxy", "-dS"], ["haproxy"]].
+The HAProxy is this machine's, or the first of BUSYWEIGHT_HAPROXIES: JSON, as [["/opt/haproxy", "-dS"], ["haproxy"]].
 """
 
 import re
@@ -12,7 +12,8 @@ import pytest
 
 from agent.tools.haproxy import lint, snippet
 from agent.tools.haproxy.lint import _readings
-from agent.tools.haproxy.parse import Configuration, read_files
+from agent.tools.haproxy.model import Configuration
+from agent.tools.haproxy.parse import read_files
 from agent.tools.haproxy.read import configuration_files
 from tests.tools.balancer import (
     Balancer,
@@ -62,7 +63,7 @@ def test_haproxy_takes_every_snippet_without_a_warning(tmp_path: Path, pools: li
 
 
 def differences(configuration: Configuration, rows: list[Row]) -> list[str]:
-    """Where our reading of the server lines is not HAProxy's."""
+    """Where our parsing of server lines differs from HAProxy's."""
     wrong: list[str] = []
     for proxy in configuration.backends():
         theirs = [row for row in rows if row["be_name"] == proxy.name]

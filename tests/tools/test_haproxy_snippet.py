@@ -1,4 +1,4 @@
-"""The ready fragment: what it must hold, and what it refuses. test_haproxy_real runs it."""
+"""The snippet: what it must contain, and what it refuses. test_haproxy_real runs it."""
 
 import re
 from pathlib import Path
@@ -48,8 +48,9 @@ def test_it_speaks_of_the_floor_where_there_is_one() -> None:
     assert "floor is 5%" in snippet(5001, floor_percent=5)
 
 
-def test_each_pool_spills_by_default_at_its_own_capacity_and_into_its_own_second_backend() -> None:
-    text = snippet(5001, SERVERS, ["shop", "mail"], bears={"web": 48, "mail": 12}, cores=16)
+def test_each_pool_has_its_own_spill() -> None:
+    """Each spills at its own capacity, into its own second backend."""
+    text = snippet(5001, SERVERS, ["shop", "mail"], maxconns={"web": 48, "mail": 12}, cores=16)
     rules = re.findall(r"^    use_backend (\w+)_all_busy if .*{ be_conn_free\((\w+)\) eq 0 }", text, re.M)
     assert rules == [("shop", "shop"), ("mail", "mail"), ("web", "web")]
     limits = re.findall(r"backend (\w+)\n(?:(?!backend).*\n)*?.* maxconn (\d+) agent-check", text)
@@ -58,8 +59,9 @@ def test_each_pool_spills_by_default_at_its_own_capacity_and_into_its_own_second
     assert re.findall(r"backend (\w+)_all_busy\n(?:(?!backend).*\n)*?.* maxconn 0\n", text) == ["web", "shop", "mail"]
 
 
-def test_it_says_at_the_number_what_it_stands_for_how_to_share_it_and_how_to_do_without() -> None:
-    lines = snippet(5001, SERVERS, bears={"web": 48}).splitlines()
+def test_the_comment_on_maxconn() -> None:
+    """It says what the number means, how balancers share it, and how to do without it."""
+    lines = snippet(5001, SERVERS, maxconns={"web": 48}).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("    # maxconn 48: "))
     assert "weight.capacity" in lines[at]
     assert "cores" in next(line for line in snippet(5001).splitlines() if line.startswith("    # maxconn 24: "))

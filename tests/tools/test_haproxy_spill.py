@@ -1,4 +1,4 @@
-"""The spill of the snippet, and what it rests on, against a real HAProxy with requests that are held in service."""
+"""The snippet's spill, and the facts it relies on, with a real HAProxy and requests that stay in service."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ import pytest
 from agent.tools.haproxy import snippet
 from tests.tools.balancer import Balancer, Peer, asking, bound_to, eventually, status_of, website
 
-BEARS = 2
+MAXCONN = 2
 
 
 class Site:
@@ -29,7 +29,7 @@ class Site:
         return self.number(pool), self.number(f"{pool}_all_busy")
 
     def ask(self, times: int, url: str = "/", pool: str = "web", front: int = 0) -> None:
-        """So many requests more, one after the other, that stay in service."""
+        """Sends so many more requests, one after the other, that stay in service."""
         for _ in range(times):
             wanted = sum(self.in_service(pool)) + 1
             self.asked.append(self._clients.enter_context(asking(self.home / f"front{front}.sock", url)))
@@ -56,16 +56,17 @@ def site(home: Path, text: str) -> Iterator[Site]:
 
 def fragment(names: str = "abc", balance: str = "roundrobin") -> str:
     """The snippet without agents: tests set the weights by hand."""
-    text = snippet(5001, [(name, "192.0.2.1", 80) for name in names], bears={"web": BEARS})
+    text = snippet(5001, [(name, "192.0.2.1", 80) for name in names], maxconns={"web": MAXCONN})
     text = re.sub(r" agent-check.*", "", text)
     return text.replace("balance roundrobin", f"balance {balance}")
 
 
 @pytest.mark.parametrize("pool", ["web", "shop"])
-def test_requests_go_to_all_hosts_while_those_in_the_pool_have_as_many_as_they_bear(tmp_path: Path, pool: str) -> None:
+def test_spill_at_maxconn(tmp_path: Path, pool: str) -> None:
+    """Requests go to all hosts while those in the pool are at their maxconn."""
     free, full = Peer(b"50%\n"), Peer(b"0%\n")
     servers = [(name, "192.0.2.1", 80) for name in ("a", "b", "c")]
-    text = snippet(free.port, servers, [] if pool == "web" else [pool], agent_inter="300ms", bears={pool: BEARS})
+    text = snippet(free.port, servers, [] if pool == "web" else [pool], agent_inter="300ms", maxconns={pool: MAXCONN})
     text = re.sub(r"(server c .*:\d+)$", rf"\1 agent-port {full.port}", text, flags=re.M)
     url = "/" if pool == "web" else f"/{pool}/"
     with site(tmp_path, text) as at:
@@ -131,7 +132,8 @@ def test_all_frontends_and_all_streams_of_a_connection_count_together(tmp_path: 
         assert at.number("www2", "FRONTEND", "conn_tot") == 1
 
 
-def test_without_maxconn_a_spike_stays_in_the_pool_and_only_the_loss_of_all_hosts_is_caught(tmp_path: Path) -> None:
+def test_spill_without_maxconn(tmp_path: Path) -> None:
+    """A spike stays in the pool; requests spill only when all hosts have left it."""
     with site(tmp_path, re.sub(r" maxconn \d+", "", fragment("ab"))) as at:
         at.ask(9)
         assert at.in_service() == (9, 0)
@@ -148,7 +150,7 @@ def test_one_host_serves_what_it_bears_and_what_spills_over(tmp_path: Path) -> N
         eventually(lambda: at.in_service() == (0, 0))
 
 
-def test_be_conn_counts_what_is_queued_and_the_queued_are_lost_once_the_last_host_is_full(tmp_path: Path) -> None:
+def test_why_not_be_conn_or_queue(tmp_path: Path) -> None:
     """Why the rule is about neither: be_conn knows no weights, and a queue must first be there."""
     text = re.sub(r".*use_backend.*\n", "", fragment("ab")).replace("timeout connect 5s", "timeout connect 1s")
     facts = 'return content-type text/plain lf-string "be_conn=%[be_conn(web)] queue=%[queue(web)]" if { path /facts }'

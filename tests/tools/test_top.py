@@ -1,4 +1,4 @@
-"""`busyweight top` in real terminals: what it shows at any size, and that it leaves the terminal as it was."""
+"""`busyweight top` in real terminals: what it shows at any size, and that it restores the terminal."""
 
 import fcntl
 import json
@@ -111,7 +111,8 @@ def test_however_it_is_ended_the_terminal_is_as_it_was(agent: TreeAgent, way: by
         top.assert_given_back()
 
 
-def test_an_agent_that_dies_meanwhile_is_told_with_exit_code_1_and_the_terminal_as_it_was(agent: TreeAgent) -> None:
+def test_the_agent_dies_while_top_runs(agent: TreeAgent) -> None:
+    """Top ends with a message and exit code 1, and restores the terminal."""
     with Session(agent.control) as top:
         agent.stop()
         code, said = top.end()

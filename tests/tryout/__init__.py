@@ -1,1 +1,1 @@
-"""The first hour: `make run`, `make demo`, and what `make` says where something is missing."""
+"""First steps: `make run`, `make demo`, and what `make` reports when something is missing."""

@@ -1,4 +1,4 @@
-"""`make build` where something is missing: the last word is one line that names it and the way out."""
+"""`make build` when something is missing: its last line names it and the remedy."""
 
 import os
 import shutil

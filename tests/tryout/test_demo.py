@@ -1,4 +1,4 @@
-"""`make demo`: the weights follow the jobs, an agent in earnest does not count them, and nothing is left."""
+"""`make demo`: weights follow the jobs, a production agent does not count its workers, and nothing is left behind."""
 
 import os
 import re

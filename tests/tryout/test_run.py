@@ -1,4 +1,5 @@
-"""`make run`: says what to type next, keeps to its checkout, and its other commands find it; once at a time."""
+"""`make run`: prints what to type next, writes only inside its checkout, is found by its other commands, and runs once
+at a time."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Counts become a weight and its reason; what cannot be seen is never idle."""
+"""How counts become a weight and its reason; what cannot be seen is never idle."""
 
 from dataclasses import replace
 
@@ -119,9 +119,8 @@ def test_cores_that_workers_take_are_a_fraction() -> None:
     ids=["all may be busy", "not full either way", "may be full", "full either way", "free either way"],
 )
 @pytest.mark.parametrize("kind", ["unparsable", "unread"])
-def test_workers_that_cannot_be_read_make_a_host_unknown_where_they_decide_whether_it_is_full(
-    known_busy: int, blind: int, weight: int | None, kind: str
-) -> None:
+def test_unreadable_workers(known_busy: int, blind: int, weight: int | None, kind: str) -> None:
+    """They make the state unknown if they decide whether the host is full."""
     counts = replace(Counted(30, 30, known_busy, known_busy, 300), **{kind: blind})
     decided = policy.decide(Rule(capacity=24), counts, visible=True)
     assert decided.weight == weight

@@ -1,4 +1,4 @@
-"""What the pools say: each by its own rule, slowly upwards where wanted, and as one where told so."""
+"""The pools' replies: each by its own rule, rising slowly if configured, and all alike during an override."""
 
 import pytest
 
@@ -104,7 +104,8 @@ def test_another_agent_goes_on_from_what_haproxy_heard_of_each_pool() -> None:
     assert lines(new, 60, busy(0), busy(0)) == [b"up 0% #0/20 busy, rising\n", b"up 100% #0/20 busy\n"]
 
 
-def test_where_it_is_not_known_what_haproxy_heard_every_weight_rises_from_its_floor() -> None:
+def test_unknown_last_weights() -> None:
+    """If the last weights sent are unknown, every weight rises from its floor."""
     both = builder(SLOW, Rule(capacity=20, floor=1))
     both.resume(None)
     assert lines(both, 60, busy(0), busy(0)) == [b"up 0% #0/20 busy, rising\n", b"up 100% #0/20 busy\n"]

@@ -1,4 +1,4 @@
-"""The words on the wire are one line that HAProxy's agent-check understands."""
+"""A reply is one line that HAProxy's agent-check understands."""
 
 from hypothesis import given
 from hypothesis import strategies as st

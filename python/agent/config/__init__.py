@@ -1,1 +1,1 @@
-"""PURE, except for files and paths. What can be configured: TOML -> a frozen Config. Of `weight` it knows only Rule."""
+"""PURE, except for files and paths. The configuration: TOML -> a frozen Config. Imports only Rule from `weight`."""

@@ -1,4 +1,4 @@
-"""PURE. What is allowed and yet not wise: settings that make every answer unknown or late."""
+"""PURE. Settings that are allowed but unwise: with them replies are unknown or late."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from agent.config.schema import Config
 
 
 def warnings(config: Config) -> Iterator[str]:
-    """A line for each."""
+    """One line for each such setting."""
     scan = config.scan
     show = values.show_duration
     if scan.give_up_after <= max(scan.min_gap, scan.fresh_for):

@@ -1,6 +1,6 @@
-"""WORLD. The configuration file: found, read, and read again; what the command line says comes on top.
+"""WORLD. Reads the configuration file, and reads it again for a reload; command line options override it.
 
-It knows no key but those that the command line has, too. What the text means is for `toml` to say.
+It knows only the keys that are also command line options; `toml` parses the text.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ DEFAULT_FILE = Path("/etc/busyweight/busyweight.toml")
 
 
 class Source:
-    """Where a configuration comes from: a file, None for the default one, which need not be there, and what
-    stands in its place: ``procfs`` and ``listen``, where they are given."""
+    """Where a configuration comes from: a file (None: the default one, which need not exist) and the options that
+    override it, ``procfs`` and ``listen``."""
 
     def __init__(
         self, path: Path | None = None, procfs: str | None = None, listen: tuple[tuple[str, int], ...] = ()
@@ -28,16 +28,16 @@ class Source:
 
     @property
     def file(self) -> Path:
-        """The file, whether or not it is there."""
+        """The file, whether or not it exists."""
         return self.path or DEFAULT_FILE
 
     def load(self, checks: Checks) -> Config:
-        """The configuration as it is now. Raises ConfigError."""
+        """The current configuration. Raises ConfigError."""
         return self._parse(self._text(), checks)
 
     def reloader(self, checks: Checks) -> Callable[[], Config]:
-        """Returns a function that reads the configuration. A file that had settings and is now missing or empty is
-        probably being rewritten, and must not mean "all defaults". Raises ConfigError, like :meth:`load`."""
+        """Returns a function that reads the configuration, and like :meth:`load` raises ConfigError. A file that had
+        settings and is now missing or empty is probably being rewritten, and must not mean "all defaults"."""
         seen = False
 
         def read() -> Config:
@@ -53,7 +53,7 @@ class Source:
         return read
 
     def _text(self) -> str:
-        """The file's text; none where the default file is not there."""
+        """The file's text; empty if the default file does not exist."""
         try:
             return self.file.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where the state and the control socket are, for the agent and for its clients."""
+"""Where the state directory and the control socket are, for the agent and for its clients."""
 
 import contextlib
 import os
@@ -26,15 +26,15 @@ def control_socket(option: str | None, environ: Mapping[str, str] = os.environ) 
 
 
 def tryout() -> Path | None:
-    """The directory of `make run`, where this is the command of a checkout that has one."""
+    """The directory of `make run`, if this command runs from a checkout that has one."""
     directory = Path(sys.prefix, TRYOUT)
-    # Not Path.is_dir, which raises where that cannot be told.
+    # Not Path.is_dir, which raises an error if it may not look.
     return directory if sys.prefix != sys.base_prefix and os.path.isdir(directory) else None  # noqa: PTH112
 
 
 @contextlib.contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """A name of this socket that fits into a socket address, however long its path is. Raises OSError."""
+    """A name for this socket that fits into a socket address, however long its path is. Raises OSError."""
     if len(os.fsencode(path)) < SUN_PATH_LEN:
         yield str(path)
         return

@@ -1,7 +1,7 @@
 """PURE. What can be configured: every key, with its kind and its default.
 
-One table lists them all; parsing and printing a configuration (`toml`) and the reference use it. Nothing is read
-here.
+One table lists them all; it drives parsing and printing (`toml`) and the configuration file that is shipped. Nothing
+is read here.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from agent.config import values
 from agent.config.values import Kind
 from agent.weight.policy import Rule
 
-MAX_POOLS = 31  # one scan tells 32 selectors apart, and the default pool is one
+MAX_POOLS = 31  # a scan distinguishes 32 selectors, and the default pool uses one
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Whose titles count for a pool."""
+    """Which processes' titles count for a pool."""
 
     preset: str = "sidekiq"
     comm: tuple[str, ...] = ()
@@ -41,17 +41,17 @@ class Weight:
     unknown: int | None = None
 
     def rule(self, cores: int, quota: float | None = None) -> Rule:
-        """The policy's rule on a machine with this many physical cores, of which the workers' cgroups
-        may use ``quota`` (None: all)."""
+        """The policy's rule on a machine with this many physical cores, of which the workers' cgroups may use
+        ``quota`` (None: all)."""
         limited = float(cores) if quota is None else min(quota, float(cores))
         capacity = {"cores": float(cores), "quota": limited, "slots": None}.get(str(self.capacity), self.capacity)
-        assert not isinstance(capacity, str)  # noqa: S101 - for the type checker; parsed before
+        assert not isinstance(capacity, str)  # noqa: S101 - for the type checker; parsing ensures it
         return Rule(self.count, capacity, self.floor, self.rise, self.unknown)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One set of workers and what becomes of their counts. The default pool has no name."""
+    """One set of workers, and how their counts become a weight. The default pool has no name."""
 
     name: str
     workers: Workers
@@ -83,7 +83,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits on pollers. ``max_connections`` counts those whose agent-send line is still missing."""
+    """Limits on pollers. ``max_connections`` counts connections whose agent-send line is still missing."""
 
     max_connections: int = 256
     deadline: float = 1.0
@@ -92,7 +92,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Who may command, besides root and the agent's own user."""
+    """Who may control the agent, besides root and the agent's own user."""
 
     group: str = ""
 
@@ -114,7 +114,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that can be configured."""
+    """The whole configuration."""
 
     listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 5001),)
     allow: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class Config:
 
     def rules(self, cores: int, quota: Callable[[tuple[str, ...]], float | None]) -> list[tuple[str, Rule]]:
         """Each pool's name and its policy's rule, on a machine with this many physical cores. ``quota``
-        tells what cgroups may use of them."""
+        returns how many of them cgroups may use."""
         rules = []
         for pool in self.all_pools:
             limit = quota(pool.workers.cgroups) if pool.weight.capacity == "quota" else None
@@ -152,7 +152,7 @@ class Config:
 
 _texts = values.list_of(values.text)
 
-# Every key, in the order in which it is shown.
+# Every key, in the order in which keys are shown.
 KINDS: dict[str, dict[str, Kind[Any]]] = {
     "": {
         "listen": values.list_of(values.address),

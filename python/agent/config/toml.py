@@ -1,7 +1,7 @@
 """PURE. TOML -> one frozen Config, or every fault at once; and back.
 
-What only the world can tell (whether a user exists, whether a pattern compiles) is asked through
-:class:`Checks`, so that this file needs no world.
+What depends on the machine (whether a user exists, whether a pattern compiles) is checked through :class:`Checks`,
+which the caller passes in.
 """
 
 import json
@@ -27,9 +27,9 @@ from agent.config.schema import (
 )
 from agent.config.values import Kind, Wrong
 
-# Programs that people will try although their titles do not show whether they are busy. Those that run ActiveJobs can
+# Programs that people will try although their titles do not show whether they are busy. Those that run Active Job can
 # be made to show it.
-_OR_APPEND = ', or append it to the title with contrib/active_job_live_title.rb and take preset = "busyweight"'
+_OR_APPEND = ', or append it to the title with contrib/active_job_live_title.rb and set preset = "busyweight"'
 SILENT_PROGRAMS = {
     "puma": "its control server (pumactl stats) or GET /stats",
     "unicorn": "raindrops' Raindrops::Middleware",
@@ -68,7 +68,7 @@ _POOL_KINDS = KINDS["workers"] | KINDS["workers.custom"] | KINDS["weight"]
 
 
 class _Reader:
-    """Parses tables by the kinds of their keys, and collects the errors."""
+    """Parses tables according to the kinds of their keys, and collects the errors."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -84,7 +84,7 @@ class _Reader:
         return self._faulty.isdisjoint(keys)
 
     def table(self, data: Mapping[str, Any], name: str, known: Mapping[str, Kind[Any]]) -> dict[str, Any]:
-        """The values of one table's known keys; its sub-tables are left to the caller."""
+        """The values of one table's known keys; the caller reads its sub-tables."""
         read = {}
         for key, found in data.items():
             path = f"{name}.{key}" if name else key
@@ -100,7 +100,7 @@ class _Reader:
         return read
 
     def sub(self, data: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
-        """A sub-table; if it is something else, an empty one and an error."""
+        """A sub-table; if the value is not a table, an empty one and an error."""
         found = data.get(key, {})
         if not isinstance(found, dict):
             self.fault(path, f"found {_shown(found)}; allowed: a table, written [{path}]")
@@ -131,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 def _shown(found: object) -> str:
-    """A value as it stood in the file, shortened."""
+    """A value as written in the file, shortened."""
     try:
         shown = json.dumps(found, ensure_ascii=False)
     except TypeError:
@@ -146,14 +146,14 @@ def parse(text: str, where: str, checks: Checks = Checks()) -> Config:
     """
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+    except (ValueError, RecursionError) as error:  # ValueError: also a number with too many digits
         raise ConfigError([f"{where}: not TOML: {error}"]) from None
     reader = _Reader(where)
     config = _read(reader, data)
     _check_weight(reader, "", config.weight, config.workers.cgroups)
     _check_workers(reader, "", config.workers, checks)
     for pool in config.pools:
-        # What is inherited as a whole was judged where it stands.
+        # What a pool inherits unchanged was checked where it is set.
         if pool.weight != config.weight or pool.workers.cgroups != config.workers.cgroups:
             _check_weight(reader, pool.name, pool.weight, pool.workers.cgroups)
         if pool.workers != config.workers:
@@ -214,31 +214,31 @@ def _pool(reader: _Reader, name: str, data: Mapping[str, Any], workers: Workers,
 
 
 def _at(pool: str, table: str, key: str) -> str:
-    """Where a key stands: pools have flat keys."""
+    """A key's path; a pool's keys are flat."""
     return f"pools.{pool}.{key}" if pool else f"{table}.{key}"
 
 
 def _check_weight(reader: _Reader, pool: str, weight: Weight, cgroups: tuple[str, ...]) -> None:
-    """What no single key can tell."""
-    judged = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
-    if reader.good(*judged) and weight.capacity == "slots" and weight.count != "threads":
+    """Checks that involve several keys."""
+    related = [_at(name, "weight", key) for name in {"", pool} for key in ("count", "capacity")]
+    if reader.good(*related) and weight.capacity == "slots" and weight.count != "threads":
         reader.fault(_at(pool, "weight", "capacity"), 'found "slots"; allowed only with count = "threads"')
-    if reader.good(*judged) and weight.capacity == "quota" and not cgroups:
+    if reader.good(*related) and weight.capacity == "quota" and not cgroups:
         reader.fault(
             _at(pool, "weight", "capacity"), 'found "quota"; it means the quota of workers.cgroups, which is empty'
         )
     for path in weight.others:
         if not path.strip("/"):
-            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: named cgroups, not the root of all')
+            reader.fault(_at(pool, "weight", "others"), f'found "{path}"; allowed: cgroups other than the root')
 
 
 def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks) -> None:
-    """What no single key can tell."""
+    """Checks that involve several keys, or the machine."""
     for user in workers.users:
         if why := checks.user(user):
             reader.fault(_at(pool, "workers", "users"), why)
-    judged = [(table, key) for table in ("workers", "workers.custom") for key in KINDS[table] if key != "users"]
-    if not reader.good(*(_at(name, *at) for name in {"", pool} for at in judged)):
+    related = [(table, key) for table in ("workers", "workers.custom") for key in KINDS[table] if key != "users"]
+    if not reader.good(*(_at(name, *at) for name in {"", pool} for at in related)):
         return
     if workers.preset == "custom" and not workers.pattern:
         reader.fault(_at(pool, "workers.custom", "pattern"), 'missing; preset = "custom" needs one')
@@ -254,7 +254,7 @@ def _check_workers(reader: _Reader, pool: str, workers: Workers, checks: Checks)
 
 
 def to_toml(config: Config) -> str:
-    """The whole configuration as TOML, which :func:`parse` reads back to the same."""
+    """The whole configuration as TOML; :func:`parse` makes the same configuration of it."""
     lines = _lines(config, KINDS[""])
     for name, kinds in KINDS.items():
         if not name:
@@ -273,5 +273,5 @@ def to_toml(config: Config) -> str:
 
 def _lines(table: object, kinds: Mapping[str, Kind[Any]]) -> list[str]:
     shown = ((key, kind.show(getattr(table, key))) for key, kind in kinds.items())
-    # JSON's texts, numbers and lists are TOML's too, but for this one character.
+    # JSON's strings, numbers and lists are valid TOML, except for this one character.
     return [f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, value in shown]

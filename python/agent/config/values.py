@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Wrong(ValueError):  # noqa: N818 - it is a value that is wrong, reported among others
-    """A value that is not allowed. Its text says what is."""
+    """A value that is not allowed. Its text says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Kind(Generic[T]):
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
-_DURATION_MAX_S = 365 * 86400.0  # far beyond any use, and timers can still count it
+_DURATION_MAX_S = 365 * 86400.0  # longer than anybody needs, and within what timers support
 _UID_MAX = 2**32 - 2  # the kernel's limit; the number above it means "no user"
 _PERCENT = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)%", re.ASCII)
 
@@ -47,7 +47,7 @@ def _text(found: object) -> str:
 
 def _duration_s(found: object) -> float:
     match = _DURATION.fullmatch(_text(found))
-    # Rounded, so that the same time is the same number whatever unit it was said in.
+    # Rounded, so that the same time is the same number in whatever unit it is written.
     seconds = round(float(match[1]) * _UNITS_S[match[2]], 6) if match else None
     if seconds is None or seconds > _DURATION_MAX_S:
         raise ValueError
@@ -206,7 +206,7 @@ def list_of(item: Kind[T]) -> Kind[tuple[T, ...]]:
     return Kind(f"a list; each item {item.allowed}", parse, lambda items: [item.show(i) for i in items])
 
 
-text = Kind("a text", _text, _same)
+text = Kind("a string", _text, _same)
 duration = Kind('a duration such as "500ms", "2s", "30m", "1h", up to "365d"', _duration_s, show_duration)
 share = Kind('a share of one core from "0.1%" to "100%"', lambda f: _percent(f, 0.1, 100), _show_percent)
 weight = Kind('a whole percentage from "0%" to "100%"', _whole_percent, _show_percent)

@@ -1,8 +1,8 @@
-"""PURE. What is said to people in several places, and in the same words in all of them."""
+"""PURE. Wording that several places share, so that it is the same in all of them."""
 
 
 def os_error(error: OSError) -> str:
-    """Why the system refused, for the end of a sentence."""
+    """The system's reason, for the end of a sentence."""
     return (error.strerror or str(error)).lower()
 
 
@@ -22,5 +22,5 @@ def pool_prefix(pool: str) -> str:
 
 
 def quoted(reply: str) -> str:
-    """A reply as it is shown: in quotes, without the end of its line."""
+    """A reply for people: in quotes, without its line ending."""
     return repr(reply.rstrip("\r\n"))

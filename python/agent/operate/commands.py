@@ -19,7 +19,7 @@ from agent.sampling import host
 
 log = logging.getLogger("busyweight")
 
-# Nobody needs more at once, and the answer would get large.
+# More would make the answer large, and nobody reads more at once.
 WORKERS_MAX = 1000
 WORKERS_USUAL = 200
 

@@ -1,7 +1,7 @@
-"""WORLD. Small files of the agent's own: read with suspicion, and replaced whole.
+"""WORLD. The agent's own small files: reads them with care, and replaces them atomically.
 
-Whoever may write into the directory may have put anything there: a FIFO or a symlink must neither block nor lead
-elsewhere. It knows nothing of what is in them.
+Anyone with write access to the directory may have put anything there: a FIFO must not block the agent, and a symlink
+must not lead it elsewhere. This file does not know what the files contain.
 """
 
 import os
@@ -12,7 +12,7 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def read(path: Path, size_max: int) -> bytes:
-    """What is in it. Raises OSError, and ValueError with what is wrong with it."""
+    """The file's content. Raises OSError, or ValueError if this cannot be a file of ours; its text says why."""
     fd = os.open(path, os.O_RDONLY | _FLAGS)
     try:
         about = os.fstat(fd)
@@ -31,11 +31,11 @@ def read(path: Path, size_max: int) -> bytes:
 
 
 def replace(path: Path, text: str, *, sync: bool) -> None:
-    """It has this text from now on, or what it had before. ``sync``: it is on the disk by then. Raises OSError."""
+    """Replaces the file's content atomically. ``sync``: returns once it is on disk. Raises OSError."""
     new = path.with_suffix(".new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
     try:
-        with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
+        with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - from a descriptor
             file.write(text)
             if sync:
                 file.flush()

@@ -39,7 +39,7 @@ class HeardFile:
     def load(self) -> dict[str, float] | None:
         """The weight of each pool in percent; None if the last weights are unknown."""
         try:
-            self._written = {}  # differs from anything that will be wanted
+            self._written = {}  # differs from everything that :meth:`note` may get
             return _read(self.path)
         except FileNotFoundError:
             self._written = None

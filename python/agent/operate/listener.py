@@ -1,6 +1,7 @@
-"""WORLD. Watches a listening socket for the event loop, and leaves one alone for a while that cannot accept now.
+"""WORLD. Watches a listening socket on the event loop, and pauses while connections cannot be accepted.
 
-It accepts nothing itself, and knows nothing of those who connect. It is in `operate`, though `serve` uses it as well.
+It accepts nothing itself, and knows nothing about the clients. It is in `operate`, although `serve` uses it too,
+because `operate` may not import `serve`.
 """
 
 import asyncio
@@ -9,10 +10,10 @@ from collections.abc import Callable
 
 
 class ListenerWatch:
-    """Calls ``accept`` on the event loop while somebody waits at ``listener``, from :meth:`start` to :meth:`stop`.
+    """Calls ``accept`` on the event loop while a connection waits on ``listener``, from :meth:`start` to :meth:`stop`.
 
-    After :meth:`back_off` it does not, for ``pause_s``: where no descriptor is free, say, it would spin. Nor does it
-    where the kernel has no room for one more watch; that is tried again.
+    After :meth:`back_off` it pauses for ``pause_s``: without a free descriptor, for example, the loop would spin. If
+    the kernel has no room for another watch, it tries again after the same pause.
     """
 
     def __init__(
@@ -27,11 +28,11 @@ class ListenerWatch:
 
     @property
     def backing_off(self) -> bool:
-        """Whether it is left alone for a while."""
+        """Whether the listener is paused."""
         return self._pause is not None
 
     def start(self) -> None:
-        """From now on, or from the end of a pause on."""
+        """Watches from now on, or from the end of the pause."""
         self._wanted = True
         if self._pause is None:
             try:
@@ -40,12 +41,12 @@ class ListenerWatch:
                 self.back_off()
 
     def stop(self) -> None:
-        """Until it is started again."""
+        """Stops watching until the next :meth:`start`."""
         self._wanted = False
         self._loop.remove_reader(self._listener.fileno())
 
     def back_off(self) -> None:
-        """It cannot accept now."""
+        """Pauses, because no connection can be accepted now."""
         self._loop.remove_reader(self._listener.fileno())
         if self._pause is None:
             self._pause = self._loop.call_later(self._pause_s, self._over)
@@ -56,7 +57,7 @@ class ListenerWatch:
             self.start()
 
     def close(self) -> None:
-        """For good; to be called before the socket is closed, since somebody may hold a duplicate of that."""
+        """Stops for good. Must be called before the socket is closed: another process may hold a duplicate."""
         self.stop()
         if self._pause is not None:
             self._pause.cancel()

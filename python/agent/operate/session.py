@@ -75,7 +75,7 @@ class Session:
         self._task.add_done_callback(self._over)
 
     def close(self) -> None:
-        """Disconnects the client. A command that is being carried out is so to its end."""
+        """Disconnects the client, after a command that is already being carried out."""
         self._closing = True
         if not self._carrying_out:
             self._task.cancel()
@@ -87,13 +87,13 @@ class Session:
             self._socket.close()
 
     async def _serve(self) -> None:
-        # An OSError: the client is gone, does not read, or cannot be watched, the kernel having no room for that.
+        # An OSError: the client is gone, does not read, or the kernel has no room for another watch.
         with contextlib.suppress(OSError):
             while await self._exchange():
                 pass
 
     async def _exchange(self) -> bool:
-        """One request and its answer. Whether there may be another one."""
+        """One request and its answer. Returns whether another one may follow."""
         try:
             line = await self._line()
         except values.Wrong as wrong:
@@ -110,7 +110,7 @@ class Session:
         return True
 
     async def _line(self) -> bytes | None:
-        """The next line; None where the client is gone, or says nothing. Raises Wrong if it has no end."""
+        """The next line; None if the client has closed or is idle. Raises Wrong if the line does not end."""
         try:
             async with asyncio.timeout(IDLE_S):
                 while b"\n" not in self._read:
@@ -124,7 +124,7 @@ class Session:
                     self._read += data
         except TimeoutError:
             if self._read:
-                raise values.Wrong(f"no end of the line within {IDLE_S:g} s") from None
+                raise values.Wrong(f"no complete line within {IDLE_S:g} s") from None
             return None
         line, _, self._read = self._read.partition(b"\n")
         return bytes(line)
@@ -140,13 +140,13 @@ class Session:
             return failure(f"the agent failed: {error!r}")
 
     async def _send(self, answer: dict[str, Any]) -> None:
-        """Raises TimeoutError where it is not read in time."""
+        """Raises TimeoutError if the client does not read it in time."""
         async with asyncio.timeout(ANSWER_S):
             await self._loop.sock_sendall(self._socket, encode(answer))
 
 
 def parse(line: bytes, known: Collection[str]) -> tuple[str, dict[str, Any]]:
-    """A request's command, which is one of the known ones, and its other keys. Raises values.Wrong."""
+    """A request's command, which must be known, and its other keys. Raises values.Wrong."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""WORLD. The control socket: where it is, and who may use it, see docs/control.md.
+"""WORLD. The control socket: opens it, and decides who may use it, see docs/control.md.
 
 It does not know what the commands mean: they are passed in. Whatever clients do, polls do not wait.
 """

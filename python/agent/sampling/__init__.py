@@ -1,1 +1,1 @@
-"""When to scan, and what the host is. Knows no sockets, no operators and no words on the wire."""
+"""When to scan, and what the host is. Knows no sockets, no operators and no reply format."""

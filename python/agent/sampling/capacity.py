@@ -76,7 +76,7 @@ def quota(cgroups: Iterable[str], mountinfo: Path = MOUNTINFO) -> float | None:
     """
     hierarchies = list(_hierarchies(mountinfo))
     wanted = {cgroup.strip("/") for cgroup in cgroups}
-    # The tree of these cgroups and their parents, without those below another one of them.
+    # These cgroups and their parents, without those that are below another one of them.
     below: dict[str, set[str]] = {}
     for cgroup in wanted:
         parents = [str(parent) if str(parent) != "." else "" for parent in Path(cgroup).parents]
@@ -104,7 +104,7 @@ def _hierarchies(mountinfo: Path) -> Iterator[Path]:
 def _limit(hierarchies: list[Path], cgroup: str) -> float | None:
     """How many cores one cgroup may use by its own settings; None: no limit."""
     if not cgroup:
-        return None  # the root has none
+        return None  # the root cgroup has none
     limits = []
     for mount in hierarchies:
         home = mount / cgroup
@@ -132,7 +132,7 @@ def _bandwidth(home: Path) -> float | None:
 
 
 def _cpuset(home: Path) -> float | None:
-    """How many CPUs a cpuset has, where it has fewer than the machine."""
+    """How many CPUs a cpuset has, if it has fewer than the machine."""
     cpus = _read(home / "cpuset.cpus.effective") or _read(home / "cpuset.effective_cpus") or _read(home / "cpuset.cpus")
     count = 0
     for part in filter(None, cpus.split(",")):

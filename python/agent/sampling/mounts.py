@@ -1,4 +1,4 @@
-"""PURE. A process's table of mounts, as /proc/PID/mountinfo has it (proc(5))."""
+"""PURE. A process's mount table, parsed from /proc/PID/mountinfo (proc(5))."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mount:
-    """Where a file system is mounted, of which kind it is, and its own options, each with its value or ""."""
+    """A mount point, its file system's type and that file system's options, each with its value or ""."""
 
     point: str
     kind: str
@@ -17,7 +17,7 @@ class Mount:
 
 
 def mounts(mountinfo: str) -> Iterator[Mount]:
-    """In their order; of two at one point the later one is seen. Lines that are cut are left out."""
+    """The mounts in order; of two at the same point the later one is visible. Truncated lines are skipped."""
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         words, source = left.split(" "), right.split(" ")

@@ -1,6 +1,6 @@
 """Workers that `workers.comm` hides: processes with a worker's title but a name that the filter does not match.
 
-Workers under the name of a wrapper, or of another Ruby, would make a busy host look idle. The search reads all of
+Workers that bear the name of a wrapper or of another Ruby would make a busy host look idle. The search reads all of
 /proc and may hang, so it needs its own thread. It changes no count: it only shows that a count may be incomplete.
 """
 
@@ -19,12 +19,12 @@ class Outsiders:
     pools: tuple[tuple[tuple[int, str], ...], ...] = ()
 
     def of(self, pool: int) -> tuple[tuple[int, str], ...]:
-        """The ones of one pool, by its index in the configuration."""
+        """The hidden workers of one pool, by its index in the configuration."""
         return self.pools[pool] if pool < len(self.pools) else ()
 
 
 def look(config: Config) -> Outsiders:
-    """The workers hidden now. May take a second, or hang. Raises OSError without a procfs root."""
+    """The workers hidden now. May take a second, or hang. Raises OSError if there is no procfs root."""
     pools = config.all_pools
     selectors = [host.selector(pool.workers) for pool in pools]
     found = _scan.hidden_by_name(config.scan.procfs, selectors)

@@ -1,7 +1,7 @@
 """Drives one scanner from the event loop: starts scans, monitors them, and takes their results.
 
-It knows no weights and no sockets, and never waits for a scan. Where the kernel has no room to watch for
-the end of one, it looks now and then.
+It knows no weights and no sockets, and never waits for a scan. If the kernel has no room for
+a watch on the end of a scan, it polls for it.
 """
 
 import asyncio

@@ -102,7 +102,7 @@ class Exporter:
         prepared = await self._prepare(former.wanted)
         if self._now is former:
             self.switch(prepared)
-        else:  # a reload wants something else by now
+        else:  # a reload has asked for something else meanwhile
             self.discard(prepared)
 
     def status(self) -> MetricsStatus:

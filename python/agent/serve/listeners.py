@@ -22,7 +22,7 @@ def _name(address: Address) -> str:
 
 
 def _told(address: Address, listener: socket.socket) -> Address:
-    """The address that a socket has, or was asked for where the kernel does not tell."""
+    """A socket's address, or the one asked for if the kernel does not tell."""
     try:
         return address_of(listener)
     except OSError:
@@ -30,11 +30,15 @@ def _told(address: Address, listener: socket.socket) -> Address:
 
 
 def _resize(address: Address, listener: socket.socket, backlog: int) -> None:
-    """Another backlog for a socket that listens. Where the kernel refuses it, the former one stays."""
+    """Changes a listening socket's backlog. If the kernel refuses, the previous one stays."""
     try:
         listener.listen(backlog)
     except OSError as error:
-        log.warning("the backlog of %s stays as it is: %s", values.show_address(address), os_error(error))
+        log.warning(
+            "cannot change the backlog of %s: %s; keeping the previous one",
+            values.show_address(address),
+            os_error(error),
+        )
 
 
 class Listeners:
@@ -100,7 +104,7 @@ class Listeners:
                 self._notify.keep(listener, _name(address))
 
     def keep_no_more(self) -> None:
-        """No other agent follows."""
+        """Tells systemd to keep no sockets: no other agent follows."""
         if not self._passed:
             for address in self._sockets:
                 self._notify.keep_no_more(_name(address))

@@ -109,17 +109,18 @@ class Patient(logging.Handler):
                 while line:
                     line = line[os.write(self._fd, line) :]
             except BlockingIOError:
-                time.sleep(PATIENCE_S)  # somebody made the descriptor non-blocking; the rest of the line is retried
+                # Another process made the descriptor non-blocking; the rest of the line is retried.
+                time.sleep(PATIENCE_S)
                 with self._turn:
                     self._lines[0] = line
                 continue
             except OSError:
-                pass  # a full disk, or no reader any more
+                pass  # a full disk, or the reader is gone
             with self._turn:
                 self._lines.popleft()
 
     def flush(self) -> None:
-        """Waits for what is queued, but not for ever."""
+        """Waits for the queue to drain, but not for ever."""
         with self._turn:
             self._held = self._stuck = False
             self._write_soon(LAST_PATIENCE_S)

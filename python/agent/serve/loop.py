@@ -40,11 +40,11 @@ def _import_without_tls() -> None:
 
 
 class NoLoopError(Exception):
-    """There is no event loop to be had. The text says why, on one line."""
+    """The event loop cannot be created. The text says why, on one line."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs until ``main`` ends. To be imported before anything that imports asyncio. Raises NoLoopError."""
+    """Runs ``main`` to its end. This module must be imported before asyncio. Raises NoLoopError."""
     import asyncio
 
     import uvloop
@@ -60,15 +60,16 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(begin())
-    # An event loop that the kernel has no room for cannot even be closed, says uvloop.
+    # uvloop fails to close an event loop that it could not create.
     except (OSError, RuntimeError) as error:
         if done:
-            return  # what cannot be closed goes with the process
+            return  # the process ends now anyway
         if begun:
             raise
         main.close()
         why = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise NoLoopError(f"cannot start: no event loop: {getattr(why, 'strerror', None) or why}") from None
+        reason = getattr(why, "strerror", None) or why
+        raise NoLoopError(f"cannot start: cannot create the event loop: {reason}") from None
 
 
 _import_without_tls()

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("busyweight")
 
-# At the same time: a pair of Prometheus servers, and a person.
+# Scrapes at the same time: a pair of Prometheus servers, and a person.
 SCRAPES_MAX = 4
 
-# For a whole scrape; Prometheus itself gives up after 10 s.
+# Deadline of a whole scrape; Prometheus itself times out after 10 s.
 DEADLINE_S = 10.0
 
-# For the event loop to return the status.
+# How long the event loop may take to return the status.
 TELL_WITHIN_S = 5.0
 
 # How long to pause a listener that cannot accept, so that it does not spin.
@@ -255,7 +255,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     @staticmethod
     def _expire(request: socket.socket) -> None:
-        # Wakes up its thread, which then finds that the peer is gone.
+        # Wakes up its thread, which then sees a closed connection.
         with suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 
@@ -319,4 +319,4 @@ class Endpoint:
             self._loop.call_soon_threadsafe(tell)
             return told.result(TELL_WITHIN_S)
         except (TimeoutError, RuntimeError):
-            raise NoReportError("the agent does not tell its status") from None
+            raise NoReportError("the agent does not return its status") from None

@@ -20,7 +20,7 @@ EVERY_S = 600.0
 
 
 class OutsiderWatch:
-    """Tells ``pipeline`` which workers are hidden."""
+    """Reports the hidden workers to ``pipeline``."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline

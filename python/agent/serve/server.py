@@ -45,7 +45,7 @@ def open_listener(
     """
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only for this moment, so that another agent of the same user still gets an error that the port is in use.
+    # Only during the bind, so that another agent of the same user still gets an error that the port is in use.
     sharing = [each for each in beside if each.getsockname()[1] == port]
     try:
         listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

@@ -14,8 +14,8 @@ from agent.sampling import capacity, host
 from agent.weight.policy import Rule
 
 # How long the start waits for the first sample before polls are answered without one; well within the unit's
-# TimeoutStartSec=, or a hung scan would make systemd restart the agent for ever. After the same time a reload logs
-# that it is still waiting.
+# TimeoutStartSec=, or a hung scan would have systemd restart the agent for ever. After the same time a reload logs that
+# it is still waiting.
 FIRST_SAMPLE_S = 10.0
 
 

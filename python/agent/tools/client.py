@@ -31,7 +31,7 @@ def ask(path: Path, command: str, **words: object) -> dict[str, Any]:
             connection.settimeout(TIMEOUT_S)
             with paths.short_name(path) as name:
                 connection.connect(name)
-            # A refusal may come before the request is read: then the reason can be read.
+            # The agent may refuse before it reads the request; its reason can still be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(json.dumps(request).encode() + b"\n")
             line = _line(connection)

@@ -1,4 +1,4 @@
-"""The operator's commands at a prompt: asks the running agent, and shows its answer to people."""
+"""The operator's commands: asks the running agent, and formats its answer for people."""
 
 import json
 import time

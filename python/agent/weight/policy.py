@@ -1,6 +1,6 @@
 """PURE. Snapshot -> weight, and the reason for it.
 
-Everything that decides is here: the formula, the floor, the slow rise, and when the host's
+All decisions are made here: the formula, the floor, the slow rise, and when the host's
 state is unknown. No clock, no sockets, no process: times and counts are passed in.
 """
 

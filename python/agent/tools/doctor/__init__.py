@@ -35,7 +35,7 @@ def examine(config: Config, file: Path, control: Path, haproxy_socket: Path | No
         agent.discovery,
         agent.agent,
         agent.readers,
-        # Before the port is polled, which makes this host a poller.
+        # Before doctor polls the port and so makes this host a poller.
         polls.allow,
         agent.port,
         metrics.metrics,

@@ -143,7 +143,9 @@ def port(context: CheckContext) -> Iterator[Finding]:
         if not line:
             yield Finding("warn", "port", f"{shown} closes without a reply", "is this host's own address in allow?")
         elif context.status is None:
-            what = f"{shown} answers {quoted(line)}, but cannot tell without its status whether it is busyweight"
+            what = (
+                f"{shown} answers {quoted(line)}, but without the agent's status it is unknown whether it is busyweight"
+            )
             yield Finding("warn", "port", what, "run doctor as root and with the agent's --control")
         elif line in said:
             yield Finding("ok", "port", f"{shown} answers {quoted(line)}, which matches status")

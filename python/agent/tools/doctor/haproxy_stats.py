@@ -50,7 +50,7 @@ class ServerLine:
 
 
 def servers(path: Path, ports: set[int]) -> list[ServerLine]:
-    """The server lines whose agent is on one of these ports of this host. Raises OSError."""
+    """The server lines whose agent is this host, at one of these ports. Raises OSError."""
     here = _own_addresses()
     stat = {(row["# pxname"], row["svname"]): row for row in csv.DictReader(io.StringIO(_ask(path, "show stat")))}
     lines = _ask(path, "show servers state").splitlines()[1:]
@@ -100,7 +100,7 @@ def _own_addresses() -> set[str]:
 
 
 class HaproxyStats:
-    """HAProxy, queried until it agrees with the agent or the time is over."""
+    """Queries HAProxy until its weights match the agent's replies or the time is over."""
 
     def __init__(self, context: CheckContext, path: Path) -> None:
         self._context = context

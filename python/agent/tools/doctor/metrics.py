@@ -13,7 +13,7 @@ from agent.tools.doctor.finding import Finding
 TIMEOUT_S = 5.0
 LEN_MAX = 16 * 1024 * 1024
 
-# When the agent loaded its configuration. No two agents do that in the same microsecond.
+# When the agent loaded its configuration; it identifies the agent, because two never do so in the same microsecond.
 _TAKEN = re.compile(rb"^busyweight_config_last_reload_success_timestamp_seconds (\S+)$", re.MULTILINE)
 
 

@@ -1,5 +1,5 @@
-"""WORLD. Who polls the agent, and whether they may; watches them for half a minute at most. Their pace is judged by
-`pace`.
+"""WORLD. Who polls the agent, and whether `allow` permits it. Watches polls for up to half a minute; `pace` judges how
+often they come.
 """
 
 import time
@@ -15,18 +15,18 @@ from agent.tools.doctor.pace import Seen, afford, judge, pace_of
 # Long enough for three polls at HAProxy's default agent-inter, 2 s.
 WATCH_S = 7.0
 POLLS_WANTED = 3
-# Who polls more seldom is watched for longer, but no longer than this.
-SELDOM_S = 30.0
-# People and doctor poll from this host, too; who polled so often is more than that.
+# Pollers that poll less often are watched for longer, up to this.
+RARE_S = 30.0
+# People and doctor poll from this host too; an address with this many polls is a balancer's.
 BALANCERS_POLLS = 5
 LOOK_S = 0.1
-# Who polled within this time is watched.
-OF_LATE_S = 60.0
+# Addresses that polled within this time are watched.
+RECENT_S = 60.0
 LOOPBACK = ("127.", "[::1]")
 
 
 def allow(context: CheckContext) -> Iterator[Finding]:
-    """The networks that may poll, against those who did."""
+    """Which networks may poll, and which addresses did."""
     if context.status is None:
         return
     pollers = context.status["polls"]["pollers"]
@@ -50,11 +50,11 @@ def allow(context: CheckContext) -> Iterator[Finding]:
 
 
 def watch(context: CheckContext) -> dict[str, Seen]:
-    """Those who polled of late before the doctor did, by address, after some more polls. Those
-    who poll seldom are waited for, but not for ever. Raises ClientError."""
+    """The recent pollers, except doctor, by address, after some more polls of each. Waits for rare
+    pollers, but not for ever. Raises ClientError."""
     polls = context.status["polls"] if context.status else {"pollers": [], "listening": []}
-    late = {poller["address"] for poller in polls["pollers"] if poller["allowed"] and poller["last_s"] <= OF_LATE_S}
-    # The doctor has polled from there, too, so the last poll is not for sure a balancer's.
+    recent = {poller["address"] for poller in polls["pollers"] if poller["allowed"] and poller["last_s"] <= RECENT_S}
+    # Doctor has polled from there too, so the last poll may not be a balancer's.
     own = {reached(values.address(text))[0] for text in polls["listening"]}
     seen: dict[str, Seen] = {}
     began_s = time.monotonic()
@@ -63,7 +63,7 @@ def watch(context: CheckContext) -> dict[str, Seen]:
         now_s = time.monotonic()
         for poller in pollers:
             address, number, last_s = poller["address"], poller["polls"], poller["last_s"]
-            if address in late and address not in seen:
+            if address in recent and address not in seen:
                 at_s = now_s - last_s
                 seen[address] = Seen(number, at_s, [] if address in own else [(at_s, number)])
             if address in seen:
@@ -71,22 +71,22 @@ def watch(context: CheckContext) -> dict[str, Seen]:
         early = now_s - began_s < WATCH_S
         wanted = POLLS_WANTED if early else 2
         awaited = [one for one in seen.values() if early or one.moments or one.polls >= BALANCERS_POLLS]
-        if now_s - began_s >= SELDOM_S or all(len(one.moments) >= wanted for one in awaited):
+        if now_s - began_s >= RARE_S or all(len(one.moments) >= wanted for one in awaited):
             return seen
         time.sleep(LOOK_S)
 
 
 def agent_inter(context: CheckContext, lines: int | None) -> Iterator[Finding]:
-    """How often HAProxy asks, against the times of the configuration. ``lines`` is how many
-    server lines one HAProxy has for this agent, if it was asked; without it the gap is the least
-    that agent-inter can be."""
+    """How often HAProxy polls, compared with the configured times. ``lines`` is how many server lines
+    HAProxy has for this agent, if its stats socket was queried; without it the gap between polls is only a
+    lower bound of agent-inter."""
     if context.status is None:
         return
     try:
-        # An own address that was not seen to poll may be there only because doctor polls.
+        # One of this host's addresses without a poll may be listed only because doctor polls.
         seen = {address: one for address, one in watch(context).items() if one.moments}
     except client.ClientError as error:
-        yield Finding("fail", "agent-inter", f"the agent went away while its polls were watched: {error}")
+        yield Finding("fail", "agent-inter", f"the agent stopped answering while doctor watched its polls: {error}")
         return
     if seen:
         pace = pace_of(seen, lines)
@@ -95,6 +95,6 @@ def agent_inter(context: CheckContext, lines: int | None) -> Iterator[Finding]:
     elif any(poller["allowed"] for poller in context.status["polls"]["pollers"]):
         release_for = values.show_duration(context.config.reply.release_for)
         remedy = (
-            f"is HAProxy still polling? If rarely, make reply.release_for ({release_for}) longer than two agent-inter"
+            f"is HAProxy still polling? If rarely, set reply.release_for ({release_for}) to more than twice agent-inter"
         )
         yield Finding("warn", "agent-inter", "unknown: no poll was seen", remedy)

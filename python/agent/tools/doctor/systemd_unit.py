@@ -14,7 +14,7 @@ PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload,NRestarts,MainPID,"
     "ProtectProc,ProcSubset,PrivateUsers"
 )
-# The settings of the unit as shipped, and why others are wrong.
+# Settings of the shipped unit, and why other values are wrong.
 WANTED = {
     "ProtectProc": ("default", "anything stricter hides the workers"),
     "ProcSubset": ("all", "pid hides the files that tell the number of cores"),

@@ -1,7 +1,4 @@
-"""Pure: one thing to fix or to know, where it is, and how it is worded: in sentences.
-
-It must not judge.
-"""
+"""Pure: one thing to fix or to know: where it is, and its sentences. It must not judge."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,18 +7,18 @@ from typing import Literal
 
 from agent.config.words import printable
 
-from .parse import Proxy, Server, Settings
+from .model import Proxy, Server, Settings
 from .read import Place, is_known
 
 _MOST_NAMES = 3
 _MOST_DIGITS = 9
-# HAProxy's units of time, in milliseconds; without one they are milliseconds.
+# HAProxy's time units, in milliseconds; a number without a unit is in milliseconds.
 _UNITS_MS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1e3, "m": 60e3, "h": 3600e3, "d": 86400e3}
 
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """One thing to fix. A `note` is worth knowing but not an error. Each part is a sentence without its full stop."""
+    """One thing to fix. A `note` is worth knowing but not an error. Each part is a sentence without its period."""
 
     file: str
     line: int
@@ -37,12 +34,12 @@ class LintFinding:
 
 def finding(at: Place, what: str, why: str, remedy: str) -> LintFinding:
     """Something that makes the agent useless or dangerous."""
-    return LintFinding(at.file, at.line, "finding", what, why, remedy)
+    return LintFinding(at.file, at.line, "finding", _capitalized(what), why, remedy)
 
 
 def note(at: Place, what: str, why: str, remedy: str) -> LintFinding:
     """Something worth knowing."""
-    return LintFinding(at.file, at.line, "note", what, why, remedy)
+    return LintFinding(at.file, at.line, "note", _capitalized(what), why, remedy)
 
 
 def by_place(
@@ -60,24 +57,24 @@ def by_place(
 
 
 def names(servers: list[Server]) -> str:
-    """`Server a`, `Servers a, b, c and 56 more`."""
+    """`server a`, `servers a, b, c and 56 more`."""
     listed = ", ".join(server.name for server in servers[:_MOST_NAMES])
     more = f" and {len(servers) - _MOST_NAMES} more" if len(servers) > _MOST_NAMES else ""
-    return f"Server{'s' if len(servers) > 1 else ''} {listed}{more}"
+    return f"server{'s' if len(servers) > 1 else ''} {listed}{more}"
 
 
-def have(servers: list[Server]) -> str:
-    """The verb that goes with :func:`names`."""
-    return "have" if len(servers) > 1 else "has"
+def have(backend: Proxy, servers: list[Server]) -> str:
+    """`servers a, b in backend web have`, for what follows."""
+    return f"{names(servers)} in {backend.title} {'have' if len(servers) > 1 else 'has'}"
 
 
-def capital(text: str) -> str:
-    """The text as a sentence begins."""
+def _capitalized(text: str) -> str:
+    """The text as the beginning of a sentence."""
     return text[:1].upper() + text[1:]
 
 
 def number(word: str | None) -> int | None:
-    """A number as C's atol reads it, None if a variable is unknown here."""
+    """A number as C's atol reads it; None if it contains a variable that is not set here."""
     if word is None or not is_known(word):
         return None
     digits = ""
@@ -89,6 +86,6 @@ def number(word: str | None) -> int | None:
 
 
 def milliseconds(word: str | None) -> float | None:
-    """A time as HAProxy writes it, None where it is none or a variable is not known here."""
+    """A time in HAProxy's format; None if it is invalid or contains a variable that is not set here."""
     match = re.fullmatch(r"(\d{1,9})(|us|ms|s|m|h|d)", word or "", re.ASCII)
     return int(match[1]) * _UNITS_MS[match[2]] if match else None

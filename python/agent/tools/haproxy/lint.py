@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import of_agents, of_pools, of_servers
 from .finding import LintFinding
-from .parse import Configuration, parse, read_files
+from .model import Configuration
+from .parse import parse, read_files
 from .read import LintError, World, configuration_files
 from .scope import Scope
 
@@ -42,7 +43,7 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     variables = dict(os.environ if environment is None else environment)
     readings = _readings(read_files(paths), variables)
     if not any(configuration.sections for configuration in readings):
-        raise LintError(paths[0], "no section in it, not an HAProxy configuration")
+        raise LintError(paths[0], "has no section, so it is not an HAProxy configuration")
 
     scopes = [
         Scope(
@@ -59,7 +60,7 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
     found: dict[LintFinding, None] = {}
     for scope in scopes:
         found.update(dict.fromkeys(_findings(scope)))
-    nobody = [note for scope in scopes if (note := of_agents.nobody(scope))]
+    nobody = [note for scope in scopes if (note := of_agents.nobody_polls(scope))]
     if len(nobody) == len(scopes):
         found[nobody[0]] = None
     order = {str(path): index for index, path in reversed(list(enumerate(paths)))}
@@ -67,7 +68,7 @@ def lint(  # noqa: PLR0913 - what is known beside the files is named at the call
 
 
 def _readings(texts: Sequence[tuple[Path, str]], variables: dict[str, str]) -> list[Configuration]:
-    """The configurations that the texts may stand for, depending on conditions whose truth is unknown here."""
+    """The possible configurations, one for each outcome of the conditions that cannot be evaluated here."""
     readings: list[Configuration] = []
     todo: list[dict[str, bool]] = [{}]
     while todo and len(readings) < _MOST_READINGS:

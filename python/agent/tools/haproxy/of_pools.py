@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from .conditions import matches
-from .finding import LintFinding, capital, finding, names, note
-from .parse import Proxy, Rule, Server
-from .routes import State, Way, bears_a_number, leading, open_way, spills, words_of
+from .finding import LintFinding, finding, names, note
+from .model import Proxy, Rule, Server
+from .routes import State, Way, has_maxconn, leading, open_way, spills, words_of
 from .scope import Scope, is_hash, slots, weight
 
 # HAProxy keeps 16 nodes for each unit of weight there; from this many units on it matters.
@@ -42,7 +42,7 @@ def algorithm(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Lint
             at,
             f"{what} moves clients to other hosts whenever a weight changes",
             "Sessions and caches that a host keeps for a client are lost then, and weights change all day",
-            "Keep sessions where all hosts can reach them, or use leastconn; for a cache, the misses may not matter",
+            "Keep sessions where all hosts can reach them, or use leastconn; for a cache, the misses may be acceptable",
         )
     units = sum((weight(server) or 0) * server.slots for server in ours)
     if units >= _MANY_UNITS and (consistent or balance.startswith("random")):
@@ -91,7 +91,7 @@ def single(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding
 def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """The loss of all servers, unless enough of the backend stays whatever the agents reply; otherwise a missing
     spill, because a rule that is missing for one is also missing for the other."""
-    others = [s for s in backend.servers if not scope.asks_ours(s.settings) and not s.settings.disabled]
+    others = [s for s in backend.servers if not scope.polls_ours(s.settings) and not s.settings.disabled]
     stay = [server for server in others if not server.settings.backup and weight(server) != 0]
     spare = [server for server in others if server.settings.backup and weight(server) != 0]
     empty = None if scope.floor_above_zero or stay else open_way(scope.configuration, backend, State.EMPTY)
@@ -117,7 +117,7 @@ def all_at_zero(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Li
 def _loses_all(backend: Proxy, way: Way) -> LintFinding:
     return finding(
         backend.at,
-        f"{capital(backend.title)} may lose all its servers at once{_led(backend, way)}",
+        f"{backend.title} may lose all its servers at once{_led(backend, way)}",
         "Once every host is full, they all have weight 0, and every client gets a 503",
         f"Write {_spill_rule(backend)}{_where(backend, way)}, with the same servers without agent-check, as "
         '`busyweight haproxy snippet` shows. Or set `floor = "1%"` in busyweight.toml',
@@ -144,18 +144,18 @@ def _no_spill(scope: Scope, backend: Proxy) -> Iterator[LintFinding]:
         return
     why = "While jobs fill most hosts, a spike overloads the remaining ones, and most of its requests time out"
     rules = [(front, rule) for front, rule in spills(scope.configuration, backend) if _counts_slots(front, rule)]
-    if rules and not bears_a_number(backend):
+    if rules and not has_maxconn(backend):
         yield note(
             rules[0][1].at,
             f"The spill of {backend.title} never starts",
             f"be_conn_free is -1 as long as a server in the pool has no maxconn. {why}",
-            "Give each server of the backend a maxconn: the cores of its host, divided by the number of balancers",
+            "Set maxconn on each server of the backend: its host's cores divided by the number of balancers",
         )
         return
-    limit = "" if bears_a_number(backend) else "Give the servers a maxconn (the cores of a host) and write "
+    limit = "" if has_maxconn(backend) else "Set maxconn on the servers (to a host's cores) and write "
     yield note(
         backend.at,
-        f"{capital(backend.title)} has no spill{_led(backend, way)}",
+        f"{backend.title} has no spill{_led(backend, way)}",
         why,
         f"{limit or 'Write '}{_spill_rule(backend)}{_where(backend, way)}, as `busyweight haproxy snippet` shows",
     )
@@ -170,7 +170,7 @@ def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFind
     rules = list(spills(scope.configuration, backend))
     blind = scope.balance(backend).startswith("random") or is_hash(scope.balance(backend))
     slots_only = [(front, rule) for front, rule in rules if _counts_slots(front, rule)]
-    if blind and bears_a_number(backend) and slots_only:
+    if blind and has_maxconn(backend) and slots_only:
         seen = [words[0] for front, rule in rules for words in words_of(rule, front) if words]
         if not any(word.startswith(("queue(", "avg_queue(")) for word in seen):
             yield note(
@@ -181,12 +181,12 @@ def spill(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFind
                 f"End its condition with `or {{ queue({backend.name}) gt 0 }}`",
             )
     for front, rule in rules:
-        if not bears_a_number(backend) and _always(front, rule, backend):
+        if not has_maxconn(backend) and _always(front, rule, backend):
             yield finding(
                 rule.at,
                 f"All requests for {backend.title} are sent to {rule.target}",
                 "be_conn_free is -1 as long as a server in the pool has no maxconn, and that is below the limit",
-                "Compare with `eq 0`, and give each server a maxconn",
+                "Compare with `eq 0`, and set maxconn on each server",
             )
         yield from _target(scope, backend, ours, rule)
 
@@ -210,8 +210,8 @@ def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Ite
             yield finding(
                 back.at,
                 f"The spill of {backend.title} loops back to where it started",
-                f"{names([back])} in {target.title} is {frontend.title}, which sends its requests here for as long as "
-                "the pool is at its maxconn, so each request loops until no connection is left",
+                f"In {target.title}, the address of {names([back])} is that of {frontend.title}, which sends its "
+                "requests here while the pool is at its maxconn, so each request loops until no connection is left",
                 "List the hosts themselves there, as `busyweight haproxy snippet` shows",
             )
             return
@@ -219,14 +219,14 @@ def _target(scope: Scope, backend: Proxy, ours: list[Server], rule: Rule) -> Ite
         yield finding(
             rule.at,
             f"The spill of {backend.title} leads to {target.title}, which has no usable server",
-            "Requests that the pool cannot take get a 503 there",
+            "Requests that the pool cannot serve get a 503 there",
             "Give it the same servers as the pool, without agent-check",
         )
     elif slots(serving) < slots(ours):
         yield note(
             rule.at,
             f"The spill of {backend.title} leads to {target.title} with {slots(serving)} of {slots(ours)} servers",
-            "These servers must take everything that the whole pool cannot",
+            "These servers must serve everything that the whole pool cannot",
             "Give it all servers of the pool, without agent-check",
         )
 
@@ -244,7 +244,7 @@ def _is_bound(address: str, binds: list[str]) -> bool:
 
 
 def reload(scope: Scope, watched: list[tuple[Proxy, list[Server]]]) -> Iterator[LintFinding]:
-    """Weights lost at a reload, noted once for all backends."""
+    """Weights that a reload loses; one note for all backends."""
     bare = [p for p, _ in watched if not _keeps_state(scope, p)]
     if bare:
         others = f" and {len(bare) - 1} more" if len(bare) > 1 else ""

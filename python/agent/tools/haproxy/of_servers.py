@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 
-from .finding import LintFinding, by_place, capital, finding, have, names, note
-from .of_agents import means_to_ask
-from .parse import Proxy, Server
+from .finding import LintFinding, by_place, finding, have, names, note
+from .model import Proxy, Server
+from .of_agents import seems_to_poll
 from .scope import Scope, slots, weight
 
 _FULL_WEIGHT = 100
-# A server whose health check failed stays down there until the agent says `up`.
+# In these versions a server whose health check failed stays down until the agent says `up`.
 _STAYS_DOWN = ((3, 3, 0), (3, 4, 0))
-# From here on a server that tracks another may not have init-state.
+# Since this version a server that tracks another must not have init-state.
 _INIT_STATE_FATAL = (3, 2)
 
 
 def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """HAProxy applies the percentage to the server's own weight in whole numbers, rounded down."""
+    """Weights below 100: HAProxy takes the agent's percentage of them and rounds down."""
     small: dict[int, list[Server]] = {}
     for server in ours:
         known = weight(server)
@@ -24,10 +24,13 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFindin
     for value, servers in small.items():
         said = "" if servers[0].settings.weight_at else " by default"
         for at, some in by_place(backend, servers, lambda s: s.weight_at):
-            what = f"{names(some)} in {backend.title} {have(some)} weight {value}{said}"
+            what = f"{have(backend, some)} weight {value}{said}"
             if value == 0:
                 yield note(
-                    at, what, "Any percentage of it is 0, whatever the agent replies", "Write `weight 100` to use it"
+                    at,
+                    what,
+                    "Any percentage of it is 0, whatever the agent replies",
+                    "Set `weight 100` to use the server",
                 )
                 continue
             lowest = -(-100 // value)
@@ -37,25 +40,25 @@ def weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFindin
                 what,
                 f"HAProxy takes the agent's percentage of it and rounds down, so anything below {lowest}% is 0 and "
                 f"takes the host out of the pool{steps}",
-                "Write `weight 100`, or scale the backend's weights to 100 and more (at most 256)",
+                "Set `weight 100`, or scale the backend's weights to 100 and more (at most 256)",
             )
 
 
 def slowstart(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """It starts when a server comes up, which an agent's percentage does not trigger."""
+    """Slowstart, which begins when a server comes up, and which an agent's percentage does not trigger."""
     slow = [server for server in ours if server.settings.slowstart_at]
     for at, servers in by_place(backend, slow, lambda s: s.slowstart_at):
         yield note(
             at,
-            f"{names(servers)} in {backend.title} {have(servers)} slowstart",
-            "It applies when a server comes up, not when an agent's answer goes from 0% to 100%: that weight applies "
+            f"{have(backend, servers)} slowstart",
+            "It applies when a server comes up, not when an agent's reply goes from 0% to 100%: that weight applies "
             "at once",
-            'If a host must get its requests gradually, set `rise = "5%/s"` in busyweight.toml',
+            'If the weight must rise gradually, set `rise = "5%/s"` in busyweight.toml',
         )
 
 
 def dns_weights(_: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
-    """SRV records have weights, and HAProxy assigns them to the servers whenever it resolves."""
+    """Servers from SRV records, whose weights HAProxy applies at every resolution."""
     srv = [s for s in ours if s.address.startswith("_") and not s.settings.ignores_dns_weight]
     for server in srv:
         yield finding(
@@ -79,7 +82,7 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Lin
     say = finding if scope.version else note
     yield say(
         backend.at,
-        f'{capital(backend.title)} has health checks, and the agent has `health = "none"`',
+        f'{backend.title} has health checks, and the agent has `health = "none"`',
         "In HAProxy 3.3.0 to 3.4.0 a server whose health check has failed once stays down until its agent says `up`, "
         "which this one never does",
         'Set `health = "up"` in busyweight.toml, or use another HAProxy version'
@@ -90,20 +93,20 @@ def stays_down(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[Lin
 def some_without(scope: Scope, backend: Proxy, ours: list[Server]) -> Iterator[LintFinding]:
     """Servers that keep their weight, next to those whose weight falls."""
     others = [s for s in backend.servers if not (s.settings.agent or s.settings.backup or s.settings.disabled)]
-    others = [server for server in others if weight(server) != 0 and not means_to_ask(scope, server)]
+    others = [server for server in others if weight(server) != 0 and not seems_to_poll(scope, server)]
     if not others:
         return
     yield note(
         others[0].at,
-        f"{names(others)} in {backend.title} {have(others)} no agent-check, beside {slots(ours)} with one",
+        f"{have(backend, others)} no agent-check, beside {slots(ours)} with one",
         "The weight of a server without it never falls, so it gets more requests as the others fill up, and all of "
         "them once those are full",
-        "Run the agent there too, and add agent-check to the line",
+        "Run the agent on that host too, and add agent-check to its server line",
     )
 
 
 def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
-    """Init-state on servers that track ours, which is mostly inherited."""
+    """Init-state on servers that track ours; usually inherited."""
     backends = scope.configuration.backends()
     asked = {f"{backend.name}/{server.name}" for backend in backends for server in scope.ours(backend)}
     for backend in backends:
@@ -112,10 +115,10 @@ def tracked_init_state(scope: Scope) -> Iterator[LintFinding]:
             say = finding if scope.version >= _INIT_STATE_FATAL else note
             yield say(
                 at,
-                f"{names(servers)} in {backend.title} {have(servers)} init-state and track",
-                "HAProxy 3.2 and newer do not start with both",
-                "Remove init-state from the `default-server` that these inherit it from, and set it on the servers "
-                "that have their own health check",
+                f"{have(backend, servers)} init-state and track",
+                "HAProxy 3.2 and later refuse to start with both",
+                "Remove init-state from the `default-server` that they inherit it from, and set it on the servers "
+                "with their own health check",
             )
 
 

@@ -1,7 +1,7 @@
-"""haproxy.cfg files -> lines of words, cut as HAProxy cuts them.
+"""haproxy.cfg files -> lines of words, split as HAProxy splits them.
 
 It knows files, quotes, variables and `.if`, but not what the words mean. It reads the files it is given and must
-never change one, run HAProxy, or guess: what it cannot know (a variable that is not set here, a condition on
+never change a file, run HAProxy, or guess: what it cannot know (a variable that is not set here, a condition on
 HAProxy's version) stays visible to the caller as unknown.
 
 Rules from HAProxy's configuration.txt, "Quoting and escaping", "Environment variables" and "Conditional
@@ -89,14 +89,14 @@ def configuration_files(paths: Sequence[Path]) -> list[Path]:
             if not path.is_dir():
                 files.append(path)
                 continue
-            # As HAProxy does it: no dot files, only what is a file, and `.cfg` nowhere but at the end.
+            # As HAProxy does: no dot files, only regular files, and `.cfg` only at the end.
             found = sorted(
                 entry
                 for entry in path.iterdir()
                 if entry.name.partition(".cfg")[1:] == (".cfg", "") and entry.name[0] != "." and entry.is_file()
             )
         except OSError as error:
-            raise LintError(path, f"cannot be read, {os_error(error)}") from None
+            raise LintError(path, f"cannot be read: {os_error(error)}") from None
         if not found:
             raise LintError(path, "a directory without *.cfg files; name the configuration file")
         files += found
@@ -108,7 +108,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise LintError(path, f"cannot be read, {os_error(error)}") from None
+        raise LintError(path, f"cannot be read: {os_error(error)}") from None
     if b"\0" in content:
         raise LintError(path, "a binary file, not an HAProxy configuration")
     return content.decode("utf-8", errors="backslashreplace")
@@ -136,7 +136,7 @@ def lines_of(path: Path, text: str, world: World) -> Iterator[Line]:
             continue
         in_section = in_section or words[0] in SECTIONS
         if not in_section:
-            why = f"line {number}: {words[0]!r} before any section, not an HAProxy configuration"
+            why = f"line {number}: {words[0]!r} before any section, so this is not an HAProxy configuration"
             raise LintError(path, why)
         yield Line(at, tuple(words))
     if blocks:
@@ -202,7 +202,7 @@ def _escaped(raw: str, position: int, quote: str, at: Place) -> tuple[str, int]:
     if following == "x":
         digits = raw[position + 1 : position + 3]
         if not _HEX.fullmatch(digits):
-            raise LintError(at.file, f"line {at.line}: \\x wants two hexadecimal digits")
+            raise LintError(at.file, f"line {at.line}: \\x needs two hexadecimal digits")
         return chr(int(digits, 16)), position + 3
     if following in _CONTROL:
         return _CONTROL[following], position + 1
@@ -215,7 +215,7 @@ def _variable(raw: str, position: int, variables: Mapping[str, str], at: Place) 
     """The words a `$NAME`, `${NAME}`, `${NAME-default}` or `${NAME[*]}` at `position` stands for."""
     match = _VARIABLE.match(raw, position)
     if not match:
-        raise LintError(at.file, f"line {at.line}: $ without the name of a variable, write \\$ for a dollar")
+        raise LintError(at.file, f"line {at.line}: $ without a variable name; write \\$ for a dollar sign")
     name = match["name"]
     value = variables.get(name)
     position = match.end()

@@ -5,11 +5,11 @@ unless a rule that checks how many are left has sent the request elsewhere first
 capacity of those in the pool overloads them, unless a rule that checks their free slots does the same.
 
 Requests are run through a frontend's rules, with every combination of the conditions on which a rule about the
-backend's state depends. A rule that is not understood must not count as one that applies, unless it is unknown
-altogether how requests reach the backend.
+backend's state depends. A rule that is not understood must not count as one that applies, unless nothing is
+known about how requests reach the backend.
 
-Measured on HAProxy 2.6: neither `nbsrv` nor `be_conn_free` counts servers of weight 0; `srv_is_up` does, and so does
-not help; `be_conn_free` is -1 if a server of the pool has no maxconn; `use-server` reaches a server of weight 0.
+Measured on HAProxy 2.6: neither `nbsrv` nor `be_conn_free` counts servers of weight 0; `srv_is_up` does, so it
+does not help; `be_conn_free` is -1 if a server of the pool has no maxconn; `use-server` reaches a server of weight 0.
 """
 
 import re
@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import product
 
 from .conditions import MANY, Condition, Term, condition, matches
-from .parse import Configuration, Proxy, Rule
+from .model import Configuration, Proxy, Rule
 from .read import Place
 
 _ANSWERS = frozenset(("redirect", "return", "use-service"))
@@ -54,7 +54,7 @@ _Assumed = Mapping[tuple[str, ...], bool]
 
 
 def open_way(configuration: Configuration, backend: Proxy, state: State) -> Way | None:
-    """A way on which clients reach `backend` in that state although no rule catches them; None if there is none.
+    """A route by which clients reach `backend` in that state because no rule diverts them; None if there is none.
 
     It is the backend's own line if no visible line routes to it (a map, a file not given) and no rule anywhere checks
     its state.
@@ -105,14 +105,14 @@ def words_of(rule: Rule, proxy: Proxy) -> Iterator[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One proxy's rules as they are in one state of the backend."""
+    """One proxy's rules, evaluated in one state of the backend."""
 
     proxy: Proxy
     backend: Proxy
     state: State
 
     def open(self, at: Place, when: Condition, earlier: list[Rule]) -> Way | None:
-        """Whether requests can pass by this line, whatever the other conditions are."""
+        """Whether requests can get past this line, whatever the other conditions are."""
         looking = [rule for rule in earlier if self.looks(rule)]
         for alternative in [()] if when.unless else when.alternatives:
             known = {term.words: not term.negated for term in alternative if self._truth_of(term, "") is None}
@@ -176,7 +176,7 @@ class _View:
         # A plain HTTP frontend that redirects everything that is not TLS routes nowhere else.
         if words == ("ssl_fc",) and len(self.proxy.binds_tls) == 1:
             return True in self.proxy.binds_tls
-        # What a variable was computed from is not followed: it is assumed to be what was intended.
+        # A variable is not traced to its source: it is assumed to be as intended.
         if self.state is State.BUSY and words[:1] and words[0].startswith("var("):
             return True
         value = self._value(words, target)
@@ -194,12 +194,12 @@ class _View:
         if name in _LEFT and not match["converters"]:
             if self.state is State.EMPTY:
                 return 0
-            return MANY if name == "nbsrv" else 0 if bears_a_number(self.backend) else -1
+            return MANY if name == "nbsrv" else 0 if has_maxconn(self.backend) else -1
         return MANY if self.state is State.BUSY and name in _LOAD else None
 
 
-def bears_a_number(backend: Proxy) -> bool:
-    """Whether every server that requests may go to has a maxconn, without which no server is ever full."""
+def has_maxconn(backend: Proxy) -> bool:
+    """Whether every server that may get requests has a maxconn; without one, a server is never full."""
     limits = [server.settings.maxconn for server in backend.servers if not server.settings.backup]
     return all(limit is not None and limit.lstrip("0") != "" for limit in limits)
 

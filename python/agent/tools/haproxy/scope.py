@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 from .finding import number
-from .parse import Configuration, Proxy, Server, Settings
+from .model import Configuration, Proxy, Server, Settings
 
 DEFAULT_WEIGHT = "1"
-# This is HAProxy's default from 3.3 on; before it was roundrobin.
+# HAProxy's default algorithm is random since 3.3, and was roundrobin before.
 RANDOM_SINCE = (3, 3)
-# These keep servers in a map that is built once, unless `hash-type consistent` makes it a tree.
+# These look servers up in a map that is built once; with `hash-type consistent` it is a tree.
 HASHING = ("source", "uri", "url_param", "hash", "hdr(", "rdp-cookie")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`version` is HAProxy's, () if unknown; with `bare_replies` the agent never says `up`. `pools` are
-    the names of the agent's, as far as its configuration is known."""
+    """`version` is HAProxy's, () if unknown; with `bare_replies` the agent never says `up`. `pools` are the names of
+    the agent's pools, if its configuration is known."""
 
     configuration: Configuration
     ports: frozenset[int]
@@ -27,14 +27,14 @@ class Scope:
 
     def ours(self, backend: Proxy) -> list[Server]:
         """The backend's servers that poll the agent."""
-        return [server for server in backend.servers if self.asks_ours(server.settings)]
+        return [server for server in backend.servers if self.polls_ours(server.settings)]
 
-    def asks_ours(self, settings: Settings) -> bool:
+    def polls_ours(self, settings: Settings) -> bool:
         """Whether a server polls the agent, judging by its port."""
         return settings.agent and self.is_ours(settings.port)
 
     def is_ours(self, port: str | None) -> bool:
-        """Whether the agent listens on this port, or all agents are to be judged."""
+        """Whether the agent listens on this port, or all agents are to be checked."""
         return self.all_checks or number(port) in self.ports
 
     def balance(self, backend: Proxy) -> str:

@@ -1,4 +1,4 @@
-"""Pure: a haproxy.cfg fragment that uses the agent and avoids all the mistakes that `lint` knows.
+"""Pure: a haproxy.cfg fragment that uses the agent and avoids all mistakes that `lint` finds.
 
 People read, paste and change it, so a comment explains each line that must not be left out. It is self-contained: it
 needs nothing from `defaults` and changes nothing for what follows it.
@@ -43,7 +43,7 @@ def parse_server(text: str) -> WebServer:
 
 
 def capacities(pools: Iterable[Pool]) -> dict[str, int]:
-    """How many busy processes make a host full, by the backend's name, for pools with such a number."""
+    """How many busy processes make a host full, by backend name, for pools with such a number."""
     found: dict[str, int] = {}
     for pool in pools:
         found.pop(pool.name or "web", None)
@@ -59,14 +59,14 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     *,
     agent_inter: str = "250ms",
     floor_percent: int = 0,
-    bears: Mapping[str, int] | None = None,
+    maxconns: Mapping[str, int] | None = None,
     cores: int = _CORES,
 ) -> str:
     """The fragment, one backend `web` and one for each pool, each with its spill. Raises SnippetError.
 
     `listen_port` is the agent's, `servers` are its hosts as HAProxy reaches them (examples if there are none),
-    `agent_inter` is a time in HAProxy's format, `floor_percent` the agent's floor. A host's maxconn is what `bears`,
-    from `capacities`, has for its pool, else `cores`.
+    `agent_inter` is a time in HAProxy's format, `floor_percent` the agent's floor. A host's maxconn is its pool's
+    in `maxconns` (see `capacities`), else `cores`.
     """
     if not 0 < listen_port <= _MAX_PORT:
         raise SnippetError("port", str(listen_port), f"choose one from 1 to {_MAX_PORT}")
@@ -80,7 +80,7 @@ def snippet(  # noqa: PLR0913 - what is of the configuration is named at the cal
     parts = [_head(listen_port, not servers, floor_percent), _frontend(backends)]
     agent = f"agent-check agent-port {listen_port} agent-inter {agent_inter}"
     for backend in backends:
-        known = (bears or {}).get(backend)
+        known = (maxconns or {}).get(backend)
         send = f' agent-send "{backend}\\n"' if pools else ""
         parts.append(_backend(backend, servers or EXAMPLE_SERVERS, known or cores, bool(known), f"{agent}{send}"))
         parts.append(_all_busy(backend, servers or EXAMPLE_SERVERS))
