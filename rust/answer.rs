@@ -5,17 +5,19 @@
 //! loop reports that it can be read, or that its time is over.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::RecvFlags;
 
 use crate::net::Net;
 
-/// An `agent-send` line is a pool's name; HAProxy sends it with the connection.
-const LINE_LEN_MAX: usize = 256;
+mod replies;
+mod socket;
+
+pub use replies::Replies;
+use socket::{Accepted, LINE_LEN_MAX, accept, read_line, send, somebody_waits, spare};
 
 /// How many reads drain what a poller sent after its line before the close, because a close with unread bytes resets
 /// the connection and can lose the reply.
@@ -23,26 +25,6 @@ const DRAIN_READS_MAX: usize = 16;
 
 /// How many pollers are remembered; the one not seen for longest is dropped.
 const POLLERS_MAX: usize = 64;
-
-/// The current replies.
-#[derive(Debug, Clone, Default)]
-pub struct Replies {
-    /// For pollers that name no pool, or an unknown one.
-    pub default: Vec<u8>,
-    /// For pollers that name a pool.
-    pub pools: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Replies {
-    /// The pool that a line names, if it is known, and the reply.
-    fn to(&self, line: &[u8]) -> (Option<&[u8]>, &[u8]) {
-        let name = line.trim_ascii();
-        match self.pools.iter().find(|(pool, _)| pool == name) {
-            Some((pool, reply)) => (Some(pool), reply),
-            None => (None, &self.default),
-        }
-    }
-}
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +64,6 @@ pub struct Poller {
     /// The networks allow it.
     pub allowed: bool,
 }
-
-type Accepted = (OwnedFd, Option<IpAddr>);
 
 #[derive(Debug)]
 struct Owing {
@@ -334,52 +314,6 @@ impl Answerer {
         }
         let poller = self.pollers.entry(peer).or_insert(Poller { polls: 0, last_ns: 0, allowed });
         *poller = Poller { polls: poller.polls + 1, last_ns: now_ns, allowed };
-    }
-}
-
-fn spare() -> Option<OwnedFd> {
-    eventfd(0, EventfdFlags::CLOEXEC).ok()
-}
-
-fn accept(listener: BorrowedFd<'_>) -> Result<Accepted, Errno> {
-    let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
-    let address = address.and_then(|a| SocketAddr::try_from(a).ok()).map(|a| match a.ip() {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
-        v4 @ IpAddr::V4(_) => v4,
-    });
-    Ok((socket, address))
-}
-
-/// Whether there is another poll. Checking first is cheap; a failing accept is not, because the kernel creates the
-/// new socket's file before it looks for a connection.
-fn somebody_waits(listener: BorrowedFd<'_>) -> bool {
-    let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-    rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
-}
-
-/// A reply is much smaller than any send buffer, so it is sent as a whole or not at all.
-///
-/// It is corked until the end of the stream goes with it in one segment: half the packets for both sides, and a sixth
-/// less cost. (If it is lost, only its retransmission helps, some 200 ms later; no later packet reveals the loss.)
-/// The shutdown comes before the close because a close with unread bytes would discard the corked data.
-fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
-    rustix::net::send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE).is_ok()
-        && rustix::net::shutdown(socket, Shutdown::Write).is_ok()
-}
-
-/// Reads more. Returns whether the line is complete, or as complete as it will ever be.
-fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
-    let mut buf = [0; LINE_LEN_MAX];
-    match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {
-        Ok((0, _)) => true,
-        Ok((n, _)) => {
-            line.extend_from_slice(&buf[..n]);
-            let end = line.iter().position(|&b| b == b'\n' || b == b'\r');
-            line.truncate(end.unwrap_or(line.len()));
-            end.is_some() || line.len() >= LINE_LEN_MAX
-        }
-        Err(Errno::AGAIN | Errno::INTR) => false,
-        Err(_) => true,
     }
 }
 
