@@ -129,7 +129,8 @@ def test_pure_rust_names_nothing_of_the_world(path: Path) -> None:
 
 
 def test_only_the_boundary_names_pyo3() -> None:
-    assert [short(path) for path in RUST if "pyo3" in code(path)] == ["rust/python.rs"]
+    naming = {path for path in RUST if "pyo3" in code(path)}
+    assert naming == {HERE / "rust/python.rs", *(HERE / "rust/python").rglob("*.rs")}
 
 
 def test_only_titles_and_presets_know_how_a_program_writes_its_titles() -> None:

@@ -22,7 +22,7 @@ USES = {
     "rust/discovery/ebpf/candidates.rs": 3,
     "rust/discovery/ebpf/filter.rs": 1,
     "rust/discovery/ebpf/sys.rs": 4,
-    "rust/python.rs": 1,
+    "rust/python/polls.rs": 1,
 }
 
 
