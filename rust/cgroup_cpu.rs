@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 
 use crate::effort::smoothed;
+use crate::mountinfo::{Mount, mounts};
 use crate::procfs::read_at_start;
 
 /// The shortest time over which a share is measured.
@@ -110,18 +111,12 @@ fn mount_table() -> String {
 
 /// Where cgroups are mounted that account for CPU time, and the file that tells it.
 fn accounts(mountinfo: &str) -> Vec<(PathBuf, &'static str)> {
-    let account = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next()?, right.nth(1)?);
-        let file = match kind {
-            "cgroup2" => "cpu.stat",
-            "cgroup" if options.split(',').any(|o| o == "cpuacct") => "cpuacct.usage",
-            _ => return None,
-        };
-        Some((PathBuf::from(left.split(' ').nth(4)?), file))
+    let account = |mount: Mount<'_>| match mount.kind {
+        "cgroup2" => Some((mount.point.into(), "cpu.stat")),
+        "cgroup" if mount.has("cpuacct") => Some((mount.point.into(), "cpuacct.usage")),
+        _ => None,
     };
-    mountinfo.lines().filter_map(account).collect()
+    mounts(mountinfo).filter_map(account).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod effort;
 pub mod error;
 pub mod hidden;
 pub mod hung_reads;
+mod mountinfo;
 pub mod net;
 pub mod pid;
 pub mod presets;

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
 
 use super::{Discovery, Found, Look};
+use crate::mountinfo::{Mount, mounts};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, ReadError, describe};
 
@@ -49,12 +50,12 @@ impl Cgroup {
         if !procfs.is_ours() {
             return Err(format!("{} shows another pid namespace than cgroup.procs", procfs.path().display()));
         }
-        let mounts = std::fs::read(procfs.path().join("self/mountinfo")).unwrap_or_default();
-        let mounts = parse_mounts(&String::from_utf8_lossy(&mounts));
-        if mounts.is_empty() {
+        let table = std::fs::read(procfs.path().join("self/mountinfo")).unwrap_or_default();
+        let tops = hierarchies(&String::from_utf8_lossy(&table));
+        if tops.is_empty() {
             return Err("no cgroup2 or systemd cgroup hierarchy is mounted".into());
         }
-        Self::of(mounts.iter().flat_map(|m| cgroups.iter().map(|c| m.join(c.trim_start_matches('/')))).collect())
+        Self::of(tops.iter().flat_map(|top| cgroups.iter().map(|c| top.join(c.trim_start_matches('/')))).collect())
     }
 
     fn of(roots: Vec<PathBuf>) -> Result<Self, String> {
@@ -198,18 +199,10 @@ fn parse_pids(text: &[u8]) -> impl Iterator<Item = Pid> {
     text.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).filter(|&pid| pid != 0)
 }
 
-/// The mount points of the cgroup2 and the systemd hierarchies (proc(5), mountinfo).
-fn parse_mounts(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut right = right.split(' ');
-            let (kind, options) = (right.next()?, right.nth(1)?);
-            let ours = kind == "cgroup2" || (kind == "cgroup" && options.split(',').any(|o| o == "name=systemd"));
-            ours.then(|| left.split(' ').nth(4)).flatten().map(PathBuf::from)
-        })
-        .collect()
+/// The mount points of the hierarchies whose paths name processes: cgroup2, and systemd's own of v1.
+fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
+    let names_processes = |m: &Mount<'_>| m.kind == "cgroup2" || (m.kind == "cgroup" && m.has("name=systemd"));
+    mounts(mountinfo).filter(names_processes).map(|m| m.point.into()).collect()
 }
 
 #[cfg(test)]
@@ -254,7 +247,7 @@ mod tests {
                     31 25 0:27 / /sys/fs/cgroup/systemd rw - cgroup none rw,xattr,name=systemd\n\
                     32 25 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let expected = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
-        assert_eq!(parse_mounts(text), expected);
+        assert_eq!(hierarchies(text), expected);
     }
 
     #[test]
@@ -308,8 +301,8 @@ mod tests {
 
         /// `None` where none can be made.
         fn new() -> Option<Self> {
-            let mounts = parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
-            let top = mounts.first()?.join(format!("busyweight-unit-{}", std::process::id()));
+            let tops = hierarchies(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+            let top = tops.first()?.join(format!("busyweight-unit-{}", std::process::id()));
             fs::create_dir(&top).ok()?;
             let mut groups = Self { top, processes: Vec::new() };
             for name in Self::NAMES {
