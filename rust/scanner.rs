@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::Pid as Tid;
 
 use crate::clock::now_ns;
-use crate::discovery::ebpf::SharedCandidates;
+use crate::discovery::Handover;
 use crate::hung_reads::HungReads;
 use crate::pid::Pid;
 use crate::procfs::waits_for_a_cpu;
@@ -90,12 +90,12 @@ struct Shared {
 #[derive(Clone)]
 struct FoundBy {
     name: &'static str,
-    candidates: Option<SharedCandidates>,
+    handover: Option<Handover>,
 }
 
 impl FoundBy {
     fn of(tracker: &Tracker) -> Self {
-        Self { name: tracker.discovery(), candidates: tracker.shared_candidates() }
+        Self { name: tracker.discovery(), handover: tracker.handover() }
     }
 }
 
@@ -218,10 +218,10 @@ impl Scanner {
         lock(&self.shared.tracker).workers()
     }
 
-    /// The programs in the kernel, for a successor to take over.
+    /// What a successor's discovery takes over, if anything.
     #[must_use]
-    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
-        lock(&self.shared.found_by).candidates.clone()
+    pub fn handover(&self) -> Option<Handover> {
+        lock(&self.shared.found_by).handover.clone()
     }
 
     /// The discovery in use.

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use crate::cgroup_cpu::OtherCgroups;
 use crate::cpu_time::Way;
-use crate::discovery::ebpf::SharedCandidates;
-use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
+use crate::discovery::{Discovery, Found, Handover, Look, sweep::Sweep};
 use crate::pid::Pid;
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
@@ -123,10 +122,10 @@ impl Tracker {
         self.fallback.as_deref()
     }
 
-    /// The programs in the kernel, for a successor to take over.
+    /// What a successor's discovery takes over, if anything.
     #[must_use]
-    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
-        self.discovery.shared_candidates()
+    pub fn handover(&self) -> Option<Handover> {
+        self.discovery.handover()
     }
 
     /// Begins a scan: looks for processes, and queues what is to be read. `hangs` tells where a

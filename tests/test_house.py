@@ -133,6 +133,10 @@ def test_only_the_boundary_names_pyo3() -> None:
     assert naming == {HERE / "rust/python.rs", *(HERE / "rust/python").rglob("*.rs")}
 
 
+def test_only_the_choice_of_a_discovery_names_the_one_in_the_kernel() -> None:
+    assert [short(path) for path in RUST if re.search(r"\bebpf::", code(path))] == ["rust/discovery/choice.rs"]
+
+
 def test_only_titles_and_presets_know_how_a_program_writes_its_titles() -> None:
     knowing = {short(path) for path in RUST if re.search(r"busy\]|\[?resque-|rq:worker|postgres: ", code(path))}
     assert knowing == {"rust/title.rs", "rust/presets.rs"}

@@ -1,6 +1,6 @@
 //! WORLD. Which discovery is used, and why not a better one.
 
-use super::{Discovery, cgroup, ebpf, sweep};
+use super::{Discovery, Handover, cgroup, ebpf, sweep};
 use crate::procfs::Procfs;
 use crate::selector::Selector;
 
@@ -13,14 +13,14 @@ pub struct Choice {
 }
 
 /// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep; a discovery configured
-/// by name that is not available is replaced by the sweep. `former` programs are taken over; without any, privileges
-/// to load new ones are needed, and dropped afterwards if `drop_privileges`.
+/// by name that is not available is replaced by the sweep. `former` is what the discovery before this one hands over; if
+/// that is no BPF programs, `ebpf` must load them, which needs privileges. `drop_privileges`: they are dropped afterwards.
 #[must_use]
 pub fn choose(
     kind: &str,
     procfs: &Procfs,
     selectors: &[Selector],
-    former: Option<ebpf::SharedCandidates>,
+    former: Option<Handover>,
     drop_privileges: bool,
 ) -> Choice {
     let mut refused = Vec::new();

@@ -18,7 +18,7 @@ pub use candidates::{Candidate, Candidates, Counters, probe};
 pub use filter::{CommPrefix, MAX_PATTERNS};
 pub use unavailable::Unavailable;
 
-use super::{Discovery, Found, Look};
+use super::{Discovery, Found, Handover, Look};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, describe};
 use crate::selector::Selector;
@@ -32,12 +32,10 @@ const CANDIDATES_MAX: u32 = 16_384;
 /// Skipped programs are asked for once in so many looks; it takes three system calls.
 const LOOKS_PER_CHECK: u32 = 64;
 
-/// The programs and their map, which a reload passes on: by then the privileges to load them again are gone.
-pub type SharedCandidates = Arc<Mutex<Candidates>>;
-
 /// See the module.
 pub struct Ebpf {
-    candidates: SharedCandidates,
+    /// The programs and their map. They are handed over at a reload: by then the privileges to load them are gone.
+    candidates: Arc<Mutex<Candidates>>,
     /// As read last, ascending.
     map: Vec<Candidate>,
     /// Ascending, and none of them in the map.
@@ -51,14 +49,14 @@ pub struct Ebpf {
 }
 
 impl Ebpf {
-    /// Loads the programs, or takes over `former` ones with another filter.
+    /// Loads the programs, or takes them over from `former` and changes their filter.
     ///
     /// # Errors
     /// What is missing, with its remedy.
     pub fn new(
         procfs: &Procfs,
         selectors: &[Selector],
-        former: Option<SharedCandidates>,
+        former: Option<Handover>,
         drop_privileges: bool,
     ) -> Result<Self, Unavailable> {
         if !procfs.is_kernels() {
@@ -73,7 +71,7 @@ impl Ebpf {
                 prefixes.push(prefix);
             }
         }
-        let candidates = match former {
+        let candidates = match former.and_then(|former| former.downcast::<Mutex<Candidates>>().ok()) {
             Some(candidates) => {
                 lock(&candidates).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;
                 candidates
@@ -158,8 +156,8 @@ impl Discovery for Ebpf {
         }
     }
 
-    fn shared_candidates(&self) -> Option<SharedCandidates> {
-        Some(Arc::clone(&self.candidates))
+    fn handover(&self) -> Option<Handover> {
+        Some(Arc::clone(&self.candidates) as Handover)
     }
 }
 
@@ -171,6 +169,6 @@ pub fn give_up_privileges() -> std::io::Result<()> {
     privileges::give_up(|| Ok(()))
 }
 
-fn lock(candidates: &SharedCandidates) -> MutexGuard<'_, Candidates> {
+fn lock(candidates: &Mutex<Candidates>) -> MutexGuard<'_, Candidates> {
     candidates.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,9 @@ pub mod sweep;
 
 pub use choice::{Choice, choose};
 
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::pid::Pid;
 use crate::procfs::Procfs;
 
@@ -34,6 +37,10 @@ pub enum Look {
     Starved,
 }
 
+/// What a discovery hands over to the one that a reload puts in its place. Only a discovery of the same kind knows
+/// what is in it.
+pub type Handover = Arc<dyn Any + Send + Sync>;
+
 /// One way to find processes.
 pub trait Discovery: Send {
     /// Its name in the configuration.
@@ -55,8 +62,8 @@ pub trait Discovery: Send {
     /// The tracker reports that a process is gone, or can never be a worker under its name.
     fn forget(&mut self, _pid: Pid) {}
 
-    /// The programs in the kernel, for a successor to take over.
-    fn shared_candidates(&self) -> Option<ebpf::SharedCandidates> {
+    /// What a successor takes over from it, if anything.
+    fn handover(&self) -> Option<Handover> {
         None
     }
 

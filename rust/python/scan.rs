@@ -101,8 +101,8 @@ impl Scanner {
         let procfs = Procfs::open(Path::new(procfs))?;
         let event = scanner::new_event()?;
         let former = former.as_ref().map(|f| &f.scanner);
-        let candidates = former.and_then(scanner::Scanner::shared_candidates);
-        let choice = discovery::choose(discovery, &procfs, &selectors, candidates, drop_privileges);
+        let handover = former.and_then(scanner::Scanner::handover);
+        let choice = discovery::choose(discovery, &procfs, &selectors, handover, drop_privileges);
         let way = Way::choose(&procfs);
         let context = Arc::new(Context { selectors, detail, way });
         scanner::reserve_fds(kept_max);
