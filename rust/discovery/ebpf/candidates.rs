@@ -39,14 +39,6 @@ const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT
 #[cfg(not(busyweight_ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
 
-/// `struct candidate` of `candidates.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    start_ns: u64,
-    named_ns: u64,
-}
-
 /// `struct counters` of `candidates.h`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -56,11 +48,9 @@ struct Bss {
     token_tgid: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Bss>() == 24);
+const _: () = assert!(size_of::<Bss>() == 24);
 
-// SAFETY: plain integers without padding.
-unsafe impl aya::Pod for Entry {}
-// SAFETY: plain integers without padding.
+// SAFETY: three u64, and no padding, as the assertion above shows: any bytes are a value, and all bytes are set.
 unsafe impl aya::Pod for Bss {}
 
 /// A process whose comm passes the filter.
@@ -68,11 +58,8 @@ unsafe impl aya::Pod for Bss {}
 pub struct Candidate {
     /// The process, by its number in the initial pid namespace.
     pub tgid: u32,
-    /// When it was forked, in nanoseconds since boot, suspend included. Another value under the
-    /// same tgid is another process. (Field 22 of /proc/PID/stat is this in clock ticks, but
-    /// shifted by the reader's time namespace.)
-    pub start_ns: u64,
-    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`. Another value under the same
+    /// tgid may be another process.
     pub named_ns: u64,
 }
 
@@ -91,11 +78,12 @@ pub struct Counters {
 pub struct Candidates {
     /// Holds the programs and keeps them attached.
     programs: Ebpf,
-    entries: HashMap<MapData, u32, Entry>,
+    /// From tgid to [`Candidate::named_ns`].
+    entries: HashMap<MapData, u32, u64>,
     filter: Array<MapData, Filter>,
     bss: Array<MapData, Bss>,
     keys: Vec<u32>,
-    values: Vec<Entry>,
+    values: Vec<u64>,
 }
 
 impl Candidates {
@@ -180,13 +168,8 @@ impl Candidates {
         loop {
             let (count, last) =
                 sys::lookup_batch(self.entries.map().fd().as_fd(), &mut position, &mut self.keys, &mut self.values)?;
-            out.extend(
-                self.keys
-                    .iter()
-                    .zip(&self.values)
-                    .take(count)
-                    .map(|(&tgid, &Entry { start_ns, named_ns })| Candidate { tgid, start_ns, named_ns }),
-            );
+            let entries = self.keys.iter().zip(&self.values).take(count);
+            out.extend(entries.map(|(&tgid, &named_ns)| Candidate { tgid, named_ns }));
             if last {
                 return Ok(());
             }
@@ -214,7 +197,7 @@ impl Candidates {
             bss: typed(take(".bss")?)?,
             programs,
             keys: vec![0; BATCH],
-            values: vec![Entry::default(); BATCH],
+            values: vec![0; BATCH],
         })
     }
 
@@ -239,7 +222,7 @@ impl Candidates {
 
     fn look_up(&self) -> io::Result<()> {
         self.counters()?;
-        let (mut key, mut value) = ([0; 64], [Entry::default(); 64]);
+        let (mut key, mut value) = ([0; 64], [0_u64; 64]);
         sys::lookup_batch(self.entries.map().fd().as_fd(), &mut None, &mut key, &mut value)?;
         Ok(())
     }
