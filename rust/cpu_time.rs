@@ -60,7 +60,7 @@ fn clock_ns(pid: Pid) -> Option<u64> {
     // The kernel's CPUCLOCK_SCHED (2) of a process: include/linux/posix-timers_types.h.
     let id = (!(pid as libc::clockid_t) << 3) | 2;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime writes one timespec, and reads nothing but the number.
+    // SAFETY: clock_gettime(3) takes any number, and writes at most the one timespec, which outlives the call.
     let refused = unsafe { libc::clock_gettime(id, &raw mut time) };
     (refused == 0).then(|| time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

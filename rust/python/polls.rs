@@ -101,6 +101,7 @@ impl Answerer {
 }
 
 fn borrowed<'a>(listener: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: the caller's socket object keeps the descriptor open during the call.
+    // SAFETY: `_scan.pyi` demands a descriptor that stays open during the call. The server keeps to that: only the event
+    // loop closes listeners, and it is the event loop's thread that waits for this call.
     unsafe { BorrowedFd::borrow_raw(listener) }
 }

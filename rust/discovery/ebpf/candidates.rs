@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
-use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::{BtfTracePoint, ProgramType};
 use aya::sys::is_program_supported;
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -166,8 +166,7 @@ impl Candidates {
         out.clear();
         let mut position = None;
         loop {
-            let (count, last) =
-                sys::lookup_batch(self.entries.map().fd().as_fd(), &mut position, &mut self.keys, &mut self.values)?;
+            let (count, last) = sys::lookup_batch(&self.entries, &mut position, &mut self.keys, &mut self.values)?;
             let entries = self.keys.iter().zip(&self.values).take(count);
             out.extend(entries.map(|(&tgid, &named_ns)| Candidate { tgid, named_ns }));
             if last {
@@ -223,7 +222,7 @@ impl Candidates {
     fn look_up(&self) -> io::Result<()> {
         self.counters()?;
         let (mut key, mut value) = ([0; 64], [0_u64; 64]);
-        sys::lookup_batch(self.entries.map().fd().as_fd(), &mut None, &mut key, &mut value)?;
+        sys::lookup_batch(&self.entries, &mut None, &mut key, &mut value)?;
         Ok(())
     }
 }
@@ -273,7 +272,7 @@ fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
 /// Parsing the kernel's types leaves many megabytes of free memory on the heap.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it only gives free memory back.
+    // SAFETY: it gives back only memory that nobody has allocated, under the allocator's own locks.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -60,7 +60,8 @@ pub(super) struct Filter {
 
 const _: () = assert!(size_of::<Filter>() == 24 + 32 * MAX_PATTERNS);
 
-// SAFETY: plain integers without padding, as the assertion above shows.
+// SAFETY: nothing but integers, and no padding, as the assertion above shows: any bytes are a value, and all bytes are
+// set.
 unsafe impl aya::Pod for Filter {}
 
 impl Filter {
