@@ -13,18 +13,19 @@ use rustix::net::RecvFlags;
 
 use crate::net::Net;
 
+mod pollers;
 mod replies;
 mod socket;
 
+pub use pollers::Poller;
+use pollers::Pollers;
+use replies::LINE_LEN_MAX;
 pub use replies::Replies;
-use socket::{Accepted, LINE_LEN_MAX, accept, read_line, send, somebody_waits, spare};
+use socket::{Accepted, accept, read_line, send, somebody_waits, spare};
 
 /// How many reads drain what a poller sent after its line before the close, because a close with unread bytes resets
 /// the connection and can lose the reply.
 const DRAIN_READS_MAX: usize = 16;
-
-/// How many pollers are remembered; the one not seen for longest is dropped.
-const POLLERS_MAX: usize = 64;
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,17 +55,6 @@ pub struct Totals {
     pub no_fds: u64,
 }
 
-/// Who polls.
-#[derive(Debug, Clone, Copy)]
-pub struct Poller {
-    /// Its polls.
-    pub polls: u64,
-    /// Its last poll, in nanoseconds of `CLOCK_BOOTTIME`.
-    pub last_ns: u64,
-    /// The networks allow it.
-    pub allowed: bool,
-}
-
 #[derive(Debug)]
 struct Owing {
     socket: OwnedFd,
@@ -82,7 +72,7 @@ pub struct Answerer {
     spare: Option<OwnedFd>,
     totals: Totals,
     answered_by_pool: HashMap<Vec<u8>, u64>,
-    pollers: HashMap<IpAddr, Poller>,
+    pollers: Pollers,
 }
 
 impl Answerer {
@@ -98,7 +88,7 @@ impl Answerer {
             spare: spare(),
             totals: Totals::default(),
             answered_by_pool: HashMap::new(),
-            pollers: HashMap::new(),
+            pollers: Pollers::default(),
         }
     }
 
@@ -136,7 +126,7 @@ impl Answerer {
 
     /// The recent pollers.
     pub fn pollers(&self) -> impl Iterator<Item = (IpAddr, Poller)> {
-        self.pollers.iter().map(|(&address, &poller)| (address, poller))
+        self.pollers.all()
     }
 
     /// Refuses pollers that are not allowed, at most `most` of them, up to the first allowed one, and keeps that one
@@ -302,18 +292,14 @@ impl Answerer {
         self.tally(sent);
     }
 
-    fn tally(&mut self, sent: bool) {
-        if sent { self.totals.answered += 1 } else { self.totals.disconnected += 1 }
+    fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {
+        if let Some(peer) = peer {
+            self.pollers.remember(peer, allowed, now_ns);
+        }
     }
 
-    fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {
-        let Some(peer) = peer else { return };
-        if self.pollers.len() >= POLLERS_MAX && !self.pollers.contains_key(&peer) {
-            let oldest = self.pollers.iter().min_by_key(|(_, p)| p.last_ns).map(|(&a, _)| a);
-            oldest.and_then(|a| self.pollers.remove(&a));
-        }
-        let poller = self.pollers.entry(peer).or_insert(Poller { polls: 0, last_ns: 0, allowed });
-        *poller = Poller { polls: poller.polls + 1, last_ns: now_ns, allowed };
+    fn tally(&mut self, sent: bool) {
+        if sent { self.totals.answered += 1 } else { self.totals.disconnected += 1 }
     }
 }
 

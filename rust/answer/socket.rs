@@ -7,8 +7,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 
-/// An `agent-send` line is a pool's name; HAProxy sends it with the connection.
-pub(super) const LINE_LEN_MAX: usize = 256;
+use super::replies::{LINE_LEN_MAX, extend_line};
 
 pub(super) type Accepted = (OwnedFd, Option<IpAddr>);
 
@@ -47,12 +46,7 @@ pub(super) fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
     let mut buf = [0; LINE_LEN_MAX];
     match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {
         Ok((0, _)) => true,
-        Ok((n, _)) => {
-            line.extend_from_slice(&buf[..n]);
-            let end = line.iter().position(|&b| b == b'\n' || b == b'\r');
-            line.truncate(end.unwrap_or(line.len()));
-            end.is_some() || line.len() >= LINE_LEN_MAX
-        }
+        Ok((n, _)) => extend_line(line, &buf[..n]),
         Err(Errno::AGAIN | Errno::INTR) => false,
         Err(_) => true,
     }
