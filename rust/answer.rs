@@ -1,8 +1,8 @@
 //! WORLD. Accepts a batch of polls and answers them with bytes made beforehand.
 //!
-//! It knows no scans, no weights and no reply format: it gets the replies and sends them. No connection's error
-//! leaves it, and it never waits: a poller whose line (`agent-send`) is still missing is set aside until the event
-//! loop reports that it can be read, or that its time is over.
+//! It must never know of scans, weights or the format of replies: it is given the replies and sends them. It must
+//! never pass on the error of one connection, and never wait: a poller whose line (`agent-send`) is still missing is
+//! set aside until the event loop reports that it can be read, or that its time is over.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,35 +23,35 @@ use replies::LINE_LEN_MAX;
 pub use replies::Replies;
 use socket::{Accepted, accept, read_line, send, somebody_waits, spare};
 
-/// How many reads drain what a poller sent after its line before the close, because a close with unread bytes resets
-/// the connection and can lose the reply.
+/// At most this many reads drain what a poller sent after its line: closing with unread bytes resets the connection and
+/// can lose the reply.
 const DRAIN_READS_MAX: usize = 16;
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Nobody is waiting any more.
+    /// No more polls are waiting.
     Drained,
-    /// The burst was long enough; there may be more.
+    /// The batch is full; there may be more.
     More,
     /// The listener cannot accept now. Retrying at once would spin.
     Stuck,
 }
 
-/// What happened since the start.
+/// What has happened since the start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
     /// Replies sent.
     pub answered: u64,
     /// Connections from outside the allowed networks.
     pub refused: u64,
-    /// Connections that were closed before their reply.
+    /// Connections that were closed before they got their reply.
     pub disconnected: u64,
     /// Pollers that sent no line in time, and got the default reply.
     pub timed_out: u64,
-    /// Pollers that had waited longest without a line when too many did, and got the default reply.
+    /// Pollers that sent no line, and got the default reply early because too many others waited, too.
     pub evicted: u64,
-    /// Times that no file descriptor was free.
+    /// How often no file descriptor was free.
     pub no_fds: u64,
 }
 
@@ -76,7 +76,7 @@ pub struct Answerer {
 }
 
 impl Answerer {
-    /// Answers pollers in these networks, or all if there are none.
+    /// Answers the pollers in these networks, or all pollers if there are none.
     #[must_use]
     pub fn new(allow: Vec<Net>) -> Self {
         Self {
@@ -92,17 +92,17 @@ impl Answerer {
         }
     }
 
-    /// Other networks from now on.
+    /// Replaces the networks.
     pub fn configure(&mut self, allow: Vec<Net>) {
         self.allow = allow;
     }
 
-    /// Other replies from now on.
+    /// Replaces the replies.
     pub fn set_replies(&mut self, replies: Replies) {
         self.replies = replies;
     }
 
-    /// Until then the replies need not be checked again. Nanoseconds of `CLOCK_BOOTTIME`.
+    /// Until this time, in nanoseconds of `CLOCK_BOOTTIME`, the replies need not be checked again.
     pub fn settle(&mut self, until_ns: u64) {
         self.settled_until_ns = until_ns;
     }
@@ -113,13 +113,13 @@ impl Answerer {
         now_ns < self.settled_until_ns
     }
 
-    /// What happened since the start.
+    /// What has happened since the start.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Replies sent for each named pool that got any; the rest of all was the default's.
+    /// The replies sent for each named pool that had any; all others were the default reply.
     pub fn answered_by_pool(&self) -> impl Iterator<Item = (&[u8], u64)> {
         self.answered_by_pool.iter().map(|(pool, &answered)| (pool.as_slice(), answered))
     }
@@ -129,8 +129,8 @@ impl Answerer {
         self.pollers.all()
     }
 
-    /// Refuses pollers that are not allowed, at most `most` of them, up to the first allowed one, and keeps that one
-    /// for the next batch. Returns whether there may be such a one.
+    /// Refuses pollers that are not allowed, at most `most`, until it finds one that is, and keeps that one for the
+    /// next batch. Returns whether there may be one.
     pub fn accept_allowed(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
         if self.allow.is_empty() || self.first.is_some() {
             return true;
@@ -150,15 +150,15 @@ impl Answerer {
                     return true;
                 }
                 Ok(None) => {}
-                // The burst meets the error again, and reports it.
+                // The batch meets the error again, and reports it.
                 Err(end) => return end == End::Stuck,
             }
         }
         false
     }
 
-    /// Accepts and answers at most `most` polls. With pools, those whose line is still missing are put into `owing`,
-    /// to be watched by the caller.
+    /// Accepts and answers at most `most` polls. With pools, it adds the connections whose line is still missing to
+    /// `owing`, for the caller to watch.
     pub fn serve_batch(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
         let mut came = false;
         if let Some((socket, peer)) = self.first.take() {
@@ -181,7 +181,7 @@ impl Answerer {
         End::More
     }
 
-    /// A poller whose line was missing is readable. Returns whether it is finished.
+    /// A connection whose line was missing is readable. Returns whether it is finished.
     pub fn readable(&mut self, fd: RawFd) -> bool {
         let Some(mut owing) = self.owing.remove(&fd) else { return true };
         let line_is_there = read_line(&owing.socket, &mut owing.line);
@@ -193,7 +193,7 @@ impl Answerer {
         line_is_there
     }
 
-    /// A poller's time is over, or others need its place (`evicted`): it gets the default pool's reply.
+    /// A connection's time is over, or its place is needed (`evicted`): it gets the default reply.
     pub fn expire(&mut self, fd: RawFd, evicted: bool) {
         if let Some(owing) = self.owing.remove(&fd) {
             *(if evicted { &mut self.totals.evicted } else { &mut self.totals.timed_out }) += 1;
@@ -205,8 +205,8 @@ impl Answerer {
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<Option<Accepted>, End> {
         let accepted = match accept(listener) {
             Err(Errno::MFILE | Errno::NFILE) => {
-                // One descriptor is reserved for this moment: it serves one poll after the other, whatever has used
-                // up the rest.
+                // One descriptor is reserved for this: it serves one poll after the other, whatever has used up the
+                // rest.
                 self.totals.no_fds += 1;
                 drop(self.spare.take());
                 accept(listener)
@@ -216,7 +216,7 @@ impl Answerer {
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(Errno::AGAIN) => Err(End::Drained),
-            // Caused by the peer, or a temporary network error: accept(2) says to retry.
+            // Caused by the peer, or a temporary network error, after which accept(2) recommends to retry.
             Err(
                 Errno::INTR
                 | Errno::CONNABORTED

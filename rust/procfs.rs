@@ -1,9 +1,7 @@
-//! WORLD. Reading one file of one process. The root is a parameter, so that tests and containers can use another tree
-//! than /proc.
+//! WORLD. The root of a procfs: which processes it lists, and whether it shows all of them.
 //!
-//! Nothing here keeps state between calls, and nothing here gives meaning to a title. Reading
-//! `cmdline` takes the target's memory lock and can block for as long as somebody holds it;
-//! `comm`, `stat` and `status` do not.
+//! The root is a parameter, so that tests and containers can use another tree than /proc. `procfs/files.rs` reads the
+//! files of one process, `procfs/parse.rs` their text. None of the three may ever interpret a title.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,7 +35,7 @@ pub struct Procfs {
     files: Files,
     /// Pid 1's name was read through this root.
     seen: bool,
-    /// ... and the root shows the whole host; see [`Self::shows_the_host`].
+    /// The root shows the whole host; see [`Self::shows_the_host`].
     host: bool,
     listing: Vec<MaybeUninit<u8>>,
 }
@@ -139,7 +137,7 @@ impl Procfs {
     /// Every pid in the root, ascending.
     ///
     /// # Errors
-    /// What the directory said.
+    /// What reading the directory returned.
     pub fn list(&mut self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
         pids.clear();
         self.listing.resize(LISTING_BYTES, MaybeUninit::uninit());

@@ -1,7 +1,7 @@
-//! BOUNDARY. The only file that names pyo3: arguments in, one call, integers out.
+//! BOUNDARY. The module that Python imports. Only this file and those in `python/` name pyo3: arguments in, one call,
+//! plain values out.
 //!
-//! No logic here. The GIL is released around everything that can take time. The manual is
-//! `python/agent/_scan.pyi`.
+//! They must never hold logic, nor the GIL during a read or a wait. The manual is `python/agent/_scan.pyi`.
 #![allow(clippy::needless_pass_by_value, reason = "what pyo3 takes out of Python is owned")]
 
 use pyo3::exceptions::{PyOSError, PyValueError};

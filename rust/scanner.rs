@@ -6,7 +6,8 @@
 //! scan. Threads are only created for that, at most [`HUNG_READERS_MAX`] of them; beyond that, reading stops until
 //! one returns, and the sample grows old, which is the truth.
 //!
-//! Nothing here waits for a reader except [`Scanner::scan`].
+//! This file is the callers' side and the state that both sides share; `reader.rs` is what runs on the thread. Nothing
+//! here may wait for a reader, except [`Scanner::scan`].
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -44,12 +45,12 @@ struct Reading {
     progress: Arc<Progress>,
 }
 
-/// What a reader shares with the reader that takes over from it.
+/// What a reader shares with whoever detaches it, and so with the reader that takes over from it.
 #[derive(Debug, Default)]
 struct Progress {
     /// The selectors that accept the process, as far as it was read.
     mask: AtomicU32,
-    /// It hangs, and was told to be among those that do.
+    /// The reader hangs, and its process is among the hung reads.
     detached: AtomicBool,
 }
 
@@ -149,7 +150,7 @@ impl Scanner {
     #[must_use]
     pub fn check_deadline(&self) -> bool {
         let mut state = lock(&self.shared.state);
-        // Already detached: until its successor reads, nothing else can be late.
+        // `take_if`: a reader that has been detached is not late again.
         let overdue = state.reading.take_if(|r| r.is_overdue() && self.hung_readers() < HUNG_READERS_MAX);
         if let Some(reading) = overdue {
             self.shared.detach_reader(&mut state, &reading);
@@ -160,10 +161,10 @@ impl Scanner {
         self.hung_readers() < HUNG_READERS_MAX
     }
 
-    /// The finished scan's snapshot, once. `None` while it runs.
+    /// The snapshot of the finished scan, once. `None` while it runs.
     ///
     /// # Errors
-    /// The text of what broke the scan.
+    /// What broke the scan.
     #[must_use]
     pub fn take(&self) -> Option<Result<Snapshot, String>> {
         let mut counter = [0; 8];
@@ -177,11 +178,11 @@ impl Scanner {
         self.shared.event.as_raw_fd()
     }
 
-    /// Scans, and waits for the result, never longer than the deadlines of everything that hangs; if no reader is
-    /// left, that is an error after `give_up`.
+    /// Scans, and waits for the result: at most until the deadlines of everything that hangs are over, or, if no more
+    /// readers may be detached, until `give_up` is over.
     ///
     /// # Errors
-    /// The text of what broke the scan.
+    /// What broke the scan.
     pub fn scan(&self, give_up: Duration) -> Result<Snapshot, String> {
         let until_ns = now_ns() + give_up.as_nanos() as u64;
         lock(&self.shared.state).waiting += 1;
@@ -205,7 +206,7 @@ impl Scanner {
         done
     }
 
-    /// Readers that hang now.
+    /// How many readers hang now.
     #[must_use]
     pub fn hung_readers(&self) -> u32 {
         self.shared.hung.count()
@@ -281,14 +282,14 @@ impl Shared {
         }
     }
 
-    /// Makes the owner end when it returns from this read; its read counts as a hung one until then.
+    /// Detaches the owner: it ends when it returns from this read, which counts as hung until then.
     fn detach_reader(&self, state: &mut ScanState, reading: &Reading) {
         reading.progress.detached.store(true, Ordering::Relaxed);
         self.hung.add(reading.pid);
         state.owner += 1;
     }
 
-    /// The hung reads, that of the owner itself included.
+    /// The hung reads, including the owner's if it hangs.
     fn all_hung(&self) -> Arc<HungReads> {
         let state = lock(&self.state);
         if let Some(reading) = state.reading.as_ref().filter(|r| r.is_overdue()) {
@@ -299,7 +300,7 @@ impl Shared {
     }
 }
 
-/// What becomes readable when a scan is done.
+/// The event that becomes readable when a scan is done.
 ///
 /// # Errors
 /// If no file descriptor is free.

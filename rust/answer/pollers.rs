@@ -1,6 +1,6 @@
-//! PURE. Who polled lately, and how often, for people to look at.
+//! PURE. Who has polled lately, and how often, to be shown to people.
 //!
-//! It must never grow with the number of addresses that poll, and nothing is decided by it.
+//! It must never grow with the number of addresses that poll, and nothing may be decided by it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,14 +8,14 @@ use std::net::IpAddr;
 /// How many pollers are remembered. The one not seen for longest makes room for a new one.
 pub(super) const POLLERS_MAX: usize = 64;
 
-/// One who polls.
+/// An address that polls.
 #[derive(Debug, Clone, Copy)]
 pub struct Poller {
-    /// Its polls.
+    /// How often it polled.
     pub polls: u64,
     /// Its last poll, in nanoseconds of `CLOCK_BOOTTIME`.
     pub last_ns: u64,
-    /// The networks allow it.
+    /// Whether the networks allow it.
     pub allowed: bool,
 }
 
@@ -34,7 +34,7 @@ impl Pollers {
         *poller = Poller { polls: poller.polls + 1, last_ns: now_ns, allowed };
     }
 
-    /// All of them, in no order.
+    /// All of them, in no particular order.
     pub(super) fn all(&self) -> impl Iterator<Item = (IpAddr, Poller)> {
         self.0.iter().map(|(&address, &poller)| (address, poller))
     }

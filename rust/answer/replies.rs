@@ -2,7 +2,7 @@
 //!
 //! It must never know what a reply says.
 
-/// A line is a pool's name, and no name is as long as that.
+/// A line is a pool's name. One that is longer names none, and is not read to its end.
 pub(super) const LINE_LEN_MAX: usize = 256;
 
 /// The current replies.

@@ -1,4 +1,6 @@
 //! WORLD. The system calls that answer one poll.
+//!
+//! None may ever wait, and none may be added lightly: they are what a poll costs.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,8 +26,8 @@ pub(super) fn accept(listener: BorrowedFd<'_>) -> Result<Accepted, Errno> {
     Ok((socket, address))
 }
 
-/// Whether there is another poll. Checking first is cheap; a failing accept is not, because the kernel creates the
-/// new socket's file before it looks for a connection.
+/// Whether another poll waits. Checking first is cheap; a failing accept is not, because the kernel creates the new
+/// socket's file before it looks for a connection.
 pub(super) fn somebody_waits(listener: BorrowedFd<'_>) -> bool {
     let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
     rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
@@ -41,7 +43,7 @@ pub(super) fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
         && rustix::net::shutdown(socket, Shutdown::Write).is_ok()
 }
 
-/// Reads more. Returns whether the line is complete, or as complete as it will ever be.
+/// Reads more of a line. Returns whether it is as complete as it will ever be.
 pub(super) fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
     let mut buf = [0; LINE_LEN_MAX];
     match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {

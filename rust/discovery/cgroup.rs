@@ -1,7 +1,8 @@
 //! WORLD. The processes of configured cgroup subtrees, from their `cgroup.procs` files.
 //!
 //! It needs no privilege, and nobody outside the units can put a process there. The files stay open, so a scan costs
-//! one read per cgroup whatever runs elsewhere; inotify reports when cgroups come and go below the configured ones.
+//! one read per cgroup whatever runs elsewhere; inotify reports when cgroups come and go below the configured ones. It
+//! must never deliver a part of the tree as the whole.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -41,11 +42,11 @@ struct Procs {
 }
 
 impl Cgroup {
-    /// The subtrees at these absolute paths below every cgroup mount that has names for
-    /// them: the v2 hierarchy, and systemd's own v1 hierarchy.
+    /// The subtrees at these absolute paths of the v2 hierarchy and of systemd's own v1 hierarchy, as far as they are
+    /// mounted.
     ///
     /// # Errors
-    /// In words, when there is no such mount or the pids there are not those of the root.
+    /// When neither is mounted, or the pids there are not those of the root.
     pub fn new(procfs: &Procfs, cgroups: &[String]) -> Result<Self, String> {
         if !procfs.is_ours() {
             return Err(format!("{} shows another pid namespace than cgroup.procs", procfs.path().display()));
@@ -97,7 +98,7 @@ impl Cgroup {
         there.is_some_and(|dir| self.watch(dir, inotify::WatchFlags::CREATE)) && nearest() == there
     }
 
-    /// Each user may have so many watches, and others may have taken them all.
+    /// Whether the watch could be added: a user may only have so many, and other programs may have taken them all.
     fn watch(&self, dir: &Path, events: inotify::WatchFlags) -> bool {
         inotify::add_watch(&self.changes, dir, events | inotify::WatchFlags::MASK_ADD).is_ok()
     }
@@ -176,7 +177,7 @@ impl Discovery for Cgroup {
     }
 }
 
-/// Opens the list of a cgroup's processes, and names the cgroups below it.
+/// Opens the list of a cgroup's processes, and adds the cgroups below it to `below`.
 fn enter(dir: &Path, below: &mut Vec<PathBuf>) -> Result<OwnedFd, Errno> {
     let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     let procs = rustix::fs::open(dir.join("cgroup.procs"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -189,7 +190,7 @@ fn enter(dir: &Path, below: &mut Vec<PathBuf>) -> Result<OwnedFd, Errno> {
     Ok(procs)
 }
 
-/// Whether this says that a cgroup is not there, rather than that it cannot be seen.
+/// Whether the error means that the cgroup does not exist, rather than that it cannot be read.
 fn is_gone(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::NODEV)
 }
@@ -290,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Cgroups of the kernel's with a process each, except for the one that is gone again.
+    /// Real cgroups with a process each, except for the one that is gone again.
     struct Groups {
         top: PathBuf,
         processes: Vec<Child>,

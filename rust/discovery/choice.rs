@@ -1,4 +1,6 @@
 //! WORLD. Which discovery is used, and why not a better one.
+//!
+//! It must never fail: the sweep always works.
 
 use super::{Discovery, Handover, cgroup, ebpf, sweep};
 use crate::procfs::Procfs;
@@ -6,15 +8,16 @@ use crate::selector::Selector;
 
 /// The chosen discovery, and why not a better one.
 pub struct Choice {
-    /// The discovery to begin with.
+    /// The discovery to use.
     pub discovery: Box<dyn Discovery>,
     /// Better discoveries that are not available, each with the reason.
     pub refused: Vec<String>,
 }
 
-/// Chooses a discovery. `auto`: ebpf when permitted, else cgroup when configured, else sweep; a discovery configured
-/// by name that is not available is replaced by the sweep. `former` is what the discovery before this one hands over; if
-/// that is no BPF programs, `ebpf` must load them, which needs privileges. `drop_privileges`: they are dropped afterwards.
+/// Chooses a discovery. `auto` means ebpf if permitted, else cgroup if configured, else sweep; the sweep replaces a
+/// discovery that is configured by name and not available. `former` is what the previous discovery hands over: without
+/// BPF programs in it, ebpf must load them, which needs privileges. With `drop_privileges` those are dropped
+/// afterwards, whatever was chosen.
 #[must_use]
 pub fn choose(
     kind: &str,

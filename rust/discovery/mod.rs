@@ -1,7 +1,7 @@
 //! WORLD. Which processes may be workers: three implementations, one contract.
 //!
-//! A discovery delivers pids and nothing else; it never reads a title. Every one of them must
-//! lead to the same counts, and the parity tests compare them.
+//! A discovery delivers pids and must never deliver meaning: it reads no title. All of them must lead to the same
+//! counts; the parity tests compare them. The contract must never name an implementor: `choice.rs` does.
 
 pub mod cgroup;
 mod choice;
@@ -16,13 +16,12 @@ use std::sync::Arc;
 use crate::pid::Pid;
 use crate::procfs::Procfs;
 
-/// A process as the discovery names it. `ident` tells a reused pid from its former owner;
-/// it is 0 where the discovery cannot tell.
+/// A process as the discovery names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
     /// Its id.
     pub pid: Pid,
-    /// Changes when the pid names another process.
+    /// Changes when the pid is reused; 0 if the discovery cannot tell.
     pub ident: u64,
 }
 
@@ -49,12 +48,11 @@ pub trait Discovery: Send {
     /// Brings the list up to date.
     ///
     /// # Errors
-    /// In words, when this way to look does not work any more; the caller falls back to a
-    /// sweep and says so once.
+    /// Why this discovery no longer works. The caller falls back to the sweep and says so once.
     fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String>;
 
-    /// Whether this process will be reported as new when it takes a name that may be a
-    /// worker's. If so, it need not be looked at again while its name is foreign.
+    /// Whether this process will be reported as new when it takes a name that may be a worker's. If so, it needs no
+    /// re-check while its name is foreign.
     fn reports_renames(&self, _pid: Pid) -> bool {
         false
     }
@@ -67,8 +65,8 @@ pub trait Discovery: Send {
         None
     }
 
-    /// How many processes in addition to the workers may be read again in every scan. If the list is naturally short,
-    /// a new worker then counts in the very next scan.
+    /// How many processes besides the workers may be re-checked in every scan. Where the list is short by nature, a new
+    /// worker then counts in the very next scan.
     fn rechecks_each_scan_max(&self) -> usize {
         0
     }

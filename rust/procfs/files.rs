@@ -1,4 +1,7 @@
 //! WORLD. Reading one file of one process.
+//!
+//! Reading `cmdline` takes the target's memory lock and can block for as long as somebody holds it; `comm`, `stat` and
+//! `status` do not. Nothing here may keep state between calls.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -31,14 +34,14 @@ impl From<Errno> for ReadError {
         match e {
             Errno::NOENT | Errno::SRCH | Errno::NOTDIR => Self::Gone,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::NoFds,
-            // Whatever else it is: the process is there, and may be a worker.
+            // Any other error: the process exists, and may be a worker.
             _ => Self::Denied,
         }
     }
 }
 
 /// The files of single processes. Cheap to clone, so that a reader can use it while the rest of the scanner
-/// continues.
+/// goes on.
 #[derive(Debug, Clone)]
 pub struct Files {
     pub(super) root: Arc<OwnedFd>,
@@ -65,8 +68,8 @@ impl Files {
         read_at_start(&self.open(pid, name)?, buf)
     }
 
-    /// The title of a process whose first thread has ended: `cmdline` is empty then, and the threads that work
-    /// on still show it. Empty if there is none, as of a zombie.
+    /// The title of a process whose first thread has ended: `cmdline` is empty then, and its other threads
+    /// still show it. Empty if there are none, as in a zombie.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -99,10 +102,10 @@ impl Files {
         Ok(comm.strip_suffix(b"\n").unwrap_or(comm))
     }
 
-    /// Parent and start of a process.
+    /// Parent, start and number of threads of a process.
     ///
     /// # Errors
-    /// See [`ReadError`]; a tree without `stat` files says `Gone`.
+    /// See [`ReadError`]; it is `Gone` in a tree without `stat` files.
     pub fn stat(&self, pid: Pid) -> Result<Stat, ReadError> {
         parse_stat(self.read(pid, "stat", &mut [0; 1024])?).ok_or(ReadError::Gone)
     }
@@ -154,8 +157,8 @@ pub fn read_at_start<'b>(file: &OwnedFd, buf: &'b mut [u8]) -> Result<&'b [u8], 
     }
 }
 
-/// Whether a thread of this process is running or waiting for a CPU. It reads the kernel's own /proc, whatever the
-/// root of the scan is.
+/// Whether a thread of our own is running or waiting for a CPU. It reads the kernel's own /proc, whatever the root of
+/// the scan is.
 #[must_use]
 pub fn waits_for_a_cpu(tid: rustix::thread::Pid) -> bool {
     let path = format!("/proc/self/task/{}/stat", tid.as_raw_nonzero());

@@ -1,4 +1,6 @@
-//! PURE. What the text of one file of a process says.
+//! PURE. What the text of one file of a process says (proc(5)).
+//!
+//! It must never believe a process's name: that may hold anything, and so may whatever seems to follow it.
 
 use crate::pid::Pid;
 
@@ -8,14 +10,14 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 /// The unit of `starttime`, `utime` and `stime` in /proc/PID/stat; `USER_HZ` is 100 on every Linux (proc(5)).
 const TICK_MS: u64 = 10;
 
-/// What /proc/PID/stat says that matters here.
+/// What is needed of /proc/PID/stat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// The parent's id.
     pub ppid: Pid,
     /// When the process started, in milliseconds of `CLOCK_BOOTTIME`.
     pub started_ms: u64,
-    /// How many threads it has; 0 where that is not told.
+    /// How many threads it has; 0 if the file does not say.
     pub threads: u32,
 }
 
@@ -44,8 +46,8 @@ fn stat_field(stat: &[u8], nth: usize) -> Option<u64> {
     std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().nth(nth - 3)?.parse().ok()
 }
 
-/// utime and stime, the 14th and 15th field of /proc/PID/stat, in milliseconds together. They are of all
-/// threads, those that ended included.
+/// utime and stime, the 14th and 15th field of /proc/PID/stat, added up, in milliseconds: of all
+/// threads, including those that ended.
 pub(crate) fn parse_cpu_ms(stat: &[u8]) -> Option<u64> {
     Some(stat_field(stat, 14)?.saturating_add(stat_field(stat, 15)?).saturating_mul(TICK_MS))
 }

@@ -1,4 +1,4 @@
-//! BOUNDARY. Polls: replies in, what happened out.
+//! BOUNDARY. Polls: replies in, what happened out. It must never hold logic.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -101,7 +101,7 @@ impl Answerer {
 }
 
 fn borrowed<'a>(listener: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: `_scan.pyi` demands a descriptor that stays open during the call. The server keeps to that: only the event
-    // loop closes listeners, and it is the event loop's thread that waits for this call.
+    // SAFETY: `_scan.pyi` demands a descriptor that stays open during the call. The server keeps to that: only the
+    // event loop closes listeners, and it is the event loop's thread that waits for this call.
     unsafe { BorrowedFd::borrow_raw(listener) }
 }

@@ -1,4 +1,4 @@
-//! BOUNDARY. Scans: a configuration in, snapshots out.
+//! BOUNDARY. Scans: a configuration in, snapshots out. It must never hold logic.
 
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -97,7 +97,7 @@ impl Scanner {
             return Err(Error::TooManySelectors(selectors.len()).into());
         }
         let selectors: Vec<_> = selectors.iter().map(|s| s.0.clone()).collect();
-        // Everything that can fail comes before the BPF programs, which a former scanner shares, change.
+        // Everything that can fail comes first: afterwards the BPF programs change, which a former scanner shares.
         let procfs = Procfs::open(Path::new(procfs))?;
         let event = scanner::new_event()?;
         let former = former.as_ref().map(|f| &f.scanner);

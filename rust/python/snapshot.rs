@@ -1,4 +1,4 @@
-//! BOUNDARY. What a scan found, as Python sees it.
+//! BOUNDARY. What a scan found, as Python sees it: frozen copies, field by field. It must never compute one.
 
 use pyo3::prelude::*;
 

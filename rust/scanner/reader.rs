@@ -1,4 +1,7 @@
-//! WORLD. What a reader thread does.
+//! WORLD. What a reader thread does: it scans while it owns the scan, and ends when it has been detached.
+//!
+//! It must never hold the tracker's lock or the state's while it reads a process, and never touch the state once it is
+//! no longer the owner.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -34,7 +37,7 @@ impl Drop for ReturnGuard<'_> {
 }
 
 impl Shared {
-    /// Makes sure that the owner's number has a thread.
+    /// Makes sure that the owner has a thread.
     pub(super) fn ensure_reader(shared: &Arc<Self>, state: &mut ScanState) {
         if state.has_reader {
             return;
@@ -87,7 +90,7 @@ impl Shared {
         }
     }
 
-    /// Each of these is a system call, so only actual waiters are notified.
+    /// Tells whoever waits for the end of a scan. Either way is a system call, so only one is made.
     fn tell_the_end(&self, waited_for: bool) {
         if waited_for {
             self.changed.notify_all();
@@ -109,7 +112,7 @@ impl Shared {
         let progress = Arc::new(Progress::default());
         let mut buf = [0; TITLE_LEN_MAX];
         while let Some(task) = tracker.next_task() {
-            // It may have been queued twice, or may block a former scanner's reader by now.
+            // It may have been queued twice, or a former scanner's reader may hang in it by now.
             if self.hung.has(task.pid) {
                 tracker.leave_alone(task.pid);
                 continue;

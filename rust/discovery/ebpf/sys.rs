@@ -1,4 +1,6 @@
-//! The two bpf(2) commands that aya does not offer: a batched look-up, and a program's misses.
+//! WORLD. The two bpf(2) commands that aya does not offer: a batched look-up, and how often a program was skipped.
+//!
+//! It must never pass the kernel an address whose size its types do not prove.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -39,8 +41,8 @@ struct ProgramInfo {
 
 const _: () = assert!(std::mem::offset_of!(ProgramInfo, recursion_misses) == 208);
 
-/// Copies entries of a hash map, starting where `position` says (`None`: at the beginning), and
-/// moves `position` on. Returns how many were copied and whether they were the last.
+/// Copies entries of a hash map, starting at `position` (`None`: at the beginning), and moves `position` on. Returns
+/// how many it copied, and whether they were the last.
 ///
 /// An entry that stays in the map for the whole walk is seen exactly once.
 pub(super) fn lookup_batch<V: Pod>(
@@ -73,8 +75,8 @@ pub(super) fn lookup_batch<V: Pod>(
     }
 }
 
-/// How often the kernel skipped a program because it was running on that CPU already. Always 0
-/// before Linux 5.12, which does not say.
+/// How often the kernel skipped a program because it was already running on that CPU. Always 0 before Linux 5.12, which
+/// does not report it.
 pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     let mut info = ProgramInfo { before: [0; 26], recursion_misses: 0 };
     let mut attr = InfoAttr {
