@@ -1,89 +1,59 @@
 //! WORLD. Accepts a batch of polls and answers them with bytes made beforehand.
 //!
-//! It knows no scans, no weights and no reply format: it gets the replies and sends them. No connection's error
-//! leaves it, and it never waits: a poller whose line (`agent-send`) is still missing is set aside until the event
-//! loop reports that it can be read, or that its time is over.
+//! It must never know of scans, weights or the format of replies: it is given the replies and sends them. It must
+//! never pass on the error of one connection, and never wait: a poller whose line (`agent-send`) is still missing is
+//! set aside until the event loop reports that it can be read, or that its time is over.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::RecvFlags;
 
 use crate::net::Net;
 
-/// An `agent-send` line is a pool's name; HAProxy sends it with the connection.
-const LINE_LEN_MAX: usize = 256;
+mod pollers;
+mod replies;
+mod socket;
 
-/// How many reads drain what a poller sent after its line before the close, because a close with unread bytes resets
-/// the connection and can lose the reply.
+pub use pollers::Poller;
+use pollers::Pollers;
+use replies::LINE_LEN_MAX;
+pub use replies::Replies;
+use socket::{Accepted, accept, read_line, send, somebody_waits, spare};
+
+/// At most this many reads drain what a poller sent after its line: closing with unread bytes resets the connection and
+/// can lose the reply.
 const DRAIN_READS_MAX: usize = 16;
-
-/// How many pollers are remembered; the one not seen for longest is dropped.
-const POLLERS_MAX: usize = 64;
-
-/// The current replies.
-#[derive(Debug, Clone, Default)]
-pub struct Replies {
-    /// For pollers that name no pool, or an unknown one.
-    pub default: Vec<u8>,
-    /// For pollers that name a pool.
-    pub pools: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Replies {
-    /// The pool that a line names, if it is known, and the reply.
-    fn to(&self, line: &[u8]) -> (Option<&[u8]>, &[u8]) {
-        let name = line.trim_ascii();
-        match self.pools.iter().find(|(pool, _)| pool == name) {
-            Some((pool, reply)) => (Some(pool), reply),
-            None => (None, &self.default),
-        }
-    }
-}
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Nobody is waiting any more.
+    /// No more polls are waiting.
     Drained,
-    /// The burst was long enough; there may be more.
+    /// The batch is full; there may be more.
     More,
     /// The listener cannot accept now. Retrying at once would spin.
     Stuck,
 }
 
-/// What happened since the start.
+/// What has happened since the start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
     /// Replies sent.
     pub answered: u64,
     /// Connections from outside the allowed networks.
     pub refused: u64,
-    /// Connections that were closed before their reply.
+    /// Connections that were closed before they got their reply.
     pub disconnected: u64,
     /// Pollers that sent no line in time, and got the default reply.
     pub timed_out: u64,
-    /// Pollers that had waited longest without a line when too many did, and got the default reply.
+    /// Pollers that sent no line, and got the default reply early because too many others waited, too.
     pub evicted: u64,
-    /// Times that no file descriptor was free.
+    /// How often no file descriptor was free.
     pub no_fds: u64,
 }
-
-/// Who polls.
-#[derive(Debug, Clone, Copy)]
-pub struct Poller {
-    /// Its polls.
-    pub polls: u64,
-    /// Its last poll, in nanoseconds of `CLOCK_BOOTTIME`.
-    pub last_ns: u64,
-    /// The networks allow it.
-    pub allowed: bool,
-}
-
-type Accepted = (OwnedFd, Option<IpAddr>);
 
 #[derive(Debug)]
 struct Owing {
@@ -102,11 +72,11 @@ pub struct Answerer {
     spare: Option<OwnedFd>,
     totals: Totals,
     answered_by_pool: HashMap<Vec<u8>, u64>,
-    pollers: HashMap<IpAddr, Poller>,
+    pollers: Pollers,
 }
 
 impl Answerer {
-    /// Answers pollers in these networks, or all if there are none.
+    /// Answers the pollers in these networks, or all pollers if there are none.
     #[must_use]
     pub fn new(allow: Vec<Net>) -> Self {
         Self {
@@ -118,21 +88,21 @@ impl Answerer {
             spare: spare(),
             totals: Totals::default(),
             answered_by_pool: HashMap::new(),
-            pollers: HashMap::new(),
+            pollers: Pollers::default(),
         }
     }
 
-    /// Other networks from now on.
+    /// Replaces the networks.
     pub fn configure(&mut self, allow: Vec<Net>) {
         self.allow = allow;
     }
 
-    /// Other replies from now on.
+    /// Replaces the replies.
     pub fn set_replies(&mut self, replies: Replies) {
         self.replies = replies;
     }
 
-    /// Until then the replies need not be checked again. Nanoseconds of `CLOCK_BOOTTIME`.
+    /// Until this time, in nanoseconds of `CLOCK_BOOTTIME`, the replies need not be checked again.
     pub fn settle(&mut self, until_ns: u64) {
         self.settled_until_ns = until_ns;
     }
@@ -143,24 +113,24 @@ impl Answerer {
         now_ns < self.settled_until_ns
     }
 
-    /// What happened since the start.
+    /// What has happened since the start.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Replies sent for each named pool that got any; the rest of all was the default's.
+    /// The replies sent for each named pool that had any; all others were the default reply.
     pub fn answered_by_pool(&self) -> impl Iterator<Item = (&[u8], u64)> {
         self.answered_by_pool.iter().map(|(pool, &answered)| (pool.as_slice(), answered))
     }
 
     /// The recent pollers.
     pub fn pollers(&self) -> impl Iterator<Item = (IpAddr, Poller)> {
-        self.pollers.iter().map(|(&address, &poller)| (address, poller))
+        self.pollers.all()
     }
 
-    /// Refuses pollers that are not allowed, at most `most` of them, up to the first allowed one, and keeps that one
-    /// for the next batch. Returns whether there may be such a one.
+    /// Refuses pollers that are not allowed, at most `most`, until it finds one that is, and keeps that one for the
+    /// next batch. Returns whether there may be one.
     pub fn accept_allowed(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64) -> bool {
         if self.allow.is_empty() || self.first.is_some() {
             return true;
@@ -180,15 +150,15 @@ impl Answerer {
                     return true;
                 }
                 Ok(None) => {}
-                // The burst meets the error again, and reports it.
+                // The batch meets the error again, and reports it.
                 Err(end) => return end == End::Stuck,
             }
         }
         false
     }
 
-    /// Accepts and answers at most `most` polls. With pools, those whose line is still missing are put into `owing`,
-    /// to be watched by the caller.
+    /// Accepts and answers at most `most` polls. With pools, it adds the connections whose line is still missing to
+    /// `owing`, for the caller to watch.
     pub fn serve_batch(&mut self, listener: BorrowedFd<'_>, most: usize, now_ns: u64, owing: &mut Vec<RawFd>) -> End {
         let mut came = false;
         if let Some((socket, peer)) = self.first.take() {
@@ -211,7 +181,7 @@ impl Answerer {
         End::More
     }
 
-    /// A poller whose line was missing is readable. Returns whether it is finished.
+    /// A connection whose line was missing is readable. Returns whether it is finished.
     pub fn readable(&mut self, fd: RawFd) -> bool {
         let Some(mut owing) = self.owing.remove(&fd) else { return true };
         let line_is_there = read_line(&owing.socket, &mut owing.line);
@@ -223,7 +193,7 @@ impl Answerer {
         line_is_there
     }
 
-    /// A poller's time is over, or others need its place (`evicted`): it gets the default pool's reply.
+    /// A connection's time is over, or its place is needed (`evicted`): it gets the default reply.
     pub fn expire(&mut self, fd: RawFd, evicted: bool) {
         if let Some(owing) = self.owing.remove(&fd) {
             *(if evicted { &mut self.totals.evicted } else { &mut self.totals.timed_out }) += 1;
@@ -235,8 +205,8 @@ impl Answerer {
     fn accept(&mut self, listener: BorrowedFd<'_>) -> Result<Option<Accepted>, End> {
         let accepted = match accept(listener) {
             Err(Errno::MFILE | Errno::NFILE) => {
-                // One descriptor is reserved for this moment: it serves one poll after the other, whatever has used
-                // up the rest.
+                // One descriptor is reserved for this: it serves one poll after the other, whatever has used up the
+                // rest.
                 self.totals.no_fds += 1;
                 drop(self.spare.take());
                 accept(listener)
@@ -246,7 +216,7 @@ impl Answerer {
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(Errno::AGAIN) => Err(End::Drained),
-            // Caused by the peer, or a temporary network error: accept(2) says to retry.
+            // Caused by the peer, or a temporary network error, after which accept(2) recommends to retry.
             Err(
                 Errno::INTR
                 | Errno::CONNABORTED
@@ -322,64 +292,14 @@ impl Answerer {
         self.tally(sent);
     }
 
+    fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {
+        if let Some(peer) = peer {
+            self.pollers.remember(peer, allowed, now_ns);
+        }
+    }
+
     fn tally(&mut self, sent: bool) {
         if sent { self.totals.answered += 1 } else { self.totals.disconnected += 1 }
-    }
-
-    fn remember(&mut self, peer: Option<IpAddr>, allowed: bool, now_ns: u64) {
-        let Some(peer) = peer else { return };
-        if self.pollers.len() >= POLLERS_MAX && !self.pollers.contains_key(&peer) {
-            let oldest = self.pollers.iter().min_by_key(|(_, p)| p.last_ns).map(|(&a, _)| a);
-            oldest.and_then(|a| self.pollers.remove(&a));
-        }
-        let poller = self.pollers.entry(peer).or_insert(Poller { polls: 0, last_ns: 0, allowed });
-        *poller = Poller { polls: poller.polls + 1, last_ns: now_ns, allowed };
-    }
-}
-
-fn spare() -> Option<OwnedFd> {
-    eventfd(0, EventfdFlags::CLOEXEC).ok()
-}
-
-fn accept(listener: BorrowedFd<'_>) -> Result<Accepted, Errno> {
-    let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC)?;
-    let address = address.and_then(|a| SocketAddr::try_from(a).ok()).map(|a| match a.ip() {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
-        v4 @ IpAddr::V4(_) => v4,
-    });
-    Ok((socket, address))
-}
-
-/// Whether there is another poll. Checking first is cheap; a failing accept is not, because the kernel creates the
-/// new socket's file before it looks for a connection.
-fn somebody_waits(listener: BorrowedFd<'_>) -> bool {
-    let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-    rustix::event::poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
-}
-
-/// A reply is much smaller than any send buffer, so it is sent as a whole or not at all.
-///
-/// It is corked until the end of the stream goes with it in one segment: half the packets for both sides, and a sixth
-/// less cost. (If it is lost, only its retransmission helps, some 200 ms later; no later packet reveals the loss.)
-/// The shutdown comes before the close because a close with unread bytes would discard the corked data.
-fn send(socket: &OwnedFd, reply: &[u8]) -> bool {
-    rustix::net::send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL | SendFlags::MORE).is_ok()
-        && rustix::net::shutdown(socket, Shutdown::Write).is_ok()
-}
-
-/// Reads more. Returns whether the line is complete, or as complete as it will ever be.
-fn read_line(socket: &OwnedFd, line: &mut Vec<u8>) -> bool {
-    let mut buf = [0; LINE_LEN_MAX];
-    match rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT) {
-        Ok((0, _)) => true,
-        Ok((n, _)) => {
-            line.extend_from_slice(&buf[..n]);
-            let end = line.iter().position(|&b| b == b'\n' || b == b'\r');
-            line.truncate(end.unwrap_or(line.len()));
-            end.is_some() || line.len() >= LINE_LEN_MAX
-        }
-        Err(Errno::AGAIN | Errno::INTR) => false,
-        Err(_) => true,
     }
 }
 

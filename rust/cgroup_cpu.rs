@@ -1,7 +1,7 @@
 //! WORLD. The cores that the named cgroups use: those of other programs, which count in addition to the workers'.
 //!
 //! One read per cgroup and scan, of a file that stays open. A missing cgroup uses nothing; every scan looks for it
-//! again, because a service's cgroup comes and goes with the service.
+//! again, because a service's cgroup comes and goes with the service. It must never make a scan fail.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 
 use crate::effort::smoothed;
+use crate::mountinfo::{Mount, mounts};
 use crate::procfs::read_at_start;
 
 /// The shortest time over which a share is measured.
@@ -21,7 +22,7 @@ pub struct OtherCgroups(Vec<Other>);
 
 #[derive(Debug)]
 struct Other {
-    /// Where its account may be, the likeliest first.
+    /// The files that may have its CPU time, the likeliest first.
     places: Vec<PathBuf>,
     file: Option<OwnedFd>,
     /// When it was read last, and its CPU time then.
@@ -31,7 +32,7 @@ struct Other {
 }
 
 impl OtherCgroups {
-    /// Those at these absolute paths. A unit's bare name is one in `system.slice`, too.
+    /// The cgroups at these absolute paths. The bare name of a unit stands for the one in `system.slice`, too.
     #[must_use]
     pub fn new(paths: &[String]) -> Self {
         let roots = if paths.is_empty() { Vec::new() } else { accounts(&mount_table()) };
@@ -39,7 +40,7 @@ impl OtherCgroups {
     }
 
     fn below(roots: &[(PathBuf, &'static str)], paths: &[String]) -> Self {
-        // What is below another one counts with it.
+        // The CPU time of a cgroup includes that of the cgroups below it.
         let inner =
             |path: &str| paths.iter().any(|p| path.strip_prefix(p.as_str()).is_some_and(|rest| rest.starts_with('/')));
         let mut own: Vec<&String> = paths.iter().filter(|path| !inner(path)).collect();
@@ -57,7 +58,7 @@ impl OtherCgroups {
         Self(own.into_iter().map(other).collect())
     }
 
-    /// The cores that all of them take together, in thousandths, smoothed.
+    /// The cores that all of them use together, in thousandths, smoothed.
     pub fn look(&mut self, now_ns: u64) -> u64 {
         self.0.iter_mut().map(|other| other.look(now_ns)).sum()
     }
@@ -108,20 +109,14 @@ fn mount_table() -> String {
     fs::read("/proc/self/mountinfo").map(|table| String::from_utf8_lossy(&table).into_owned()).unwrap_or_default()
 }
 
-/// Where cgroups are mounted that account for CPU time, and the file that tells it.
+/// The mount points of the hierarchies that account for CPU time, each with the name of the file that has it.
 fn accounts(mountinfo: &str) -> Vec<(PathBuf, &'static str)> {
-    let account = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        let (kind, options) = (right.next()?, right.nth(1)?);
-        let file = match kind {
-            "cgroup2" => "cpu.stat",
-            "cgroup" if options.split(',').any(|o| o == "cpuacct") => "cpuacct.usage",
-            _ => return None,
-        };
-        Some((PathBuf::from(left.split(' ').nth(4)?), file))
+    let account = |mount: Mount<'_>| match mount.kind {
+        "cgroup2" => Some((mount.point.into(), "cpu.stat")),
+        "cgroup" if mount.has("cpuacct") => Some((mount.point.into(), "cpuacct.usage")),
+        _ => None,
     };
-    mountinfo.lines().filter_map(account).collect()
+    mounts(mountinfo).filter_map(account).collect()
 }
 
 #[cfg(test)]

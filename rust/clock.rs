@@ -1,8 +1,9 @@
 //! WORLD. The one clock: `CLOCK_BOOTTIME`, corrected so that it never goes back.
 //!
-//! Samples, re-checks and process start times use it; it continues while the machine is suspended. A process that is
-//! restored elsewhere (checkpoint/restore) may find the kernel's clock days behind: its data would be from the
-//! future, and fresh for days. So the size of a step back is added to all later readings.
+//! Samples, re-checks and process start times use it, because it continues while the machine is suspended. A process
+//! that is restored elsewhere (checkpoint/restore) may find the kernel's clock days behind: its data would be from the
+//! future, and fresh for days. So the size of a step back is added to all later readings. No other file may read
+//! `CLOCK_BOOTTIME`.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

@@ -1,7 +1,7 @@
 //! WORLD. The CPU time that a process has used so far: all its threads, including those that ended.
 //!
-//! The kernel tells it to any user, without the process's memory lock, so reading it never hangs. This file only
-//! reads; `effort.rs` judges.
+//! The kernel shows it to any user, without the process's memory lock, so reading it never hangs. This file must never
+//! judge a CPU time: `effort.rs` does.
 
 use std::os::fd::OwnedFd;
 
@@ -11,10 +11,10 @@ use crate::procfs::{Files, Procfs, ReadError, parse_cpu_ms, read_at_start};
 /// Where CPU times are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// The process's CPU clock, in nanoseconds: one system call of a microsecond. It goes by the pids
-    /// of our own namespace.
+    /// The process's CPU clock, in nanoseconds: one system call of a microsecond. It takes a pid of
+    /// our own namespace.
     Clock,
-    /// `utime + stime` of /proc/PID/stat, in ticks of 10 ms: for other trees, and if CPU clocks are denied.
+    /// `utime + stime` of /proc/PID/stat, in ticks of 10 ms: for other trees, and where CPU clocks are denied.
     Stat,
 }
 
@@ -26,7 +26,7 @@ impl Way {
         if procfs.is_ours() && clock_ns(own).is_some() { Self::Clock } else { Self::Stat }
     }
 
-    /// The CPU time of a process in nanoseconds, `None` where it is not told. `stat` is its kept file.
+    /// The CPU time of a process in nanoseconds; `None` if it cannot be read. `stat` is its kept file.
     #[must_use]
     pub fn read_ns(self, pid: Pid, files: &Files, stat: Option<&OwnedFd>) -> Option<u64> {
         match self {
@@ -42,7 +42,7 @@ impl Way {
         }
     }
 
-    /// The file to be kept open for [`Self::read_ns`], where there is one.
+    /// The file to keep open for [`Self::read_ns`], if it needs one.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -54,13 +54,13 @@ impl Way {
     }
 }
 
-/// The clock of a process in nanoseconds; `None` if there is no such process, or clocks of others are
-/// refused (seccomp, gVisor).
+/// The clock of a process in nanoseconds; `None` if there is no such process, or if the system denies the
+/// clocks of others (seccomp, gVisor).
 fn clock_ns(pid: Pid) -> Option<u64> {
     // The kernel's CPUCLOCK_SCHED (2) of a process: include/linux/posix-timers_types.h.
     let id = (!(pid as libc::clockid_t) << 3) | 2;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime writes one timespec, and reads nothing but the number.
+    // SAFETY: clock_gettime(3) takes any number, and writes at most the one timespec, which outlives the call.
     let refused = unsafe { libc::clock_gettime(id, &raw mut time) };
     (refused == 0).then(|| time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

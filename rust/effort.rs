@@ -1,19 +1,19 @@
 //! PURE. CPU times of one worker, scan by scan -> whether it is working now, and how many cores it uses.
 //!
-//! Times are passed in, in nanoseconds; nothing here reads a clock. A title shows the state at the last heartbeat;
-//! this shows what happened since the last scan.
+//! A title shows the state at the last heartbeat; this shows what happened since the last scan. It must never read a
+//! clock: times are passed in, in nanoseconds.
 
 /// The shortest time over which a share is measured.
 const WINDOW_NS: u64 = 200_000_000;
 
-/// And the longest: what an idle worker used before does not add up for ever.
+/// The longest such time: what an idle worker uses must not add up for ever.
 const LONGEST_NS: u64 = 500_000_000;
 
-/// So much CPU time within a window shows that a worker works: more than what an idle one takes at once. A
+/// This much CPU time within a window shows that a worker works: more than an idle one uses at once. A
 /// scheduler of fifty periodic jobs took 26 ms where nothing was due, and a full garbage collection 24 ms.
 const WORKS_NS: u64 = 60_000_000;
 
-/// And it must be so much of a core, in percent. An idle Sidekiq took at most 0.5 % in any half second, a
+/// It must also be this share of a core, in percent. An idle Sidekiq took at most 0.5 % in any half second, a
 /// CPU-bound job 97 % and more on a free core, and a fifth where five wait for each core.
 const WORKS_PERCENT: u64 = 10;
 
@@ -47,7 +47,7 @@ impl Effort {
         Self { at_ns, cpu_ns, rested_ns: None, works_since_ns: 0, window_milli: 0, smooth_milli: 0, looks: 0 }
     }
 
-    /// Another scan. If the CPU time went back, it is another process's: start again.
+    /// Another scan. A CPU time that went back is that of another process: start again.
     pub(crate) fn look(&mut self, at_ns: u64, cpu_ns: u64) {
         if cpu_ns < self.cpu_ns || at_ns < self.at_ns {
             *self = Self::new(at_ns, cpu_ns);
@@ -60,7 +60,7 @@ impl Effort {
         let percent = taken_ns.saturating_mul(100) / window_ns;
         let shows = taken_ns >= WORKS_NS && percent >= WORKS_PERCENT;
         if !shows && !self.works() && window_ns < LONGEST_NS {
-            return; // a job that has only just begun shows with what it takes until the next look
+            return; // a job that has just begun shows by the next look, with what it uses until then
         }
         self.window_milli = taken_ns.saturating_mul(1000) / window_ns;
         self.smooth(window_ns);
@@ -94,11 +94,11 @@ impl Effort {
 
     /// As many threads as it uses cores, rounded up; at least one. 0 if it is not working.
     pub(crate) fn threads(&self) -> u32 {
-        // A hundredth of a core more than whole ones is the main thread's.
+        // A hundredth of a core beyond whole cores is the main thread's.
         if self.works() { (self.window_milli.saturating_sub(10).div_ceil(1000) as u32).max(1) } else { 0 }
     }
 
-    /// The cores that it takes, in thousandths, smoothed.
+    /// The cores that it uses, in thousandths, smoothed.
     pub(crate) fn cores_milli(&self) -> u64 {
         self.smooth_milli
     }

@@ -1,8 +1,10 @@
-//! What can be wrong before the first scan. A running scan has no errors, only counts.
+//! PURE. What can be wrong before the first scan.
+//!
+//! It must never hold an error of a running scan: a scan has no errors, only counts.
 
 use std::fmt;
 
-/// An error in the scanner's arguments; the text names the place and the remedy.
+/// An error in the scanner's arguments. Its text names the place and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// A preset that this crate does not know.

@@ -1,8 +1,8 @@
 //! WORLD. Workers that the name filter hides: processes with a worker's title but another name.
 //!
 //! Call it at the start and rarely afterwards, on a separate thread: it reads the title of every process that a
-//! selector's users and cgroups accept, and may hang in one for as long as that holds its memory lock. It keeps
-//! nothing, and counts nothing.
+//! selector's users and cgroups accept, and may hang in one for as long as that holds its memory lock. It must never
+//! keep or count anything.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use crate::procfs::{Files, Procfs, ReadError, TITLE_LEN_MAX};
 use crate::read_task::Context;
 use crate::title::Reading;
 
-/// The search stops after so many: one is enough for a warning.
+/// The search stops after this many: one is enough for a warning.
 const FOUND_MAX: usize = 100;
 
 /// A process that has a worker's title, and a name that is not among the selectors'.
@@ -25,7 +25,7 @@ pub struct Hidden {
     pub mask: u32,
 }
 
-/// All that are there now, but for forked copies.
+/// All that exist now, except forked copies.
 #[must_use]
 pub fn hidden_by_name(procfs: &mut Procfs, context: &Context) -> Vec<Hidden> {
     let mut pids = Vec::new();

@@ -1,7 +1,7 @@
 //! WORLD. The processes in which a reader hangs now.
 //!
 //! A hung reader outlives the scanner that detached it. So a scanner shares this with its successors: they do not
-//! read the same processes, and no process costs two readers.
+//! read the same processes, and no process costs two readers. It must never decide when to retry: `quarantine.rs` does.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,23 +17,23 @@ impl HungReads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader hangs there, and was detached.
+    /// A reader hangs in this process, and was detached.
     pub fn add(&self, pid: Pid) {
         self.pids().insert(pid);
     }
 
-    /// It returned.
+    /// The reader returned from it.
     pub fn remove(&self, pid: Pid) {
         self.pids().remove(&pid);
     }
 
-    /// Whether a reader hangs there.
+    /// Whether a reader hangs in it.
     #[must_use]
     pub fn has(&self, pid: Pid) -> bool {
         self.pids().contains(&pid)
     }
 
-    /// All of them, in no order.
+    /// All of them, in no particular order.
     #[must_use]
     pub fn all(&self) -> Vec<Pid> {
         self.pids().iter().copied().collect()

@@ -1,9 +1,8 @@
-//! The map of the crate; no logic.
+//! The map of the crate. It must never hold logic.
 //!
-//! Data flows one way: a [`discovery`] names processes, the [`tracker`] knows which of them
-//! are workers and what must be read, a [`read_task`] reads it, [`presets`] give it meaning, and
-//! [`snapshot`] adds it up. [`scanner`] runs that on a separate thread; [`answer`] sends replies to pollers; `python`
-//! is the boundary.
+//! Data flows one way: a [`discovery`] finds processes, the [`tracker`] knows which of them are workers and what must
+//! be read, a [`read_task`] reads it, [`presets`] interpret it, and [`snapshot`] adds it up. [`scanner`] runs that on a
+//! separate thread; [`answer`] sends replies to pollers; `python` is the boundary.
 
 pub mod answer;
 pub mod cgroup_cpu;
@@ -14,6 +13,7 @@ mod effort;
 pub mod error;
 pub mod hidden;
 pub mod hung_reads;
+mod mountinfo;
 pub mod net;
 pub mod pid;
 pub mod presets;

@@ -1,4 +1,4 @@
-//! PURE. The networks that may poll (`allow`), in both families.
+//! PURE. The networks that may poll (`allow`), in both families. It must never look up a name: `allow` has addresses.
 
 use std::net::IpAddr;
 

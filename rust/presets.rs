@@ -14,9 +14,9 @@ use crate::title::{Reading, TAIL, bracket, count, rfind, split_number, words};
 pub struct Preset {
     /// What the configuration calls it.
     pub name: &'static str,
-    /// Globs over the names that its processes bear.
+    /// Globs for the names of its processes.
     pub comm: &'static [&'static str],
-    /// Whether it writes its title now and then, and not at each job.
+    /// Whether it writes its title at a heartbeat, rather than at each job.
     pub has_a_heartbeat: bool,
     /// What one title says.
     pub read: fn(&[u8]) -> Reading,

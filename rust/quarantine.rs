@@ -1,7 +1,8 @@
 //! PURE. Processes that blocked a reader: which they are, and when to retry them.
 //!
-//! A process is retried only when no reader hangs in it, so one that blocks for ever costs only one thread. Where
-//! readers hang now is not known here: callers say so. Every strike doubles the wait, which starts with it.
+//! A process is retried only when no reader hangs in it, so one that blocks for ever costs only one thread. Every
+//! strike doubles the wait, which starts with it. This file must never keep where readers hang now: callers know, and
+//! two records of it could differ.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// A reader hangs at this process since just now.
+    /// A reader has just been found to hang in this process.
     pub fn strike(&mut self, pid: Pid, mask: u32, now_ms: u64) {
         let held = self.held.entry(pid).or_insert(Held { strikes: 0, until_ms: 0, mask });
         held.until_ms = now_ms + (WAIT_MS << held.strikes.min(16)).min(WAIT_MS_MAX);
@@ -40,19 +41,19 @@ impl Quarantine {
         }
     }
 
-    /// Whether it must not be read in a normal scan.
+    /// Whether a normal scan must leave it alone.
     #[must_use]
     pub fn holds(&self, pid: Pid) -> bool {
         !self.held.is_empty() && self.held.contains_key(&pid)
     }
 
-    /// Those that may be retried now, except for those where a reader `hangs`.
+    /// The processes that may be retried now, except those in which a reader `hangs`.
     #[must_use]
     pub fn due(&self, now_ms: u64, hangs: impl Fn(Pid) -> bool) -> Vec<Pid> {
         self.held.iter().filter(|(pid, h)| h.until_ms <= now_ms && !hangs(**pid)).map(|(&pid, _)| pid).collect()
     }
 
-    /// How many this selector accepts, as far as is known.
+    /// How many of them this selector accepts, as far as is known.
     #[must_use]
     pub fn count(&self, bit: u32) -> u32 {
         self.held.values().filter(|h| h.mask & bit != 0).count() as u32

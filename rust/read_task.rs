@@ -1,6 +1,7 @@
 //! WORLD. One read of one process, separate from all shared state, because it can hang.
 //!
-//! A task touches only the files of its process. If it hangs, the thread that runs it is detached; see scanner.rs.
+//! A task must never touch anything but the files of its process: if it hangs, the thread that runs it is detached (see
+//! `scanner.rs`), and whatever it held would be held for as long.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::procfs::{Files, ReadError, Stat, TITLE_LEN_MAX, read_at_start};
 use crate::selector::Selector;
 use crate::title::{Reading, first_string};
 
-/// A name of a process has at most 15 bytes, a kernel worker's some more.
+/// The name of a process has at most 15 bytes; that of a kernel worker may have more.
 const COMM_LEN_MAX: usize = 64;
 
 /// What is the same for all tasks of a scanner.
@@ -20,7 +21,7 @@ const COMM_LEN_MAX: usize = 64;
 pub struct Context {
     /// The pools.
     pub selectors: Vec<Selector>,
-    /// Whether users and titles are kept for people to look at.
+    /// Whether users and titles are kept, to be shown to people.
     pub detail: bool,
     /// Where CPU times are read.
     pub way: Way,
@@ -29,11 +30,11 @@ pub struct Context {
 /// Which selectors a process belongs to. Selectors are bits.
 #[derive(Debug)]
 pub struct Identity {
-    /// The selectors whose names it bears.
+    /// The selectors that accept its name.
     pub named: u32,
-    /// Those of them that accept its users and cgroups, too.
+    /// Those that accept its users and cgroups, too.
     pub accepted: u32,
-    /// Its effective user, where that was read.
+    /// Its effective user, if that was read.
     pub euid: Option<u32>,
 }
 
@@ -50,8 +51,8 @@ impl Context {
         Ok(Identity { named, accepted: named & accepting, euid })
     }
 
-    /// The selectors that accept the process's users and cgroups, of `those` at least, and its effective
-    /// user where that was read.
+    /// The selectors that accept the process's users and cgroups, among them all such of `those`; and its effective
+    /// user, if that was read.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -68,7 +69,7 @@ impl Context {
         Ok((accepted, uids.map(|[_, effective]| effective)))
     }
 
-    /// The selectors that want to know of the CPU time of their workers.
+    /// The selectors that need the CPU time of their workers.
     #[must_use]
     pub fn wants_cpu(&self) -> u32 {
         self.bits(|s| s.cpu.now || s.cpu.cores)
@@ -80,10 +81,10 @@ impl Context {
     }
 }
 
-/// Something to read.
+/// One read.
 #[derive(Debug)]
 pub struct ReadTask {
-    /// Of this process.
+    /// The process.
     pub pid: Pid,
     /// What to read of it.
     pub kind: Kind,
@@ -94,14 +95,14 @@ pub struct ReadTask {
 pub enum Kind {
     /// A known worker's title.
     Title {
-        /// Its kept files, where there are any.
+        /// Its kept files, if there are any.
         files: Option<Arc<Kept>>,
-        /// Its CPU time is wanted, too.
+        /// Read its CPU time, too.
         cpu: bool,
         /// The selectors that accept it.
         accepted: u32,
     },
-    /// A process that may be anything: name first, title only if the name fits.
+    /// A process that may be anything: its name, and its title only if some selector accepts it.
     Probe {
         /// Also read when it started.
         start: bool,
@@ -117,19 +118,19 @@ pub struct Kept {
     pub stat: Option<OwnedFd>,
 }
 
-/// What a task brought.
+/// What a task found.
 #[derive(Debug)]
 pub enum Outcome {
     /// The title is in the caller's buffer.
     Title {
-        /// The CPU time until just before it was read, in nanoseconds, where it was wanted and told.
+        /// The CPU time just before it was read, in nanoseconds, if it was wanted and could be read.
         cpu_ns: Option<u64>,
     },
     /// What a probe found.
     Probed(Probed),
     /// The process is gone.
     Gone,
-    /// It may not be read. It may be a worker of these selectors.
+    /// Reading it is denied. It may be a worker of these selectors.
     Denied(u32),
     /// No file descriptor was free.
     NoFds,
@@ -138,7 +139,7 @@ pub enum Outcome {
 /// What a probe found.
 #[derive(Debug)]
 pub struct Probed {
-    /// Parent and start, where they were wanted or needed.
+    /// Parent and start, if they were wanted or needed.
     pub stat: Option<Stat>,
     /// What the process is.
     pub found: Match,
@@ -147,25 +148,25 @@ pub struct Probed {
 /// What a process is.
 #[derive(Debug)]
 pub enum Match {
-    /// Its name is in no filter.
+    /// No selector accepts its name.
     Foreign,
-    /// Its name is; its users, its cgroup or its title are not a worker's.
+    /// Some selector accepts its name, but none its users, its cgroup and its title.
     Candidate,
     /// A title that some selector reads.
     Worker {
-        /// Its files, to be kept open.
+        /// Its files, to keep open.
         files: Kept,
         /// The selectors that accept its name, user and cgroup.
         accepted: u32,
         /// What each selector reads.
         readings: Vec<Reading>,
-        /// Its parent; 0 where that is not known.
+        /// Its parent; 0 if that is not known.
         ppid: Pid,
-        /// Its effective user, where that was read.
+        /// Its effective user, if that was read.
         uid: Option<u32>,
         /// Its title.
         title: Vec<u8>,
-        /// Its CPU time in nanoseconds, where it is wanted and told.
+        /// Its CPU time in nanoseconds, if it is wanted and could be read.
         cpu_ns: Option<u64>,
     },
 }
@@ -181,7 +182,7 @@ impl From<ReadError> for Outcome {
 }
 
 impl ReadTask {
-    /// The selectors that the process may concern, as far as is known before it is read.
+    /// The selectors that may accept the process, as far as is known before it is read.
     #[must_use]
     pub fn mask(&self) -> u32 {
         match self.kind {
@@ -201,7 +202,7 @@ impl ReadTask {
     ) -> (Outcome, &'b [u8]) {
         match &self.kind {
             Kind::Title { files: kept, cpu, accepted } => {
-                // The title last: if a job ends in between, the title shows that, and the CPU time does not count.
+                // The title is read last: if a job ends in between, the title shows it and the CPU time does not count.
                 let stat = kept.as_ref().and_then(|kept| kept.stat.as_ref());
                 let cpu_ns = cpu.then(|| context.way.read_ns(self.pid, files, stat)).flatten();
                 let title = match kept {
@@ -265,7 +266,7 @@ impl ReadTask {
     }
 }
 
-/// What a process does not show is accepted by no selector. Without a free descriptor nothing is known.
+/// No selector accepts what a process does not show. Without a free descriptor nothing is known.
 fn readable<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
     match read {
         Ok(read) => Ok(Some(read)),

@@ -6,29 +6,27 @@
 //! scan. Threads are only created for that, at most [`HUNG_READERS_MAX`] of them; beyond that, reading stops until
 //! one returns, and the sample grows old, which is the truth.
 //!
-//! Nothing here waits for a reader except [`Scanner::scan`].
+//! This file is the callers' side and the state that both sides share; `reader.rs` is what runs on the thread. Nothing
+//! here may wait for a reader, except [`Scanner::scan`].
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::thread::{Pid as Tid, gettid};
-use rustix::time::ClockId;
+use rustix::thread::Pid as Tid;
 
-use crate::clock::{nanos, now_ns};
-use crate::discovery::ebpf::SharedCandidates;
+use crate::clock::now_ns;
+use crate::discovery::Handover;
 use crate::hung_reads::HungReads;
 use crate::pid::Pid;
-use crate::procfs::{TITLE_LEN_MAX, waits_for_a_cpu};
+use crate::procfs::waits_for_a_cpu;
 use crate::snapshot::Snapshot;
 use crate::tracker::{Tracker, WorkerInfo};
 
 mod meter;
-
-use meter::Meter;
+mod reader;
 
 /// A reader whose read takes longer is detached. From a process that loops over mprotect the median read took 18 ms;
 /// on an idle host it takes a few microseconds.
@@ -37,9 +35,6 @@ pub const READ_DEADLINE: Duration = Duration::from_millis(30);
 /// Threads detached at the same time, by a scanner and its predecessors, each in a process that holds its own memory
 /// lock. (One more may hang if a scanner ended in the middle of a scan.)
 pub const HUNG_READERS_MAX: u32 = 16;
-
-/// A reader needs space for one title and little else.
-const STACK_BYTES: usize = 256 * 1024;
 
 /// What a reader is reading.
 #[derive(Debug, Clone)]
@@ -50,28 +45,13 @@ struct Reading {
     progress: Arc<Progress>,
 }
 
-/// What a reader shares with the reader that takes over from it.
+/// What a reader shares with whoever detaches it, and so with the reader that takes over from it.
 #[derive(Debug, Default)]
 struct Progress {
     /// The selectors that accept the process, as far as it was read.
     mask: AtomicU32,
-    /// It hangs, and was told to be among those that do.
+    /// The reader hangs, and its process is among the hung reads.
     detached: AtomicBool,
-}
-
-/// Removes a process from the hung reads when the detached reader returns from it, however that ends.
-struct ReturnGuard<'a> {
-    pid: Pid,
-    progress: &'a Progress,
-    hung: &'a HungReads,
-}
-
-impl Drop for ReturnGuard<'_> {
-    fn drop(&mut self) {
-        if self.progress.detached.load(Ordering::Relaxed) {
-            self.hung.remove(self.pid);
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -111,12 +91,12 @@ struct Shared {
 #[derive(Clone)]
 struct FoundBy {
     name: &'static str,
-    candidates: Option<SharedCandidates>,
+    handover: Option<Handover>,
 }
 
 impl FoundBy {
     fn of(tracker: &Tracker) -> Self {
-        Self { name: tracker.discovery(), candidates: tracker.shared_candidates() }
+        Self { name: tracker.discovery(), handover: tracker.handover() }
     }
 }
 
@@ -170,7 +150,7 @@ impl Scanner {
     #[must_use]
     pub fn check_deadline(&self) -> bool {
         let mut state = lock(&self.shared.state);
-        // Already detached: until its successor reads, nothing else can be late.
+        // `take_if`: a reader that has been detached is not late again.
         let overdue = state.reading.take_if(|r| r.is_overdue() && self.hung_readers() < HUNG_READERS_MAX);
         if let Some(reading) = overdue {
             self.shared.detach_reader(&mut state, &reading);
@@ -181,10 +161,10 @@ impl Scanner {
         self.hung_readers() < HUNG_READERS_MAX
     }
 
-    /// The finished scan's snapshot, once. `None` while it runs.
+    /// The snapshot of the finished scan, once. `None` while it runs.
     ///
     /// # Errors
-    /// The text of what broke the scan.
+    /// What broke the scan.
     #[must_use]
     pub fn take(&self) -> Option<Result<Snapshot, String>> {
         let mut counter = [0; 8];
@@ -198,11 +178,11 @@ impl Scanner {
         self.shared.event.as_raw_fd()
     }
 
-    /// Scans, and waits for the result, never longer than the deadlines of everything that hangs; if no reader is
-    /// left, that is an error after `give_up`.
+    /// Scans, and waits for the result: at most until the deadlines of everything that hangs are over, or, if no more
+    /// readers may be detached, until `give_up` is over.
     ///
     /// # Errors
-    /// The text of what broke the scan.
+    /// What broke the scan.
     pub fn scan(&self, give_up: Duration) -> Result<Snapshot, String> {
         let until_ns = now_ns() + give_up.as_nanos() as u64;
         lock(&self.shared.state).waiting += 1;
@@ -226,7 +206,7 @@ impl Scanner {
         done
     }
 
-    /// Readers that hang now.
+    /// How many readers hang now.
     #[must_use]
     pub fn hung_readers(&self) -> u32 {
         self.shared.hung.count()
@@ -239,10 +219,10 @@ impl Scanner {
         lock(&self.shared.tracker).workers()
     }
 
-    /// The programs in the kernel, for a successor to take over.
+    /// What a successor's discovery takes over, if anything.
     #[must_use]
-    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
-        lock(&self.shared.found_by).candidates.clone()
+    pub fn handover(&self) -> Option<Handover> {
+        lock(&self.shared.found_by).handover.clone()
     }
 
     /// The discovery in use.
@@ -302,14 +282,14 @@ impl Shared {
         }
     }
 
-    /// Makes the owner end when it returns from this read; its read counts as a hung one until then.
+    /// Detaches the owner: it ends when it returns from this read, which counts as hung until then.
     fn detach_reader(&self, state: &mut ScanState, reading: &Reading) {
         reading.progress.detached.store(true, Ordering::Relaxed);
         self.hung.add(reading.pid);
         state.owner += 1;
     }
 
-    /// The hung reads, that of the owner itself included.
+    /// The hung reads, including the owner's if it hangs.
     fn all_hung(&self) -> Arc<HungReads> {
         let state = lock(&self.state);
         if let Some(reading) = state.reading.as_ref().filter(|r| r.is_overdue()) {
@@ -318,127 +298,9 @@ impl Shared {
         }
         Arc::clone(&self.hung)
     }
-
-    /// Makes sure that the owner's number has a thread.
-    fn ensure_reader(shared: &Arc<Self>, state: &mut ScanState) {
-        if state.has_reader {
-            return;
-        }
-        let (mine, owner) = (Arc::clone(shared), state.owner);
-        let name = std::thread::Builder::new().name("reader".into()).stack_size(STACK_BYTES);
-        match name.spawn(move || mine.read_for(owner)) {
-            Ok(_) => state.has_reader = true,
-            Err(e) => {
-                let waited_for = state.end(Err(format!("cannot start a reader thread: {e}")));
-                shared.tell_the_end(waited_for);
-            }
-        }
-    }
-
-    /// A reader's main loop: scans while it is the owner, and ends when it has been detached.
-    fn read_for(&self, owner: u64) {
-        let (mut meter, tid) = (Meter::default(), gettid());
-        loop {
-            let mut state = lock(&self.state);
-            while state.owner == owner && !state.running {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.owner != owner {
-                return;
-            }
-            let taken_over = state.taken_over.take();
-            let begun = std::mem::replace(&mut state.begun, true);
-            drop(state);
-            let done = catch_unwind(AssertUnwindSafe(|| self.scan(owner, tid, begun, taken_over)));
-            let done = match done {
-                Ok(None) => {
-                    self.shut_down_if_dropped();
-                    return;
-                }
-                Ok(Some(mut snapshot)) => {
-                    snapshot.cost_ns = meter.cost_ns(snapshot.took_ns, || nanos(ClockId::ThreadCPUTime));
-                    Ok(snapshot)
-                }
-                Err(_) => Err("the scan panicked".into()),
-            };
-            let mut state = lock(&self.state);
-            if state.owner != owner {
-                return;
-            }
-            let waited_for = state.end(done);
-            // Unlock first: a woken waiter would only find it locked.
-            drop(state);
-            self.tell_the_end(waited_for);
-        }
-    }
-
-    /// Each of these is a system call, so only actual waiters are notified.
-    fn tell_the_end(&self, waited_for: bool) {
-        if waited_for {
-            self.changed.notify_all();
-        } else {
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-        }
-    }
-
-    /// One scan, or the rest of one. `None` if this reader was detached.
-    fn scan(&self, owner: u64, tid: Tid, begun: bool, taken_over: Option<Reading>) -> Option<Snapshot> {
-        let mut tracker = lock(&self.tracker);
-        if let Some(reading) = taken_over {
-            tracker.hung(reading.pid, reading.progress.mask.load(Ordering::Relaxed));
-        }
-        if !begun {
-            tracker.begin(now_ns(), &|pid| self.hung.has(pid));
-        }
-        let (files, context) = (tracker.files(), tracker.context());
-        let progress = Arc::new(Progress::default());
-        let mut buf = [0; TITLE_LEN_MAX];
-        while let Some(task) = tracker.next_task() {
-            // It may have been queued twice, or may block a former scanner's reader by now.
-            if self.hung.has(task.pid) {
-                tracker.leave_alone(task.pid);
-                continue;
-            }
-            drop(tracker);
-            progress.mask.store(task.mask(), Ordering::Relaxed);
-            let since_ns = now_ns();
-            let reading = Reading { pid: task.pid, tid, since_ns, progress: Arc::clone(&progress) };
-            let mut state = lock(&self.state);
-            if state.owner != owner {
-                return None;
-            }
-            state.reading = Some(reading);
-            drop(state);
-            let _guard = ReturnGuard { pid: task.pid, progress: &progress, hung: &self.hung };
-            let (outcome, title) = task.run(&context, &files, &progress.mask, &mut buf);
-            let mut state = lock(&self.state);
-            let detached = state.owner != owner;
-            if !detached {
-                state.reading = None;
-            }
-            drop(state);
-            tracker = lock(&self.tracker);
-            if detached {
-                // The result is late, but still true.
-                tracker.take(task, outcome, title, since_ns);
-                return None;
-            }
-            tracker.on_time(task.pid);
-            tracker.take(task, outcome, title, since_ns);
-        }
-        if let Some(why) = tracker.fallback() {
-            if self.fallback.get().is_none() {
-                *lock(&self.found_by) = FoundBy::of(&tracker);
-            }
-            self.fallback.get_or_init(|| why.to_owned());
-        }
-        let mut snapshot = tracker.finish();
-        snapshot.took_ns = now_ns().saturating_sub(snapshot.began_ns);
-        Some(snapshot)
-    }
 }
 
-/// What becomes readable when a scan is done.
+/// The event that becomes readable when a scan is done.
 ///
 /// # Errors
 /// If no file descriptor is free.

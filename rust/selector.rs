@@ -1,6 +1,6 @@
 //! PURE. Which processes count for a pool, by name, user and cgroup, and how their titles are read.
 //!
-//! It knows no program: those are in `presets.rs`.
+//! It must never know a program: those are in `presets.rs`.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::presets::{self, PRESETS, Preset};
 use crate::title::{Custom, Reading, first_string};
 
-/// The longest name the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
+/// The longest name that the kernel keeps of a process (`TASK_COMM_LEN` less the NUL).
 pub const COMM_LEN_MAX: usize = 15;
 
 /// What the configuration calls a pattern of the operator's own.
@@ -31,7 +31,7 @@ pub enum Grammar {
 }
 
 impl Grammar {
-    /// Whether the program writes its title now and then, and not at each job.
+    /// Whether the program writes its title at a heartbeat, rather than at each job.
     #[must_use]
     pub fn has_a_heartbeat(&self) -> bool {
         matches!(self, Self::Known(preset) if preset.has_a_heartbeat)
@@ -60,22 +60,22 @@ pub struct Selector {
     pub users: Vec<u32>,
     /// Below which cgroups, as absolute paths without a trailing slash; empty: anywhere.
     pub cgroups: Vec<String>,
-    /// What their CPU time says.
+    /// How their CPU time is used.
     pub cpu: CpuUse,
     /// Cgroups whose CPU use counts in addition to the workers', as absolute paths.
     pub others: Vec<String>,
 }
 
-/// What a selector makes of its workers' CPU time.
+/// How a selector uses its workers' CPU time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuUse {
     /// A worker that works now has a job, whatever its title said at its last heartbeat.
     pub now: bool,
-    /// The cores that workers take are what counts.
+    /// The cores that workers use are what counts.
     pub cores: bool,
 }
 
-/// What a selector is made of, as the configuration says it.
+/// A selector as the configuration specifies it.
 #[derive(Debug, Clone, Default)]
 pub struct Spec {
     /// One of [`names`].
@@ -99,7 +99,7 @@ pub struct Spec {
 }
 
 impl Selector {
-    /// Makes a selector of a specification.
+    /// Compiles a specification.
     ///
     /// # Errors
     /// An unknown preset, a pattern or a glob that cannot be used.
@@ -142,7 +142,7 @@ impl Globs {
     /// Compiles globs.
     ///
     /// # Errors
-    /// A glob that is malformed, or longer than any name the kernel keeps.
+    /// A glob that is malformed, or longer than any name that the kernel keeps.
     pub fn new(globs: &[String]) -> Result<Self, Error> {
         let patterns = globs.iter().map(|g| translate(g)).collect::<Result<Vec<_>, _>>()?;
         let set = RegexSet::new(patterns).map_err(|e| Error::Glob(e.to_string()))?;

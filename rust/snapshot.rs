@@ -10,13 +10,13 @@ use crate::title::Reading;
 pub struct Member {
     /// Its id.
     pub pid: Pid,
-    /// Its parent when it was first seen to match; 0 where that is not known.
+    /// Its parent when its title first matched; 0 if that is not known.
     pub ppid: Pid,
     /// What its title said last.
     pub reading: Reading,
-    /// It works now, whatever its title says: on so many threads; 0 if it rests, or is not asked.
+    /// On how many threads it works now, whatever its title says; 0 if it rests, or if that is not asked.
     pub works: u32,
-    /// The cores that it takes, in thousandths.
+    /// The cores that it uses, in thousandths.
     pub cores_milli: u64,
     /// Its title was read in this scan, or could have been: it is not quarantined.
     pub readable: bool,
@@ -29,9 +29,9 @@ pub struct Member {
 /// What one selector's processes add up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Workers with a reading, the stale ones of quarantined workers included.
+    /// Workers with a reading, including the old ones of quarantined workers.
     pub workers: u32,
-    /// Those of them that can be read now.
+    /// Workers that can be read now.
     pub readable: u32,
     /// Workers with at least one job: by their titles, or because they work now.
     pub busy_processes: u32,
@@ -41,15 +41,15 @@ pub struct Counts {
     pub total_threads: u64,
     /// Workers counted busy because they work now, though their title says idle.
     pub untitled: u32,
-    /// The cores that all workers take, in thousandths.
+    /// The cores that all workers use, in thousandths.
     pub cores_milli: u64,
-    /// The cores that other cgroups take, in thousandths.
+    /// The cores that other cgroups use, in thousandths.
     pub others_milli: u64,
     /// Workers that take no more jobs.
     pub stopping: u32,
     /// Processes that show their parent's title: not workers.
     pub copies: u32,
-    /// Titles of the program that cannot be read as a count.
+    /// Titles of the program that show no valid count.
     pub unparsable: u32,
     /// Processes that blocked a reader, and wait for a retry.
     pub quarantined: u32,
@@ -59,7 +59,7 @@ pub struct Counts {
     pub oldest_ms: u64,
 }
 
-/// All that one scan found out.
+/// All that one scan found.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Pid 1's name could be read, and no read failed for lack of a file descriptor: what was not seen does not
@@ -76,9 +76,9 @@ pub struct Snapshot {
     pub processes: u32,
     /// Processes read in this scan because they were new or due to be looked at again.
     pub rechecked: u32,
-    /// Processes that went away while they were being read.
+    /// Processes that exited while they were being read.
     pub vanished: u32,
-    /// Processes that must not be read.
+    /// Processes that the agent may not read.
     pub unreadable: u32,
     /// Workers whose CPU time is needed but cannot be read; only their titles count.
     pub cpu_untold: u32,

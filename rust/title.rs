@@ -1,5 +1,5 @@
-//! PURE. What a title may say, an operator's own pattern that reads it, and the tools that the known programs'
-//! readers share (`presets.rs`).
+//! PURE. What a title may say, an operator's own pattern that reads it, and what the readers of the known programs
+//! (`presets.rs`) share.
 //!
 //! It must never believe a count that cannot be true.
 
@@ -28,9 +28,9 @@ pub enum Reading {
 }
 
 impl Reading {
-    /// A process that does one job at a time, waiting for it.
+    /// A process that does one job at a time, and waits for the next.
     pub const IDLE: Self = Self::Worker { busy: 0, total: 1, stopping: false };
-    /// A process that does one job at a time, doing it.
+    /// A process that does one job at a time, and has one.
     pub const BUSY: Self = Self::Worker { busy: 1, total: 1, stopping: false };
 
     /// Whether it says that there is a job.
@@ -47,7 +47,7 @@ pub struct Custom {
     busy_states: Vec<Vec<u8>>,
 }
 
-/// The error without the drawing that shows its position; an error is one line.
+/// The error without the drawing that shows its position: an error must be one line.
 fn last_line(error: &str) -> &str {
     error.lines().last().unwrap_or_default().trim_start_matches("error: ")
 }
@@ -109,7 +109,7 @@ pub(crate) fn count(digits: &[u8]) -> Option<u32> {
     sane.then(|| digits.iter().fold(0, |n, &d| n * 10 + u32::from(d - b'0')))
 }
 
-/// Where `needle` begins in `hay` for the last time.
+/// Where the last `needle` in `hay` begins.
 pub(crate) fn rfind(hay: &[u8], needle: &[u8]) -> Option<usize> {
     hay.windows(needle.len()).rposition(|w| w == needle)
 }
@@ -119,7 +119,7 @@ pub(crate) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&b| b == b' ').filter(|w| !w.is_empty())
 }
 
-/// The number, and what stands before it, of a text that ends in digits.
+/// Splits a text that ends in digits into what precedes them, and their number.
 pub(crate) fn split_number(text: &[u8]) -> Option<(&[u8], u32)> {
     let start = text.iter().rposition(|b| !b.is_ascii_digit()).map_or(0, |i| i + 1);
     count(&text[start..]).map(|n| (&text[..start], n))

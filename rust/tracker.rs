@@ -1,7 +1,7 @@
 //! WORLD. The processes known now, and what to read of them next.
 //!
 //! A worker's `cmdline` file stays open, so a worker costs one read per scan. All other processes are re-checked by
-//! time, not by scan. A process that blocked a reader is quarantined. The tracker itself never reads a process: it
+//! time, not by scan. A process that blocked a reader is quarantined. The tracker itself must never read a process: it
 //! hands out [`ReadTask`]s and takes their outcomes, so that it is free while a reader hangs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use crate::cgroup_cpu::OtherCgroups;
 use crate::cpu_time::Way;
-use crate::discovery::ebpf::SharedCandidates;
-use crate::discovery::{Discovery, Found, Look, sweep::Sweep};
+use crate::discovery::{Discovery, Found, Handover, Look, sweep::Sweep};
 use crate::pid::Pid;
 use crate::procfs::{Files, Procfs};
 use crate::quarantine::Quarantine;
@@ -31,7 +30,7 @@ use rechecks::Rechecks;
 /// hundreds of thousands of processes no scan takes so long that its sample has expired when it ends.
 const RECHECKS_EACH_SCAN_MAX: usize = 10_000;
 
-/// What is kept of a title for people to look at.
+/// How much of a title is kept, to be shown to people.
 const TITLE_SHOWN_MAX: usize = 512;
 
 /// See the module.
@@ -39,7 +38,7 @@ pub struct Tracker {
     context: Arc<Context>,
     procfs: Procfs,
     discovery: Box<dyn Discovery>,
-    /// Why the discovery is not the initial one, if it is not.
+    /// Why the discovery is no longer the initial one, if it is not.
     fallback: Option<String>,
     found: Vec<Found>,
     before: Vec<Found>,
@@ -58,7 +57,7 @@ pub struct Tracker {
     kept: usize,
     kept_max: usize,
     first: bool,
-    /// There was a worker once.
+    /// There has been a worker.
     seen_workers: bool,
     kernels: bool,
     now_ms: u64,
@@ -70,7 +69,7 @@ impl Tracker {
     #[must_use]
     pub fn new(context: Arc<Context>, procfs: Procfs, discovery: Box<dyn Discovery>, kept_max: usize) -> Self {
         let kernels = procfs.is_kernels();
-        // A worker keeps two files where its CPU time is read from one.
+        // A worker whose CPU time is read from a file keeps two.
         let kept_max = if context.way == Way::Stat && context.wants_cpu() != 0 { kept_max / 2 } else { kept_max };
         let others = context.selectors.iter().map(|s| OtherCgroups::new(&s.others)).collect();
         Self {
@@ -105,7 +104,7 @@ impl Tracker {
         self.procfs.files().clone()
     }
 
-    /// What tasks are read by.
+    /// What tasks need to know.
     #[must_use]
     pub fn context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
@@ -117,20 +116,20 @@ impl Tracker {
         self.discovery.name()
     }
 
-    /// Why the discovery is not the one it began with.
+    /// Why the discovery is not the initial one.
     #[must_use]
     pub fn fallback(&self) -> Option<&str> {
         self.fallback.as_deref()
     }
 
-    /// The programs in the kernel, for a successor to take over.
+    /// What a successor's discovery takes over, if anything.
     #[must_use]
-    pub fn shared_candidates(&self) -> Option<SharedCandidates> {
-        self.discovery.shared_candidates()
+    pub fn handover(&self) -> Option<Handover> {
+        self.discovery.handover()
     }
 
-    /// Begins a scan: looks for processes, and queues what is to be read. `hangs` tells where a
-    /// reader hangs now.
+    /// Begins a scan: looks for processes, and queues what is to be read. `hangs`: whether a reader hangs
+    /// in a process now.
     pub fn begin(&mut self, now_ns: u64, hangs: &dyn Fn(Pid) -> bool) {
         self.now_ms = now_ns / 1_000_000;
         self.next = Snapshot { began_ns: now_ns, visible: self.procfs.visible(), ..Snapshot::default() };
@@ -156,9 +155,8 @@ impl Tracker {
             }
         }
         self.queue_rechecks();
-        // Processes that blocked a reader come last, so that they delay no others. Not only after a changed listing:
-        // the reader may have returned after it.
-        // One that holds a reader is there.
+        // Processes that blocked a reader come last, so that they delay no others. This is done even if the listing has
+        // not changed, since the reader may have returned after it. A process in which a reader hangs still exists.
         self.quarantine.forget_unless(|pid| self.entries.contains_key(&pid) || hangs(pid));
         for pid in self.quarantine.due(self.now_ms, hangs) {
             if self.entries.contains_key(&pid) {
@@ -267,7 +265,7 @@ impl Tracker {
     }
 
     fn came(&mut self, new: Found, hangs: &dyn Fn(Pid) -> bool) {
-        // For processes that exist at the first scan only their start time tells when they came.
+        // Of a process that exists at the first scan, only its start time shows when it came.
         let came = if self.first && self.kernels { Moment::UNKNOWN } else { Moment::at(self.now_ms) };
         let fresh = Entry { ident: new.ident, state: State::Unread, came, started: Moment::UNKNOWN, due_ms: 0 };
         let entry = self.entries.entry(new.pid).or_insert(fresh);
@@ -281,7 +279,7 @@ impl Tracker {
     }
 
     fn gone(&mut self, pid: Pid) {
-        // A worker missing from one listing is not dropped: its own file tells when it is really gone.
+        // A worker missing from one listing is not dropped: its own file shows when it is really gone.
         if self.workers.contains(&pid) {
             self.missing.push(pid);
         } else {
@@ -312,13 +310,13 @@ impl Tracker {
             if entry.due_ms != due_ms || self.quarantine.holds(pid) {
                 continue;
             }
-            // The start of an old candidate tells whether its pid was reused.
+            // The start of an old candidate shows whether its pid was reused.
             let start = matches!(entry.state, State::Candidate) && !rechecks::is_young(entry.came.ms(), self.now_ms);
             self.queue.push_back(ReadTask { pid, kind: Kind::Probe { start: start || entry.came == Moment::UNKNOWN } });
         }
     }
 
-    /// As [`Self::settle`], for a process that is something else since just now.
+    /// Like [`Self::settle`], for a process that has just become something else.
     fn renamed(&mut self, pid: Pid, state: State) {
         if let Some(entry) = self.entries.get_mut(&pid) {
             entry.came = Moment::at(self.now_ms);

@@ -209,12 +209,13 @@ class Answerer:
 
     def accept_allowed(self, listener: int, most: int) -> bool:
         """Whether an allowed poller may be waiting. At most ``most`` others are refused on the way; the first allowed
-        one is answered by the next batch, whatever its listener and its ``most``. GIL released."""
+        one is answered by the next batch, whatever its listener and its ``most``. The descriptor ``listener`` must stay
+        open during the call. GIL released."""
 
     def serve_batch(self, listener: int, most: int) -> tuple[int, list[int]]:
         """Accepts and answers at most ``most`` polls. Returns how it ended (0: no poll waits; 1: there may be more;
         -1: the listener cannot accept now, retry later) and the connections whose line is still missing, to be
-        watched. GIL released."""
+        watched. The descriptor ``listener`` must stay open during the call. GIL released."""
 
     def readable(self, fd: int) -> bool:
         """A connection whose line was missing is readable. True when it is finished and its descriptor closed."""

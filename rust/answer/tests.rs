@@ -113,13 +113,3 @@ fn who_owes_a_line_is_set_aside_until_it_comes_or_time_is_over() {
     assert_eq!(silent.map(said), ["50%\n", "50%\n"]);
     assert_eq!((answerer.totals().timed_out, answerer.totals().evicted), (1, 1));
 }
-
-#[test]
-fn pollers_are_remembered_and_the_oldest_makes_room() {
-    let mut answerer = Answerer::new(Vec::new());
-    for n in 0..100u8 {
-        answerer.remember(Some(IpAddr::from([10, 0, 0, n])), true, u64::from(n));
-    }
-    assert_eq!(answerer.pollers().count(), POLLERS_MAX);
-    assert!(answerer.pollers().all(|(_, p)| p.last_ns >= 36));
-}

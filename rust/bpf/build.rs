@@ -1,8 +1,8 @@
 //! Compiles `candidates.bpf.c` with clang, when clang is there.
 //!
-//! On success the crate is built with `cfg(busyweight_ebpf_object)` and embeds the object, so
-//! clang is never needed at run time. Without clang the crate builds all the same and says at run
-//! time that the object is missing; `BUSYWEIGHT_EBPF=require` turns that into a failed build.
+//! On success the crate is built with `cfg(busyweight_ebpf_object)` and embeds the object, so clang is not needed at
+//! run time. Without clang it must never fail the build, unless `BUSYWEIGHT_EBPF=require`: the agent then reports at
+//! run time that the object is missing.
 
 use std::env;
 use std::path::Path;

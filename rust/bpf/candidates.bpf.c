@@ -48,7 +48,6 @@ struct signal_struct {
 struct task_struct {
 	int pid;
 	int tgid;
-	__u64 start_boottime;
 	char comm[COMM_BYTES];
 	struct signal_struct *signal;
 };
@@ -58,6 +57,9 @@ struct task_struct {
 char _license[] SEC("license") = "Dual MIT/GPL";
 
 /*
+ * By tgid: when the process came or was last renamed, in nanoseconds of
+ * CLOCK_BOOTTIME. A fork stamps anew, so a reused tgid has another value.
+ *
  * Memory for all entries is taken at load: a hook must not fail because the
  * kernel is short of memory just then. The loader sets the number of entries.
  */
@@ -65,7 +67,7 @@ struct {
 	MAP_NUMBER(type, BPF_MAP_TYPE_HASH);
 	MAP_NUMBER(max_entries, 1);
 	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, struct candidate);
+	MAP_TYPE(value, __u64);
 } candidates SEC(".maps");
 
 /* A map rather than constants, so that a reload of the configuration can change it. */
@@ -122,12 +124,9 @@ static inline_always void count(__u64 *counter)
 static inline_always void put(const struct task_struct *task)
 {
 	__u32 tgid = task->tgid;
-	struct candidate candidate = {
-		.start_ns = task->start_boottime,
-		.named_ns = bpf_ktime_get_boot_ns(),
-	};
+	__u64 named_ns = bpf_ktime_get_boot_ns();
 
-	if (bpf_map_update_elem(&candidates, &tgid, &candidate, BPF_ANY))
+	if (bpf_map_update_elem(&candidates, &tgid, &named_ns, BPF_ANY))
 		count(&counters.lost);
 	else
 		count(&counters.generation);

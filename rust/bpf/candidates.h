@@ -19,14 +19,6 @@ typedef unsigned long long __u64;
 /* How many patterns one filter holds. */
 #define MAX_PATTERNS 64
 
-/* What is known of one process; the key of the map is its tgid. */
-struct candidate {
-	/* When it was forked, in nanoseconds of CLOCK_BOOTTIME. */
-	__u64 start_ns;
-	/* When it came or was last renamed, in nanoseconds of CLOCK_BOOTTIME. */
-	__u64 named_ns;
-};
-
 /* A comm matches when its bytes under the mask are these bytes. */
 struct pattern {
 	__u64 bytes[COMM_WORDS];
@@ -51,7 +43,6 @@ struct counters {
 	__u64 token_tgid;
 };
 
-_Static_assert(sizeof(struct candidate) == 16, "mirrored in candidates.rs");
 _Static_assert(sizeof(struct pattern) == 32, "mirrored in filter.rs");
 _Static_assert(sizeof(struct filter) == 24 + 32 * MAX_PATTERNS, "mirrored in filter.rs");
 _Static_assert(sizeof(struct counters) == 24, "mirrored in candidates.rs");

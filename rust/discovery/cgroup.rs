@@ -1,7 +1,8 @@
 //! WORLD. The processes of configured cgroup subtrees, from their `cgroup.procs` files.
 //!
 //! It needs no privilege, and nobody outside the units can put a process there. The files stay open, so a scan costs
-//! one read per cgroup whatever runs elsewhere; inotify reports when cgroups come and go below the configured ones.
+//! one read per cgroup whatever runs elsewhere; inotify reports when cgroups come and go below the configured ones. It
+//! must never deliver a part of the tree as the whole.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use rustix::fs::{Mode, OFlags, inotify};
 use rustix::io::Errno;
 
 use super::{Discovery, Found, Look};
+use crate::mountinfo::{Mount, mounts};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, ReadError, describe};
 
@@ -40,21 +42,21 @@ struct Procs {
 }
 
 impl Cgroup {
-    /// The subtrees at these absolute paths below every cgroup mount that has names for
-    /// them: the v2 hierarchy, and systemd's own v1 hierarchy.
+    /// The subtrees at these absolute paths of the v2 hierarchy and of systemd's own v1 hierarchy, as far as they are
+    /// mounted.
     ///
     /// # Errors
-    /// In words, when there is no such mount or the pids there are not those of the root.
+    /// When neither is mounted, or the pids there are not those of the root.
     pub fn new(procfs: &Procfs, cgroups: &[String]) -> Result<Self, String> {
         if !procfs.is_ours() {
             return Err(format!("{} shows another pid namespace than cgroup.procs", procfs.path().display()));
         }
-        let mounts = std::fs::read(procfs.path().join("self/mountinfo")).unwrap_or_default();
-        let mounts = parse_mounts(&String::from_utf8_lossy(&mounts));
-        if mounts.is_empty() {
+        let table = std::fs::read(procfs.path().join("self/mountinfo")).unwrap_or_default();
+        let tops = hierarchies(&String::from_utf8_lossy(&table));
+        if tops.is_empty() {
             return Err("no cgroup2 or systemd cgroup hierarchy is mounted".into());
         }
-        Self::of(mounts.iter().flat_map(|m| cgroups.iter().map(|c| m.join(c.trim_start_matches('/')))).collect())
+        Self::of(tops.iter().flat_map(|top| cgroups.iter().map(|c| top.join(c.trim_start_matches('/')))).collect())
     }
 
     fn of(roots: Vec<PathBuf>) -> Result<Self, String> {
@@ -96,7 +98,7 @@ impl Cgroup {
         there.is_some_and(|dir| self.watch(dir, inotify::WatchFlags::CREATE)) && nearest() == there
     }
 
-    /// Each user may have so many watches, and others may have taken them all.
+    /// Whether the watch could be added: a user may only have so many, and other programs may have taken them all.
     fn watch(&self, dir: &Path, events: inotify::WatchFlags) -> bool {
         inotify::add_watch(&self.changes, dir, events | inotify::WatchFlags::MASK_ADD).is_ok()
     }
@@ -175,7 +177,7 @@ impl Discovery for Cgroup {
     }
 }
 
-/// Opens the list of a cgroup's processes, and names the cgroups below it.
+/// Opens the list of a cgroup's processes, and adds the cgroups below it to `below`.
 fn enter(dir: &Path, below: &mut Vec<PathBuf>) -> Result<OwnedFd, Errno> {
     let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     let procs = rustix::fs::open(dir.join("cgroup.procs"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -188,7 +190,7 @@ fn enter(dir: &Path, below: &mut Vec<PathBuf>) -> Result<OwnedFd, Errno> {
     Ok(procs)
 }
 
-/// Whether this says that a cgroup is not there, rather than that it cannot be seen.
+/// Whether the error means that the cgroup does not exist, rather than that it cannot be read.
 fn is_gone(e: Errno) -> bool {
     matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::NODEV)
 }
@@ -198,18 +200,10 @@ fn parse_pids(text: &[u8]) -> impl Iterator<Item = Pid> {
     text.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).filter(|&pid| pid != 0)
 }
 
-/// The mount points of the cgroup2 and the systemd hierarchies (proc(5), mountinfo).
-fn parse_mounts(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut right = right.split(' ');
-            let (kind, options) = (right.next()?, right.nth(1)?);
-            let ours = kind == "cgroup2" || (kind == "cgroup" && options.split(',').any(|o| o == "name=systemd"));
-            ours.then(|| left.split(' ').nth(4)).flatten().map(PathBuf::from)
-        })
-        .collect()
+/// The mount points of the hierarchies whose paths name processes: cgroup2, and systemd's own of v1.
+fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
+    let names_processes = |m: &Mount<'_>| m.kind == "cgroup2" || (m.kind == "cgroup" && m.has("name=systemd"));
+    mounts(mountinfo).filter(names_processes).map(|m| m.point.into()).collect()
 }
 
 #[cfg(test)]
@@ -254,7 +248,7 @@ mod tests {
                     31 25 0:27 / /sys/fs/cgroup/systemd rw - cgroup none rw,xattr,name=systemd\n\
                     32 25 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let expected = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(PathBuf::from);
-        assert_eq!(parse_mounts(text), expected);
+        assert_eq!(hierarchies(text), expected);
     }
 
     #[test]
@@ -297,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Cgroups of the kernel's with a process each, except for the one that is gone again.
+    /// Real cgroups with a process each, except for the one that is gone again.
     struct Groups {
         top: PathBuf,
         processes: Vec<Child>,
@@ -308,8 +302,8 @@ mod tests {
 
         /// `None` where none can be made.
         fn new() -> Option<Self> {
-            let mounts = parse_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap());
-            let top = mounts.first()?.join(format!("busyweight-unit-{}", std::process::id()));
+            let tops = hierarchies(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+            let top = tops.first()?.join(format!("busyweight-unit-{}", std::process::id()));
             fs::create_dir(&top).ok()?;
             let mut groups = Self { top, processes: Vec::new() };
             for name in Self::NAMES {

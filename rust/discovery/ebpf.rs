@@ -1,7 +1,7 @@
 //! WORLD. Processes from the candidate map in the kernel, and those that existed before it.
 //!
-//! A scan reads one counter; only if that changed does it read the map, and it never lists /proc again. Processes
-//! from before the programs were attached come from one sweep afterwards and are kept here next to the map (as
+//! A scan reads the counters; only if they changed does it read the map, and it must never list /proc again. Processes
+//! from before the programs were attached come from one listing afterwards and are kept here next to the map (as
 //! seeds), never in it: a process could exit between being seen and being written. A seed is dropped when its process
 //! is gone or has a name outside the filter.
 
@@ -18,27 +18,25 @@ pub use candidates::{Candidate, Candidates, Counters, probe};
 pub use filter::{CommPrefix, MAX_PATTERNS};
 pub use unavailable::Unavailable;
 
-use super::{Discovery, Found, Look};
+use super::{Discovery, Found, Handover, Look};
 use crate::pid::Pid;
 use crate::procfs::{Procfs, describe};
 use crate::selector::Selector;
 
-/// Where the kernel tells its types.
+/// Where the kernel shows its types.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Size of the kernel's map: 1.3 MB of kernel memory. On a host with more candidates the sweep takes over.
 const CANDIDATES_MAX: u32 = 16_384;
 
-/// Skipped programs are asked for once in so many looks; it takes three system calls.
+/// Once in this many looks, the kernel is asked whether it skipped a program; that takes three system calls.
 const LOOKS_PER_CHECK: u32 = 64;
-
-/// The programs and their map, which a reload passes on: by then the privileges to load them again are gone.
-pub type SharedCandidates = Arc<Mutex<Candidates>>;
 
 /// See the module.
 pub struct Ebpf {
-    candidates: SharedCandidates,
-    /// As read last, ascending.
+    /// The programs and their map. They are handed over at a reload: by then the privileges to load them are gone.
+    candidates: Arc<Mutex<Candidates>>,
+    /// The map as it was last read, ascending.
     map: Vec<Candidate>,
     /// Ascending, and none of them in the map.
     seeds: Vec<Pid>,
@@ -51,14 +49,14 @@ pub struct Ebpf {
 }
 
 impl Ebpf {
-    /// Loads the programs, or takes over `former` ones with another filter.
+    /// Loads the programs, or takes them over from `former` and changes their filter.
     ///
     /// # Errors
     /// What is missing, with its remedy.
     pub fn new(
         procfs: &Procfs,
         selectors: &[Selector],
-        former: Option<SharedCandidates>,
+        former: Option<Handover>,
         drop_privileges: bool,
     ) -> Result<Self, Unavailable> {
         if !procfs.is_kernels() {
@@ -68,12 +66,12 @@ impl Ebpf {
         let wanted =
             selectors.iter().flat_map(|s| s.comm.literals().map(|(literal, exact)| CommPrefix::new(literal, exact)));
         for prefix in wanted {
-            // Pools of one program want the same names, and there is room for so many.
+            // Pools of one program want the same names, and the filter has room for only MAX_PATTERNS.
             if !prefixes.contains(&prefix) {
                 prefixes.push(prefix);
             }
         }
-        let candidates = match former {
+        let candidates = match former.and_then(|former| former.downcast::<Mutex<Candidates>>().ok()) {
             Some(candidates) => {
                 lock(&candidates).set_prefixes(&prefixes).map_err(|e| Unavailable::Refused(e.to_string()))?;
                 candidates
@@ -93,7 +91,7 @@ impl Ebpf {
         })
     }
 
-    /// What has changed in the kernel; an error if something was lost there.
+    /// The kernel's counters. It is an error if the kernel lost something.
     fn counters(&mut self) -> Result<Counters, String> {
         let candidates = lock(&self.candidates);
         let counters = candidates.counters().map_err(|e| e.to_string())?;
@@ -114,7 +112,7 @@ impl Discovery for Ebpf {
     }
 
     fn look(&mut self, procfs: &mut Procfs, found: &mut Vec<Found>) -> Result<Look, String> {
-        // The counters come first: what changes after them makes them move once more.
+        // The counters are read first: what changes after that moves them again.
         let counters = self.counters()?;
         if self.counters == Some(counters) && self.left.is_empty() {
             return Ok(Look::Same);
@@ -128,14 +126,14 @@ impl Discovery for Ebpf {
             self.seeded = true;
         }
         found.clear();
-        // Both are in order, and so is what they make together: a host has thousands of seeds.
+        // Both are sorted, so merging them keeps the order without a sort: a host has thousands of seeds.
         let mut map = self.map.iter().map(|c| Found { pid: c.tgid, ident: c.named_ns }).peekable();
         let left = &self.left;
         self.seeds.retain(|&pid| {
             while let Some(candidate) = map.next_if(|c| c.pid < pid) {
                 found.push(candidate);
             }
-            // Once the map has a process, the map tells when it ends.
+            // Once the map has a process, the map shows when it ends.
             let stays = map.peek().is_none_or(|c| c.pid != pid) && !left.contains(&pid);
             if stays {
                 found.push(Found { pid, ident: 0 });
@@ -158,19 +156,19 @@ impl Discovery for Ebpf {
         }
     }
 
-    fn shared_candidates(&self) -> Option<SharedCandidates> {
-        Some(Arc::clone(&self.candidates))
+    fn handover(&self) -> Option<Handover> {
+        Some(Arc::clone(&self.candidates) as Handover)
     }
 }
 
 /// Gives up the privileges that only loading needs, when another discovery was chosen.
 ///
 /// # Errors
-/// What the kernel said.
+/// What the kernel returned.
 pub fn give_up_privileges() -> std::io::Result<()> {
     privileges::give_up(|| Ok(()))
 }
 
-fn lock(candidates: &SharedCandidates) -> MutexGuard<'_, Candidates> {
+fn lock(candidates: &Mutex<Candidates>) -> MutexGuard<'_, Candidates> {
     candidates.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
 //! WORLD. All of /proc, listed in every scan. Works everywhere and needs no privilege.
 //!
 //! On a quiet host the listing is skipped: the last field of /proc/loadavg is the most recently assigned pid, and
-//! while it does not change, no process can have come. (Kept files reveal processes that exited.)
+//! while it does not change, no process can have come. (Kept files reveal processes that exited.) As all others fall
+//! back to it, it must never need more than the root.
 
 use std::os::fd::OwnedFd;
 
@@ -27,7 +28,7 @@ impl Sweep {
     /// A sweep of this root.
     #[must_use]
     pub fn new(procfs: &Procfs) -> Self {
-        // The file speaks of the reader's pid namespace, whatever root it is read through.
+        // The file shows the reader's own pid namespace, whatever root it is read through.
         let loadavg = if procfs.is_ours() { procfs.open_own("loadavg").filter(moves) } else { None };
         Self { loadavg, ..Self::default() }
     }
@@ -63,7 +64,7 @@ impl Discovery for Sweep {
     }
 }
 
-/// Whether the number changes when we use a pid ourselves, for a thread. Some kernels always report 0 (gVisor).
+/// Whether the number changes when a thread of ours takes a pid. Some kernels always report 0 (gVisor).
 fn moves(loadavg: &OwnedFd) -> bool {
     let last_pid = || parse_last_pid(read_at_start(loadavg, &mut [0; 128]).ok()?);
     let before = last_pid();

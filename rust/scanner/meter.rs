@@ -1,12 +1,14 @@
-//! What scans cost of one core: by the wall clock for cheap scans, by CPU time for others.
+//! PURE. What scans cost, as a share of one core: by the wall clock for cheap scans, by CPU time for others.
+//!
+//! It must never read a clock itself: a scan that needs no system call for that shall make none.
 
 use std::time::Duration;
 
 /// A scan that took less is charged by the wall clock, which needs no system call.
 const CHEAP: Duration = Duration::from_millis(2);
 
-/// On a busy host the wall clock charges too much, and the next expensive scan is charged that much less. So the CPU
-/// time is read whenever cheap scans took this long together.
+/// On a busy host the wall clock charges too much, and the next expensive scan is charged that much less. To bound
+/// that, the CPU time is read whenever cheap scans have taken this long together.
 const CREDIT_MAX: Duration = Duration::from_millis(100);
 
 /// What scans cost. Reading a thread's CPU time is a system call, so a cheap scan is charged by the wall clock, which

@@ -1,4 +1,4 @@
-//! Adds up what is known: counts for a snapshot, and a list for people. Nothing is read here.
+//! Adds up what is known: counts for a snapshot, and a list for people. It must never read a process.
 
 use super::{Entry, State, Tracker, WorkerInfo};
 use crate::snapshot::{self, Counts, Member};
@@ -29,7 +29,7 @@ impl Tracker {
     /// can create one, and could so make the host's state unknown.
     fn unread(&self, bit: u32) -> u32 {
         let denied = |entry: &&Entry| matches!(entry.state, State::Denied(mask) if mask & bit != 0);
-        // Hardly any host has one, so all entries need not be checked.
+        // Hardly any host has one, so the entries are usually not searched.
         if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() as u32 }
     }
 

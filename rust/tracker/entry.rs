@@ -1,4 +1,4 @@
-//! What the tracker remembers of one process: plain data, with the files that are kept open.
+//! What the tracker remembers of one process: plain data, with the files that are kept open. It must never read them.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use crate::pid::Pid;
 use crate::read_task::Kept;
 use crate::title::Reading;
 
-/// One worker, for people to look at.
+/// One worker, to be shown to people.
 #[derive(Debug, Clone)]
 pub struct WorkerInfo {
     /// Its id.
     pub pid: Pid,
-    /// Its effective user, where it was read.
+    /// Its effective user, if it was read.
     pub uid: Option<u32>,
     /// The beginning of its title.
     pub title: Vec<u8>,
@@ -21,13 +21,13 @@ pub struct WorkerInfo {
     pub readings: Vec<Reading>,
     /// It shows its parent's title, and is not counted.
     pub copy: bool,
-    /// It hung a reader; the reading is its last.
+    /// It hung a reader; the reading is its last one.
     pub quarantined: bool,
     /// The age of the reading, in milliseconds.
     pub age_ms: u64,
     /// For how long it has been working, by its CPU time, in milliseconds; 0 if it does not.
     pub works_for_ms: u64,
-    /// The cores that it takes, in thousandths; `None` where that is not known.
+    /// The cores that it uses, in thousandths; `None` if that is not known.
     pub cores_milli: Option<u64>,
 }
 
@@ -43,18 +43,17 @@ pub(super) struct Worker {
     pub(super) read_ms: u64,
     pub(super) copies: u32,
     pub(super) was_empty: bool,
-    /// What it takes of the CPU, where that is wanted and told.
+    /// Its use of the CPU, if that is wanted and can be read.
     pub(super) effort: Option<Effort>,
 }
 
 impl Worker {
-    /// Whether its title says so, to any selector.
+    /// Whether any selector reads in its title that it has a job.
     pub(super) fn has_a_job(&self) -> bool {
         self.readings.iter().any(Reading::has_a_job)
     }
 
-    /// Takes the CPU time until just before its title was read, and when that was. `had_a_job`: the title
-    /// before this one said so.
+    /// Takes its CPU time just before its title was read, and when that was. `had_a_job`: the previous title said so.
     pub(super) fn take_cpu(&mut self, cpu: Option<(u64, u64)>, had_a_job: bool) {
         let Some((at_ns, cpu_ns)) = cpu else {
             self.effort = None;
@@ -76,15 +75,15 @@ pub(super) enum State {
     Unread,
     /// Reading it is not permitted; it may be a worker of these selectors.
     Denied(u32),
-    /// Its name is in no filter.
+    /// No selector accepts its name.
     Foreign,
-    /// Its name is; its users, its cgroup or its title are not a worker's.
+    /// Some selector accepts its name, but none its users, its cgroup and its title.
     Candidate,
     Worker(Box<Worker>),
 }
 
 impl State {
-    /// How often it is looked at.
+    /// What determines how often it is re-checked.
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Worker(_) => Kind::Worker,
@@ -94,8 +93,8 @@ impl State {
     }
 }
 
-/// Milliseconds after boot, where they are known. Of these there are two for each process of the machine, so
-/// they take eight bytes and not sixteen.
+/// Milliseconds since boot, if they are known. There are two of these for each process of the machine, so they take
+/// eight bytes rather than sixteen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment(u64);
 
@@ -116,9 +115,9 @@ impl Moment {
 pub(super) struct Entry {
     pub(super) ident: u64,
     pub(super) state: State,
-    /// When it came or was renamed; not known of those that were there before us.
+    /// When it came or was renamed; unknown for processes from before the agent.
     pub(super) came: Moment,
-    /// When it started, as far as was read; tells a reused pid.
+    /// When it started, if that was read; shows whether its pid was reused.
     pub(super) started: Moment,
     pub(super) due_ms: u64,
 }

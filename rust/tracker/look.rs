@@ -1,6 +1,6 @@
 //! WORLD. Which processes exist: asks the discovery, frees file descriptors for it, or replaces it with a sweep.
 //!
-//! What cannot be seen is never taken for nothing.
+//! It must never take what cannot be seen for nothing.
 
 use super::{Entry, State, Tracker};
 use crate::discovery::{Look, sweep::Sweep};
@@ -14,7 +14,7 @@ const GIVE_BACK: usize = 16;
 const STARVED_MAX: u32 = 20;
 
 impl Tracker {
-    /// What the discovery says now; `None` if it cannot see.
+    /// What the discovery finds now; `None` if nothing is known.
     pub(super) fn look(&mut self) -> Option<Look> {
         let mut looked = self.discovery.look(&mut self.procfs, &mut self.found);
         // Knowing which processes exist matters more than a kept title.
@@ -28,15 +28,14 @@ impl Tracker {
         if let (Err(why), false) = (&looked, self.discovery.name() == "sweep") {
             self.fallback = Some(format!("{} failed: {why}", self.discovery.name()));
             self.discovery = Box::new(Sweep::new(&self.procfs));
-            // Those that it has not named before need not be new.
+            // Processes that the former discovery did not name need not be new.
             self.first = true;
             looked = self.discovery.look(&mut self.procfs, &mut self.found);
         }
         looked.ok().filter(|looked| *looked != Look::Starved)
     }
 
-    /// Closes some kept files, so that others can be opened. They are opened and closed again
-    /// for every read from then on.
+    /// Closes some kept files, so that others can be opened. From then on, every read opens and closes them.
     pub(super) fn give_back(&mut self) -> bool {
         let mut given = 0;
         for pid in &self.workers {

@@ -1,5 +1,5 @@
 //! The outcomes of a read: a title, a full probe, that the process is gone, or that there was no file descriptor.
-//! Each puts the process into a state; nothing is read here.
+//! Each puts the process into a state. It must never read a process.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::read_task::{Kind, Match, Probed, ReadTask};
 use crate::title::{Reading, first_string};
 
 impl Tracker {
-    /// `cpu` is the CPU time just before the title was read, and when that was.
+    /// `cpu` is when the CPU time was read, just before the title, and the CPU time then.
     pub(super) fn take_title(&mut self, pid: Pid, title: &[u8], cpu: Option<(u64, u64)>) {
         let context = Arc::clone(&self.context);
         let Some(Entry { state: State::Worker(worker), .. }) = self.entries.get_mut(&pid) else { return };
         let title = first_string(title);
         if title.is_empty() {
-            // A zombie reads as empty, and so can a live process for a moment.
+            // A zombie's title is empty, and a live process's can be for a moment.
             if std::mem::replace(&mut worker.was_empty, true) {
                 self.renamed(pid, State::Candidate);
             }
@@ -73,9 +73,9 @@ impl Tracker {
                 };
                 let orphaned = (0..readings.len()).filter(orphaned).fold(0, |bits, i| bits | 1 << i);
                 let (copies, effort) = match &entry.state {
-                    // Another process by now.
+                    // It is another process by now.
                     State::Worker(_) if reused => (orphaned, None),
-                    // Where its job ended meanwhile, what was taken until then was the job's.
+                    // If its job has ended since, the CPU time until then was the job's.
                     State::Worker(old) if old.has_a_job() && !readings.iter().any(Reading::has_a_job) => {
                         (old.copies, None)
                     }
@@ -100,7 +100,7 @@ impl Tracker {
         self.next.visible = false;
         if !self.workers.contains(&pid) {
             self.settle(pid, State::Unread);
-            // The next scan has not seen the host either, until this one is read.
+            // Until this process is read, the next scan has not seen the whole host either.
             if let Some(entry) = self.entries.get_mut(&pid) {
                 entry.due_ms = self.now_ms;
                 self.rechecks.plan(pid, self.now_ms);

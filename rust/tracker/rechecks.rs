@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 
 use crate::pid::Pid;
 
-/// A process that came or was renamed this recently is looked at every second: a booting
-/// `ruby` becomes `sidekiq` up to a minute later.
+/// A process that came or was renamed this recently is looked at every second: a `ruby` that boots becomes `sidekiq` up
+/// to a minute later.
 const YOUNG_MS: u64 = 120_000;
 const YOUNG_PERIOD_MS: u64 = 1_000;
 /// All others are spread evenly over this time.
@@ -22,7 +22,7 @@ pub(super) const UNKNOWN_PERIOD_MS: u64 = 4_000;
 pub(super) enum Kind {
     /// Its title is read in every scan; the re-check is for its name, user and cgroup.
     Worker,
-    /// A name that is in no filter, as with most processes.
+    /// No selector accepts its name, as with most processes.
     Foreign,
     /// Anything else.
     Other,
@@ -41,7 +41,7 @@ impl Rechecks {
         self.planned.push(Reverse((due_ms, pid)));
     }
 
-    /// How many plans there are, those that count no more included.
+    /// How many plans there are, including those that no longer count.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.planned.len()

@@ -1,8 +1,8 @@
-//! Candidates from the kernel: tracepoint programs maintain a map of the processes whose comm passes a filter, and a
-//! scan reads the map instead of listing /proc.
+//! WORLD. Candidates from the kernel: tracepoint programs maintain a map of the processes whose comm passes a filter,
+//! and a scan reads the map instead of listing /proc.
 //!
-//! The map holds processes that came or were renamed after loading. Those from before must be found by one sweep
-//! after loading, and again whenever [`Counters::lost`] has changed; what such a sweep finds belongs next to the map,
+//! The map holds processes that came or were renamed after loading. Those from before must be found by a listing
+//! after loading, and again whenever [`Counters::lost`] has changed; what such a listing finds belongs next to the map,
 //! never in it, because a process may exit between being seen and being written. The map may hold a process that is
 //! not a worker, but never misses a worker.
 //!
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
-use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::{BtfTracePoint, ProgramType};
 use aya::sys::is_program_supported;
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -39,14 +39,6 @@ const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT
 #[cfg(not(busyweight_ebpf_object))]
 const OBJECT: Option<&[u8]> = None;
 
-/// `struct candidate` of `candidates.h`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    start_ns: u64,
-    named_ns: u64,
-}
-
 /// `struct counters` of `candidates.h`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -56,11 +48,9 @@ struct Bss {
     token_tgid: u64,
 }
 
-const _: () = assert!(size_of::<Entry>() == 16 && size_of::<Bss>() == 24);
+const _: () = assert!(size_of::<Bss>() == 24);
 
-// SAFETY: plain integers without padding.
-unsafe impl aya::Pod for Entry {}
-// SAFETY: plain integers without padding.
+// SAFETY: three u64, and no padding, as the assertion above shows: any bytes are a value, and all bytes are set.
 unsafe impl aya::Pod for Bss {}
 
 /// A process whose comm passes the filter.
@@ -68,22 +58,19 @@ unsafe impl aya::Pod for Bss {}
 pub struct Candidate {
     /// The process, by its number in the initial pid namespace.
     pub tgid: u32,
-    /// When it was forked, in nanoseconds since boot, suspend included. Another value under the
-    /// same tgid is another process. (Field 22 of /proc/PID/stat is this in clock ticks, but
-    /// shifted by the reader's time namespace.)
-    pub start_ns: u64,
-    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// When it came, or was last renamed or exec'ed, in nanoseconds of `CLOCK_BOOTTIME`. Another value under the same
+    /// tgid may be another process.
     pub named_ns: u64,
 }
 
 /// What has happened to the map since loading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
-    /// Moves with every entry that comes, is renamed or goes. While it stands, the map is as it
-    /// was read after the counter had this value.
+    /// Moves with every entry that comes, is renamed or goes. While it stands still, the map is as it was when it was
+    /// read after the counter.
     pub generation: u64,
-    /// Moves with every change that the map refused, mostly because it was full. Such an entry
-    /// does not come back: sweep anew.
+    /// Moves with every change that the map refused, usually because it was full. Such an entry does not come back:
+    /// list /proc again.
     pub lost: u64,
 }
 
@@ -91,27 +78,27 @@ pub struct Counters {
 pub struct Candidates {
     /// Holds the programs and keeps them attached.
     programs: Ebpf,
-    entries: HashMap<MapData, u32, Entry>,
+    /// From tgid to [`Candidate::named_ns`].
+    entries: HashMap<MapData, u32, u64>,
     filter: Array<MapData, Filter>,
     bss: Array<MapData, Bss>,
     keys: Vec<u32>,
-    values: Vec<Entry>,
+    values: Vec<u64>,
 }
 
 impl Candidates {
-    /// Loads and attaches the programs; from its return on, nothing that comes or is renamed
-    /// within `prefixes` goes unnoticed. (A rename that was just past its hook then shows in
-    /// /proc an instant later: let a second sweep follow the first, after a second or so.)
+    /// Loads and attaches the programs. Once it has returned, they notice every process that comes or is renamed within
+    /// `prefixes`. (A rename that was just past its hook then appears in /proc an instant later: look a second time,
+    /// after a second or so.)
     ///
-    /// To be called on the main thread before there are others: capabilities belong to threads.
-    /// With `drop_privileges` the thread gives up `CAP_BPF` and `CAP_PERFMON` for good, whether
-    /// it loaded or not, and no other capability; where the kernel wants it for look-ups,
-    /// `CAP_BPF` stays. The calling thread bears another name for an instant, by which the
-    /// programs find it.
+    /// Call it on the main thread before there are others: capabilities belong to threads. With `drop_privileges` the
+    /// thread gives up `CAP_BPF` and `CAP_PERFMON` for good, whether it loaded or not, and no other capability; if the
+    /// kernel requires it for look-ups, `CAP_BPF` stays. The calling thread has another name for an instant, by which
+    /// the programs find it.
     ///
     /// # Errors
     ///
-    /// Whatever is missing; nothing is then left loaded.
+    /// What is missing. Nothing stays loaded then.
     pub fn load(
         procfs_root: &Path,
         prefixes: &[CommPrefix],
@@ -122,7 +109,7 @@ impl Candidates {
         if drop_privileges {
             let look_up = || loaded.as_ref().map_or(Ok(()), Self::look_up);
             let given_up = privileges::give_up(look_up).map_err(refused);
-            // Why nothing was loaded says more than why a capability could not be dropped.
+            // The reason why nothing was loaded matters more than why a capability could not be dropped.
             return loaded.and_then(|candidates| given_up.map(|()| candidates));
         }
         loaded
@@ -139,7 +126,7 @@ impl Candidates {
         }
         // Only now, with every hook in place: no entry may be added before the hook that would remove it.
         candidates.filter.set(0, wanted, 0).map_err(refused)?;
-        // Shows that this kernel reads in batches, which came later than the rest.
+        // Checks that this kernel has batched look-ups, which came later than the rest.
         candidates.look_up().map_err(refused)?;
         Ok(candidates)
     }
@@ -154,9 +141,8 @@ impl Candidates {
         Ok(Counters { generation, lost })
     }
 
-    /// How often the kernel has skipped one of the programs, in three system calls. Ordinary
-    /// kernels never do; to be asked now and then, and a move is to be taken like one of
-    /// [`Counters::lost`].
+    /// How often the kernel has skipped one of the programs, in three system calls. Ordinary kernels never do. Ask now
+    /// and then, and treat a change like one of [`Counters::lost`].
     ///
     /// # Errors
     ///
@@ -178,28 +164,21 @@ impl Candidates {
         out.clear();
         let mut position = None;
         loop {
-            let (count, last) =
-                sys::lookup_batch(self.entries.map().fd().as_fd(), &mut position, &mut self.keys, &mut self.values)?;
-            out.extend(
-                self.keys
-                    .iter()
-                    .zip(&self.values)
-                    .take(count)
-                    .map(|(&tgid, &Entry { start_ns, named_ns })| Candidate { tgid, start_ns, named_ns }),
-            );
+            let (count, last) = sys::lookup_batch(&self.entries, &mut position, &mut self.keys, &mut self.values)?;
+            let entries = self.keys.iter().zip(&self.values).take(count);
+            out.extend(entries.map(|(&tgid, &named_ns)| Candidate { tgid, named_ns }));
             if last {
                 return Ok(());
             }
         }
     }
 
-    /// Changes the filter, which needs no privilege from Linux 5.19 on. A sweep must follow.
-    /// Entries that passed the former filter only stay until they exit or are renamed.
+    /// Changes the filter, which needs no privilege since Linux 5.19. A listing of /proc must follow. Entries that
+    /// passed only the former filter stay until they exit or are renamed.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for patterns that [`Self::load`] would refuse, else those of bpf(2). The
-    /// former filter then stays.
+    /// `InvalidInput` for patterns that [`Self::load`] refuses, else those of bpf(2). The former filter then stays.
     pub fn set_prefixes(&mut self, prefixes: &[CommPrefix]) -> io::Result<()> {
         let wanted = Filter::of(prefixes).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.filter.set(0, wanted, 0).map_err(io_error)
@@ -214,12 +193,12 @@ impl Candidates {
             bss: typed(take(".bss")?)?,
             programs,
             keys: vec![0; BATCH],
-            values: vec![Entry::default(); BATCH],
+            values: vec![0; BATCH],
         })
     }
 
-    /// This process's number in the initial pid namespace: this thread takes a name that nobody
-    /// else has, and the rename hook notes who did.
+    /// Our pid in the initial pid namespace: this thread takes a name that no other has, and the rename hook notes the
+    /// pid of the process that did.
     fn own_tgid(&mut self) -> Result<u64, Unavailable> {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut token = [0; 16];
@@ -239,13 +218,13 @@ impl Candidates {
 
     fn look_up(&self) -> io::Result<()> {
         self.counters()?;
-        let (mut key, mut value) = ([0; 64], [Entry::default(); 64]);
-        sys::lookup_batch(self.entries.map().fd().as_fd(), &mut None, &mut key, &mut value)?;
+        let (mut key, mut value) = ([0; 64], [0_u64; 64]);
+        sys::lookup_batch(&self.entries, &mut None, &mut key, &mut value)?;
         Ok(())
     }
 }
 
-/// Says what is missing, without loading the programs.
+/// Checks what loading needs, without loading the programs.
 ///
 /// # Errors
 ///
@@ -254,8 +233,7 @@ pub fn probe(procfs_root: &Path) -> Result<(), Unavailable> {
     may_load(procfs_root).map(|_| ())
 }
 
-/// The cheap checks, in an order that lets bpf(2) be called only where it should be allowed: a
-/// seccomp filter may kill for it.
+/// The cheap checks. bpf(2) comes last, where it should be allowed: a seccomp filter may kill the process for it.
 fn may_load(procfs_root: &Path) -> Result<&'static [u8], Unavailable> {
     let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
     fs::File::open(KERNEL_BTF).map_err(|error| Unavailable::NoBtf(error.to_string()))?;
@@ -274,8 +252,8 @@ fn may_load(procfs_root: &Path) -> Result<&'static [u8], Unavailable> {
 }
 
 fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
-    // The loader parses the kernel's types for itself. It is gone before they are parsed again for
-    // the hooks, so that they are in memory once only.
+    // The loader parses the kernel's types for itself. It is dropped before they are parsed again for the hooks, so
+    // that they are in memory only once.
     let mut programs = EbpfLoader::new().map_max_entries("candidates", max_entries).load(object).map_err(refused)?;
     let btf = Btf::from_sys_fs().map_err(|error| Unavailable::NoBtf(chain(&error)))?;
     for name in HOOKS {
@@ -290,7 +268,7 @@ fn load_programs(object: &[u8], max_entries: u32) -> Result<Ebpf, Unavailable> {
 /// Parsing the kernel's types leaves many megabytes of free memory on the heap.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it only gives free memory back.
+    // SAFETY: it gives back only memory that nobody has allocated, under the allocator's own locks.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -300,7 +278,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, Unavailable> 
     T::try_from(map).map_err(refused)
 }
 
-/// This process's number in that procfs; 0, which no process has, if it does not appear there.
+/// Our pid in that procfs; 0, which no process has, if we do not appear there.
 fn tgid_in(procfs_root: &Path) -> u64 {
     fs::read_link(procfs_root.join("self")).ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
 }

@@ -1,4 +1,7 @@
-//! The comm filter, in the form the kernel programs compare: bytes under a mask. Pure.
+//! The comm filter, in the form that the kernel programs compare: bytes under a mask.
+//!
+//! It must never reject a comm that a selector accepts; one that it lets through by mistake is rejected later, by its
+//! name.
 
 use super::unavailable::Unavailable;
 
@@ -20,8 +23,8 @@ pub struct CommPrefix {
 }
 
 impl CommPrefix {
-    /// A prefix, or with `exact` the whole comm. What no comm is long enough for is cut off, and
-    /// then compared as a prefix.
+    /// A prefix, or with `exact` the whole comm. A literal that is longer than any comm is cut, and then compared as a
+    /// prefix.
     #[must_use]
     pub fn new(literal: &[u8], exact: bool) -> Self {
         let len = literal.len().min(LONGEST_COMM);
@@ -41,7 +44,7 @@ impl CommPrefix {
     }
 }
 
-/// `struct pattern` of `candidates.h`, whose words are these bytes in memory.
+/// `struct pattern` of `candidates.h`, whose words have these bytes in memory.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 struct Pattern {
@@ -60,17 +63,18 @@ pub(super) struct Filter {
 
 const _: () = assert!(size_of::<Filter>() == 24 + 32 * MAX_PATTERNS);
 
-// SAFETY: plain integers without padding, as the assertion above shows.
+// SAFETY: nothing but integers, and no padding, as the assertion above shows: any bytes are a value, and all bytes are
+// set.
 unsafe impl aya::Pod for Filter {}
 
 impl Filter {
-    /// Passes nobody, and asks the task that takes this name for its number.
+    /// Lets no comm through, and has the pid noted of the task that takes this name.
     pub(super) fn asking(token: [u8; 16]) -> Self {
         Self { token, count: 0, patterns: [Pattern::default(); MAX_PATTERNS] }
     }
 
-    /// Passes every comm that one of the prefixes begins. No prefix at all is refused like an
-    /// empty one: neither names anything to look for.
+    /// Lets every comm through that starts with one of the prefixes. An empty list is refused like an empty prefix:
+    /// neither names anything to look for.
     pub(super) fn of(prefixes: &[CommPrefix]) -> Result<Self, Unavailable> {
         if prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.len == 0 && !prefix.exact) {
             return Err(Unavailable::TooBroad);

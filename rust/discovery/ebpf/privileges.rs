@@ -1,14 +1,14 @@
-//! The two capabilities that loading needs: which are missing, and giving them up afterwards.
+//! WORLD. The two capabilities that loading needs: which are missing, and giving them up afterwards.
 //!
-//! Capabilities belong to threads: threads started later inherit what is left, older ones keep
-//! what they had. No other capability is ever touched.
+//! Capabilities belong to threads: threads started later inherit what is left, older ones keep what they had. It must
+//! never touch any other capability.
 
 use rustix::io::{Errno, Result};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 const LOADING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 
-/// The names of what this thread lacks for loading; `CAP_SYS_ADMIN` stands for both.
+/// The capabilities that this thread lacks for loading. `CAP_SYS_ADMIN` stands for both.
 pub(super) fn missing() -> Result<Vec<&'static str>> {
     let held = capabilities(None)?.effective;
     let lacks = |capability: CapabilitySet| !held.intersects(capability | CapabilitySet::SYS_ADMIN);
@@ -20,8 +20,8 @@ pub(super) fn missing() -> Result<Vec<&'static str>> {
 
 /// Gives up both capabilities for good.
 ///
-/// Kernels before 5.19 want `CAP_BPF` for look-ups too where unprivileged bpf is off. So both are
-/// lowered first, and `look_up` is tried without them: if that is not permitted, `CAP_BPF` stays.
+/// Kernels before 5.19 require `CAP_BPF` for look-ups, too, if unprivileged bpf is disabled. So both are made
+/// ineffective first, and `look_up` is tried without them: if that is denied, `CAP_BPF` stays.
 pub(super) fn give_up(look_up: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
     let held = capabilities(None)?;
     if !(held.permitted | held.inheritable).intersects(LOADING) {
@@ -37,7 +37,7 @@ pub(super) fn give_up(look_up: impl FnOnce() -> std::io::Result<()>) -> std::io:
     }
 }
 
-/// Ambient capabilities that are no longer permitted or inheritable go by themselves.
+/// The kernel drops ambient capabilities that are no longer permitted or inheritable.
 fn without(held: CapabilitySets, given_up: CapabilitySet) -> CapabilitySets {
     CapabilitySets {
         effective: held.effective - given_up,

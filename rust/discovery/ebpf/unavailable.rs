@@ -1,4 +1,4 @@
-//! Why there are no candidates from the kernel, in one line that names the remedy.
+//! Why there are no candidates from the kernel, in one line that names the remedy. It must never try to mend anything.
 
 use std::{error, fmt, io};
 
@@ -11,13 +11,13 @@ pub enum Unavailable {
     NotBuilt,
     /// The kernel's type information cannot be read.
     NoBtf(String),
-    /// A capability is missing, or something forbids bpf(2) all the same.
+    /// A capability is missing, or something else forbids bpf(2).
     NotPermitted(String),
     /// The procfs shows another pid namespace's numbers than the kernel programs see.
     OtherPidNamespace,
     /// The patterns name nothing to look for: the map would hold every process.
     TooBroad,
-    /// Anything else that the kernel or the loader said.
+    /// Any other error of the kernel or the loader.
     Refused(String),
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Unavailable {
 
 impl error::Error for Unavailable {}
 
-/// Tells a lack of permission, which can be granted, from all else.
+/// Separates a lack of permission, which can be granted, from all other errors.
 #[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 pub(super) fn refused(error: impl error::Error + 'static) -> Unavailable {
     let mut cause: Option<&(dyn error::Error + 'static)> = Some(&error);
@@ -61,7 +61,7 @@ pub(super) fn refused(error: impl error::Error + 'static) -> Unavailable {
     Unavailable::Refused(chain(&error))
 }
 
-/// The error and its causes, one short line: a verifier's log has thousands.
+/// The error and its causes in one short line: a verifier's log has thousands.
 pub(super) fn chain(error: &dyn error::Error) -> String {
     let mut text = first_line(error);
     let mut cause = error.source();
