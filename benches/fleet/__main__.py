@@ -21,7 +21,7 @@ from tests.matrix import trees
 
 from benches.fleet import page, plot
 from benches.fleet.lanes import lanes
-from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, fleet
+from benches.fleet.parts import AGENT_INTER_S, CORES, FRESH_FOR_S, HEARTBEAT_S, SIGNALS, fleet
 from benches.fleet.run import GIVE_UP_S, GOOD_S, LATE_S
 from benches.fleet.scenarios import (
     BALANCES,
@@ -297,7 +297,8 @@ def main() -> int:
         draw()
         return 0
     # Also if a signal ends the bench, it ends what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for ends in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ends, lambda signum, _: SIGNALS.append(signum))
     with tempfile.TemporaryDirectory(prefix="fleet-") as directory:
         try:
             if options.only:
@@ -312,6 +313,10 @@ def main() -> int:
                 judged = measure(Path(directory), small=options.small, seeds=options.seeds)
         except (CompileError, trees.TreeError, pytest.fail.Exception, pytest.skip.Exception) as reason:
             print(f"benches.fleet: {reason}", file=sys.stderr)
+            return 1
+        except Exception:
+            if not SIGNALS:  # else what failed had got the signal, too
+                raise
             return 1
     for target in judged:
         tell(target.line())

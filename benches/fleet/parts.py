@@ -42,7 +42,16 @@ SETTINGS: dict[str, tuple[tuple[str, str, str | float], ...]] = {
 }
 
 
+# Those that end the bench, once they have come. Their handler appends here and raises nothing: an exception that comes
+# while subprocess waits may leave its lock taken, and then nobody can wait for that process any more. Nor does it take
+# a lock, as an event's `set` would: another signal may come meanwhile.
+SIGNALS: list[int] = []
+
 SOURCES = [Path(__file__).with_name(name) for name in ("main.c", "host.c", "wire.c")]
+
+
+class EndedError(Exception):
+    """The bench is being ended, and so are its runs."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,11 @@ class Fleet:
     def hosts(self) -> int:
         return self.web_hosts + self.job_hosts
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is no sense in going on."""
+        return bool(SIGNALS) or self.ending.is_set()
+
     def haproxy(self, arrangement: Arrangement) -> HAProxy:
         """The balancer for an arrangement; the agents switch to its settings."""
         if arrangement.agent in SETTINGS:
@@ -281,6 +295,8 @@ def fleet(
     with ExitStack() as stack:
         agents = []
         for host in range(web_hosts + job_hosts):
+            if SIGNALS:
+                raise EndedError
             agent = HostAgent(home, host, network, compression, cores)
             agents.append(agent)
             stack.callback(agent.stop)

@@ -22,6 +22,7 @@ from benches.fleet.parts import (
     PROXY_PORT,
     WEB_PORT,
     Arrangement,
+    EndedError,
     Fleet,
     cpu_s,
     hurry,
@@ -140,15 +141,11 @@ def _run(fleet: Fleet, arrangement: Arrangement, scenario: Scenario, seed: int, 
         model.kill()
         model.communicate()
         for agent in fleet.agents:
-            if not agent.running:
+            if not agent.running and not fleet.ended:
                 agent.restart()
     requests = np.fromfile(f"{out}.requests", REQUEST)
     samples = np.fromfile(f"{out}.hosts", SAMPLE).reshape(-1, fleet.hosts + fleet.polled_only)
     return Run(requests, samples, weights, checks, used, float(np.percentile(requests["lag"], 99)))
-
-
-class EndedError(Exception):
-    """The bench is ending, and its runs with it."""
 
 
 class _Watch:
@@ -163,21 +160,23 @@ class _Watch:
         """Returns `Run.weights` and `Run.checks`."""
         rows = []
         checks: dict[str, int] = {}
-        while model.poll() is None:
-            if self.fleet.ending.is_set():
-                raise EndedError
-            looked = time.monotonic()
-            at = (looked - self.start) * self.fleet.compression
-            while self.due and self.due[0][0] <= at:
-                self.happen(*self.due.pop(0)[1:])
-            rows.append([at, *weights_of(self.haproxy)])
-            if not checks and at > self.scenario.end_s - 2:
-                checks = Counter(row["agent_status"].removeprefix("* ") for row in self.haproxy.stat())
-                checks.pop("", None)
-            with suppress(subprocess.TimeoutExpired):
-                model.wait(max(0.0, looked + look_every_s - time.monotonic()))
-        for restart in self.restarts:
-            restart.join()
+        try:
+            while model.poll() is None:
+                if self.fleet.ended:
+                    raise EndedError
+                looked = time.monotonic()
+                at = (looked - self.start) * self.fleet.compression
+                while self.due and self.due[0][0] <= at:
+                    self.happen(*self.due.pop(0)[1:])
+                rows.append([at, *weights_of(self.haproxy)])
+                if not checks and at > self.scenario.end_s - 2:
+                    checks = Counter(row["agent_status"].removeprefix("* ") for row in self.haproxy.stat())
+                    checks.pop("", None)
+                with suppress(subprocess.TimeoutExpired):
+                    model.wait(max(0.0, looked + look_every_s - time.monotonic()))
+        finally:
+            for restart in self.restarts:
+                restart.join()
         return np.array(rows), dict(checks)
 
     def happen(self, what: str, host: int) -> None:

@@ -10,6 +10,7 @@ import io
 import socket
 import subprocess
 from pathlib import Path
+from typing import Self
 
 from .host import wait_until
 from .machine import Machine
@@ -77,16 +78,16 @@ class Polls:
 
 
 class Balancer:
-    """A real HAProxy with three backends, each with one server weighed by the agent."""
+    """A real HAProxy with three backends, each with one server weighed by the agent; or with the proxies told."""
 
     UNIT = "balancer.service"
 
-    def __init__(self, machine: Machine, port: int = 5001) -> None:
+    def __init__(self, machine: Machine, port: int = 5001, proxies: str = "") -> None:
         self._machine = machine
-        config = _GLOBAL + "".join(_BACKEND.format(name=name, port=port) for name in BACKENDS)
-        machine.write("/run/balancer.cfg", config)
+        proxies = proxies or "".join(_BACKEND.format(name=name, port=port) for name in BACKENDS)
+        machine.write("/run/balancer.cfg", _GLOBAL + proxies)
 
-    def __enter__(self) -> Balancer:
+    def __enter__(self) -> Self:
         self._machine.run("systemd-run", f"--unit={self.UNIT}", "haproxy", "-db", "-f", "/run/balancer.cfg")
         wait_until(lambda: self._machine.path(STATS).is_socket(), "HAProxy is up")
         return self
@@ -103,10 +104,13 @@ class Balancer:
             stats.sendall(command.encode() + b"\n")
             return stats.makefile().read()
 
+    def stat(self) -> list[dict[str, str]]:
+        """The lines of `show stat`."""
+        return list(csv.DictReader(io.StringIO(self.ask("show stat").removeprefix("# "))))
+
     def servers(self) -> list[dict[str, str]]:
         """The `show stat` line of the server, in each backend."""
-        table = csv.DictReader(io.StringIO(self.ask("show stat").removeprefix("# ")))
-        return [line for line in table if line["svname"] == "app"]
+        return [line for line in self.stat() if line["svname"] == "app"]
 
     def weights(self) -> list[int]:
         """The server's weight in per cent of its own, in each backend."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import subprocess
-import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,25 +13,13 @@ import pytest
 
 from agent.cli import parser
 from tests.booted.balancer import Polls
-from tests.booted.host import missing_for_boot, wait_until
+from tests.booted.host import wait_until
 from tests.booted.machine import Machine
 
-from .debian import INSIDE, REPOSITORY, deb, in_debian, wheel
+from .debian import REPOSITORY, deb, wheel
 from .packaged import CONFIG, PACKAGES, PYTHON, SERVICE, SOCKET, apt, files, install, version
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
-
-
-@pytest.fixture(scope="module")
-def tree() -> Iterator[Path]:
-    """A fresh Debian 12 in which apt has the package's dependencies at hand, and none of them is installed."""
-    missing = missing_for_boot()
-    assert missing is None, missing
-    with tempfile.TemporaryDirectory(prefix="busyweight-dist-", dir="/var/tmp") as place:
-        package = INSIDE / deb().relative_to(REPOSITORY)
-        script = f"apt-get update >&2 && apt-get install --yes --download-only {package} >&2"
-        in_debian(script, "init", "dbus", keep=Path(place) / "tree")
-        yield Path(place) / "tree"
 
 
 def commands_of(parser: ArgumentParser) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`make build` when something is missing: its last line names it and the remedy."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.real.parts import free_port
 
 from .checkout import REPOSITORY
 
@@ -28,6 +31,7 @@ OWN = {name: value for name, value in os.environ.items() if name not in {"MAKEFL
 
 NOWHERE = "http://127.0.0.1:9/simple"
 AGAIN = "run the same command again"
+NEEDED = ("clang", "gcc", "libc6-dev")  # Debian's packages for `make build`
 
 needs_debian = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="apt's packages are Debian's")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
@@ -144,6 +148,71 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_again_goes_on(clone: Pat
     assert f"{clone}/small: free some" in full
     assert full.endswith(AGAIN)
     assert "package registry" in network
+
+
+# As a machine on which no package is installed, and whose archive cannot be reached at first. $1 is its port, $2 a
+# directory with its packages, $3 a Python. All of it is an overlay: this machine keeps its packages and settings.
+WITHOUT_AN_ARCHIVE = """
+    mount -t tmpfs tmpfs /mnt
+    mkdir /mnt/upper /mnt/work /mnt/root
+    mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+    root=/mnt/root
+    for place in /dev /proc "$PWD"; do mkdir -p "$root$place" && mount --rbind "$place" "$root$place"; done
+    rm -rf "$root"/etc/apt/sources.list* "$root"/var/lib/apt/lists/*
+    echo "deb [trusted=yes] http://127.0.0.1:$1 ./" >"$root/etc/apt/sources.list"
+    echo 'Acquire::http::Proxy "DIRECT"; Acquire::Retries "0";' >"$root/etc/apt/apt.conf.d/zz-test"
+    : >"$root/var/lib/dpkg/status"
+    fails() { ! chroot "$root" env -C "$PWD" make build 2>&1; }
+    fails
+    echo LATER
+    "$3" -m http.server --bind 127.0.0.1 --directory "$2" "$1" >/dev/null 2>&1 &
+    trap 'kill $!' EXIT
+    until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do sleep 0.05; done
+    fails
+    chroot "$root" dpkg-query --show --showformat '${db:Status-Status} ${Package}\n'
+"""
+
+
+def archive(place: Path) -> None:
+    """An archive of empty packages with these names."""
+    said = ""
+    for name in NEEDED:
+        control = f"Package: {name}\nVersion: 99\nArchitecture: all\nMaintainer: nobody\nDescription: empty\n"
+        tree = place / f"{name}-tree/DEBIAN"
+        tree.mkdir(parents=True)
+        (tree / "control").write_text(control)
+        package = place / f"{name}.deb"
+        subprocess.run(["dpkg-deb", "--build", tree.parent, package], check=True, capture_output=True)
+        data = package.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        said += f"{control}Filename: ./{package.name}\nSize: {len(data)}\nSHA256: {digest}\n\n"
+    (place / "Packages").write_text(said)
+
+
+@needs_debian
+@needs_root
+def test_root_is_told_that_apt_has_no_archive_and_the_same_again_goes_on_from_there(
+    clone: Path, tmp_path: Path
+) -> None:
+    archive(tmp_path)
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-euc", WITHOUT_AN_ARCHIVE, "bash", str(free_port()), tmp_path, sys.executable],
+        cwd=clone,
+        env=OWN | {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    offline, later = (
+        [line for line in said.splitlines() if not line.startswith("make: ***")]
+        for said in done.stdout.split("LATER\n")
+    )
+    assert offline[-1].startswith("setup: apt-get failed for the reason above: check the network")
+    assert offline[-1].endswith(AGAIN)
+    installed = [f"installed {name}" for name in sorted(NEEDED)]
+    assert later[-len(NEEDED) :] == installed
+    assert "cannot reach a package registry" in later[-len(NEEDED) - 1]  # what comes after the packages
 
 
 @pytest.mark.parametrize(
