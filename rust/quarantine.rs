@@ -53,10 +53,9 @@ impl Quarantine {
         self.held.iter().filter(|(pid, h)| h.until_ms <= now_ms && !hangs(**pid)).map(|(&pid, _)| pid).collect()
     }
 
-    /// How many of them this selector accepts, as far as is known.
-    #[must_use]
-    pub fn count(&self, bit: u32) -> u32 {
-        self.held.values().filter(|h| h.mask & bit != 0).count() as u32
+    /// Those that this selector accepts, as far as is known.
+    pub fn of(&self, bit: u32) -> impl Iterator<Item = Pid> {
+        self.held.iter().filter(move |(_, h)| h.mask & bit != 0).map(|(&pid, _)| pid)
     }
 
     /// Forgets processes that no longer exist.
@@ -95,7 +94,7 @@ mod tests {
     fn it_counts_for_the_selectors_whose_names_it_bears() {
         let mut q = Quarantine::default();
         q.strike(7, 0b10, 0);
-        assert_eq!((q.count(0b01), q.count(0b10)), (0, 1));
+        assert_eq!((q.of(0b01).count(), q.of(0b10).next()), (0, Some(7)));
         q.forget_unless(|_| true);
         assert!(q.holds(7));
         q.forget_unless(|_| false);

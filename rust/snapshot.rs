@@ -53,7 +53,7 @@ pub struct Counts {
     pub unparsable: u32,
     /// Processes that blocked a reader, and wait for a retry.
     pub quarantined: u32,
-    /// Possible workers that the agent may not read.
+    /// Possible workers that were never read: the agent may not, or a reader hung there.
     pub unread: u32,
     /// The age of the oldest reading counted, in milliseconds.
     pub oldest_ms: u64,

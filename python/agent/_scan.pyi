@@ -80,7 +80,7 @@ class Counts:
     copies: int  # forked copies of a worker, which are not counted as workers
     unparsable: int  # titles of the program without a valid count
     quarantined: int  # processes that blocked a reader and wait for a retry
-    unread: int  # possible workers that the agent may not read
+    unread: int  # possible workers never read: the agent may not, or a reader hung there
     oldest_ms: int  # age of the oldest reading counted, at the end of the scan
 
 @final

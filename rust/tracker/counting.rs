@@ -1,6 +1,7 @@
 //! Adds up what is known: counts for a snapshot, and a list for people. It must never read a process.
 
 use super::{Entry, State, Tracker, WorkerInfo};
+use crate::pid::Pid;
 use crate::snapshot::{self, Counts, Member};
 use crate::title::Reading;
 
@@ -25,12 +26,15 @@ impl Tracker {
         infos.collect()
     }
 
-    /// Possible workers of a selector that the agent may not read. Quarantined processes are not among them: any user
-    /// can create one, and could so make the host's state unknown.
+    /// Possible workers of a selector that were never read: the agent may not, or a reader hung there. The latter gives
+    /// no user a power over the host's state that they lack: who passes the selector's filters can as well show a
+    /// title that cannot be read, or a busy one. A quarantined process that was read before counts as it was then.
     fn unread(&self, bit: u32) -> u32 {
         let denied = |entry: &&Entry| matches!(entry.state, State::Denied(mask) if mask & bit != 0);
+        let never_read = |pid: &Pid| matches!(self.entries.get(pid), Some(Entry { state: State::Unread, .. }));
         // Hardly any host has one, so the entries are usually not searched.
-        if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() as u32 }
+        let denied = if self.denied == 0 { 0 } else { self.entries.values().filter(denied).count() };
+        (denied + self.quarantine.of(bit).filter(never_read).count()) as u32
     }
 
     pub(super) fn count(&mut self, selector: usize, now_ns: u64) -> Counts {
@@ -54,7 +58,7 @@ impl Tracker {
             }
         }
         let mut counts = snapshot::count(&mut members);
-        counts.quarantined = self.quarantine.count(bit);
+        counts.quarantined = self.quarantine.of(bit).count() as u32;
         counts.unread = self.unread(bit);
         counts.others_milli = self.others[selector].look(now_ns);
         for member in members.iter().filter(|m| m.copy) {

@@ -281,6 +281,24 @@ fn who_could_not_be_read_for_want_of_a_descriptor_is_read_by_the_next_scan() {
     assert_eq!((next.visible, next.pools[0].workers), (true, 1));
 }
 
+#[test]
+fn who_hung_its_first_reader_may_be_a_worker_and_who_was_read_before_is_what_it_was_then() {
+    let mut host = Host::new();
+    for (pid, comm, title) in [(7, "ruby", IDLE), (8, "ruby", "ruby"), (9, "sh", "sh")] {
+        host.add(pid, comm, title);
+    }
+    host.scan(START_MS);
+    host.add(10, "ruby", "sidekiq 7.3.0 shop [1 of 10 busy]");
+    host.tracker.begin((START_MS + 10) * 1_000_000, &|_| false);
+    for pid in [7, 8, 9, 10] {
+        host.tracker.hung(pid, 1);
+    }
+    host.tracker.hung(11, 1);
+    while host.tracker.next_task().is_some_and(|task| task.pid != 11) {}
+    let pool = host.tracker.finish().pools[0];
+    assert_eq!((pool.workers, pool.readable, pool.quarantined, pool.unread), (1, 0, 5, 1));
+}
+
 /// Whether a process that hung a reader is read again ten seconds later.
 fn is_tried_again(hangs: bool) -> bool {
     let mut host = Host::new();

@@ -5,12 +5,15 @@
 // A site is `PHASE CALL THREAD OBJECT`: the digit that the file REPORT.phase holds at that moment, the call's name,
 // the thread's (`main` is the first one), and what it is about: the file or kind of socket behind its descriptor, or
 // its path, with # for numbers and ~ for $HOME. So a site is the same in every run, whatever the order of threads.
-// The NTH call of SITE fails, or hangs; NTH 0: none. REPORT gets each counted call's site, and a line `struck` before
-// the one that is made to fail.
+// `!waits` follows where the call may wait for somebody else by its flags, as on a blocking socket. Of an epoll_ctl,
+// `try:` is libuv's check of whether a watch is to be had, which it takes away at once, and `add:` the watch itself.
+// The NTH call of SITE fails, or hangs; NTH 0: none. A close that fails has closed all the same, as in the kernel.
+// REPORT gets each counted call's site, and a line `struck` before the one that is made to fail.
 //
 // Calls count from the program's second epoll_create1 on, which is when its event loop begins (the first is Python's,
 // to see whether there is such a call), and only those that are listed here: what a kernel really fails now and then.
-// The signals that end or reload a program go through to it; its exit is this one's.
+// The signals that end or reload a program go through to it; its exit is this one's. It gets no io_uring, as under
+// kernel.io_uring_disabled and in most containers: libuv would hand its watches to the kernel by it, seen by nobody.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -54,7 +58,7 @@ static const struct {
 enum { THREADS_MAX = 1024, FDS_MAX = 4096, SITE_MAX = 512 };
 static struct thread {
     pid_t tid;
-    int failing;       // the call that it is in is to fail
+    int failing;       // the call that it is in is to fail: with this error
     long long until;   // hangs until then, in ms
     const char *socket; // the kind that the call it is in makes
 } threads[THREADS_MAX];
@@ -103,6 +107,31 @@ static void append_plain(char *site, const char *text) {
     site[length] = 0;
 }
 
+static const char *const PLAIN[] = {"socket:", "pipe:", "anon_inode:"};
+
+// Whether a call may wait for somebody else: of a file on a disk that is never told.
+static int may_wait(pid_t tid, const struct user_regs_struct *registers) {
+    unsigned long long flags = 0;
+    switch (registers->orig_rax) {
+        case SYS_read: case SYS_write: case SYS_connect: case SYS_accept4: break;
+        case SYS_sendto: case SYS_recvfrom: flags = registers->r10; break;
+        case SYS_sendmsg: case SYS_recvmsg: flags = registers->rdx; break;
+        default: return 0;
+    }
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", tid, (int)registers->rdi);
+    if (flags & MSG_DONTWAIT || readlink(path, text, sizeof text - 1) < 0) return 0;
+    int plain = 0;
+    for (unsigned i = 0; i < sizeof PLAIN / sizeof *PLAIN; i++) plain |= !strncmp(text, PLAIN[i], strlen(PLAIN[i]));
+    if (!plain) return 0;
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%d", tid, (int)registers->rdi);
+    FILE *info = fopen(path, "r");
+    unsigned open_flags = 0;
+    int told = info && fscanf(info, "pos: %*d flags: %o", &open_flags) == 1;
+    if (info) fclose(info);
+    return told && !(open_flags & O_NONBLOCK);
+}
+
 static void append_fd(char *site, pid_t tid, long long fd) {
     char link[64], path[SITE_MAX];
     if (fd >= 0 && fd < FDS_MAX && sockets[fd]) {
@@ -124,6 +153,14 @@ static int append_path(char *site, pid_t tid, unsigned long long address) {
     if (process_vm_readv(tid, &here, 1, &there, 1, 0) < 0) path[0] = 0;
     append_plain(site, path);
     return path[0] != 0;
+}
+
+// What an epoll_ctl does. libuv checks with an event that is of no descriptor.
+static const char *watch(pid_t tid, const struct user_regs_struct *registers) {
+    if (registers->rsi != EPOLL_CTL_ADD) return registers->rsi == EPOLL_CTL_DEL ? "del:" : "mod:";
+    struct epoll_event event = {0};
+    struct iovec here = {&event, sizeof event}, there = {(void *)registers->r10, sizeof event};
+    return process_vm_readv(tid, &here, 1, &there, 1, 0) > 0 && event.data.fd == -1 ? "try:" : "add:";
 }
 
 static void append_thread(char *site, pid_t tid) {
@@ -233,9 +270,10 @@ int main(int argc, char **argv) {
                             if (!append_path(site, tid, registers.rsi)) append_fd(site, tid, (int)registers.rdi);
                             break;
                         case EVENTS:
-                            append_plain(site, registers.rsi == 1 ? "add:" : registers.rsi == 2 ? "del:" : "mod:");
+                            append_plain(site, watch(tid, &registers));
                             append_fd(site, tid, (int)registers.rdx);
                     }
+                    if (may_wait(tid, &registers)) append_plain(site, "!waits");
                     int chosen = !strcmp(site, wanted) && ++met == nth;
                     fprintf(report, "%s%s\n", chosen ? "struck\n" : "", site);
                     fflush(report);
@@ -246,16 +284,17 @@ int main(int argc, char **argv) {
                         setitimer(ITIMER_REAL, &tick, NULL);
                         continue;
                     }
-                    if (chosen) {
-                        registers.orig_rax = (unsigned long long)-1;  // no such call, so nothing happens
-                        ptrace(PTRACE_SETREGS, tid, 0, &registers);
-                        one->failing = 1;
-                    }
+                    if (chosen) one->failing = error;
+                }
+                if (call == SYS_io_uring_setup) one->failing = EPERM;
+                if (one->failing && call != SYS_close) {
+                    registers.orig_rax = (unsigned long long)-1;  // no such call, so nothing happens
+                    ptrace(PTRACE_SETREGS, tid, 0, &registers);
                 }
                 if (call == SYS_close && registers.rdi < FDS_MAX) sockets[registers.rdi] = NULL;
             } else if (one->failing) {
+                registers.rax = (unsigned long long)-one->failing;
                 one->failing = 0;
-                registers.rax = (unsigned long long)-error;
                 ptrace(PTRACE_SETREGS, tid, 0, &registers);
             } else if (one->socket && registers.rax < FDS_MAX) {
                 sockets[registers.rax] = one->socket;

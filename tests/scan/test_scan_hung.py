@@ -54,7 +54,7 @@ def test_a_process_that_hangs_its_reader_is_quarantined_and_all_others_are_read(
     later = hung.tree.add(300, sidekiq_title(1))
     scan = scanner(hung.tree)
     now = counts(scan)
-    assert (now.workers, now.readable, now.busy_processes, now.quarantined) == (3, 3, 2, 1)
+    assert (now.workers, now.readable, now.busy_processes, now.quarantined, now.unread) == (3, 3, 2, 1, 1)
     assert scan.hung_readers() == 1
     hung.tree.retitle(pids[1], sidekiq_title(5))
     hung.tree.retitle(later, sidekiq_title(0))
@@ -84,7 +84,7 @@ def test_a_worker_that_begins_to_hang_keeps_its_last_reading_which_grows_old(hun
 
     until(tried_again, "it was tried again, and hangs again", RECOVERY_DEADLINE_S)
     now = counts(scan)
-    assert (now.workers, now.readable, now.busy_threads, now.quarantined) == (1, 0, 3, 1)
+    assert (now.workers, now.readable, now.busy_threads, now.quarantined, now.unread) == (1, 0, 3, 1, 0)
     assert now.oldest_ms >= 1000
     assert [w.quarantined for w in scan.workers()] == [True]
 
@@ -125,7 +125,7 @@ def test_a_successor_leaves_the_processes_alone_at_which_its_formers_readers_han
     for _ in range(3):
         former = Scanner(str(hung.tree), "sweep", [Selector("sidekiq")], kept_max=1000, former=former)
         now = counts(former)
-        assert (now.busy_processes, now.quarantined) == (2, HUNG_READERS_MAX + 1)
+        assert (now.busy_processes, now.quarantined, now.unread) == (2, HUNG_READERS_MAX + 1, HUNG_READERS_MAX + 1)
         assert former.hung_readers() == HUNG_READERS_MAX + 1, "and the one that the first one was at when it ended"
     hung.heal(sidekiq_title(1))
     until(lambda: former.hung_readers() == 0, "all readers are back", RECOVERY_DEADLINE_S)
@@ -152,7 +152,7 @@ def test_a_process_that_recovers_is_read_again(hung: Hung) -> None:
 
     def recovered() -> bool:
         now = counts(scan)
-        return (now.workers, now.readable, now.busy_threads, now.quarantined) == (1, 1, 3, 0)
+        return (now.workers, now.readable, now.busy_threads, now.quarantined, now.unread) == (1, 1, 3, 0, 0)
 
     until(recovered, "it counts as all others do", RECOVERY_DEADLINE_S)
 

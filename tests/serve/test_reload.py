@@ -138,12 +138,13 @@ def held(agent: TreeAgent) -> tuple[int, int]:
 
 def test_reloads_while_readers_hang_hold_and_leave_nothing_behind(agent: TreeAgent) -> None:
     def configure(n: int) -> None:
-        agent.write_config(f'{AT_ONCE}[weight]\ncapacity = {6 * n}\n[workers]\ncomm = ["ruby", "x{n}"]\n')
+        # More than all that hang could fill.
+        agent.write_config(f'{AT_ONCE}[weight]\ncapacity = {24 * n}\n[workers]\ncomm = ["ruby", "x{n}"]\n')
 
     def reload(n: int) -> None:
         configure(n)
         agent.send(signal.SIGHUP)
-        agent.wait_answer(b"up %d%% #6/%d busy\n" % (round(100 - 100 / n), 6 * n), DEADLINE_S)
+        agent.wait_answer(b"up %d%% #6/%d busy\n" % (round(100 - 25 / n), 24 * n), DEADLINE_S)
 
     def no_more(before: tuple[int, int]) -> bool:
         return all(now <= then for now, then in zip(held(agent), before, strict=True))

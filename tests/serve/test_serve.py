@@ -75,6 +75,22 @@ def test_a_hanging_scan(tree: Tree, agent: TreeAgent) -> None:
         agent.wait_answer(b"up 75% #6/24 busy\n", DEADLINE_S)
 
 
+def test_workers_whose_first_reading_hangs_make_unknown_whether_the_host_is_full(tree: Tree, agent: TreeAgent) -> None:
+    agent.write_config(f"{EAGER}{AT_ONCE}[weight]\ncapacity = 8\n")
+    hung = [tree.add_hanging(200)]
+    with agent:
+        agent.wait_answer(b"up 25% #6/8 busy\n", DEADLINE_S)
+        hung.append(tree.add_hanging(201))
+        agent.wait_answer(b"up #cannot read 2 workers\n", DEADLINE_S)
+        agent.write_config(f'{EAGER}{AT_ONCE}[weight]\ncapacity = 8\n[workers]\ncomm = ["ruby", "x"]\n')
+        agent.send(signal.SIGHUP)
+        agent.until(lambda: "reloaded the configuration" in agent.log_text(), "reloaded", DEADLINE_S)
+        agent.wait_answer(b"up #cannot read 2 workers\n", DEADLINE_S)
+        for pid in hung:
+            tree.heal(pid, sidekiq_title(1))
+        agent.wait_answer(b"up 0% #8/8 busy\n", DEADLINE_S)
+
+
 def test_pools_are_chosen_by_the_line_that_haproxy_sends(tree: Tree, agent: TreeAgent) -> None:
     tree.add(800, b"rq:worker:a: Processing f from q since 1", comm="rq:worker:a")
     agent.write_config(f'{EAGER}{CAPACITY}{AT_ONCE}[pools.mail]\npreset = "rq"\ncapacity = 2\n')

@@ -116,7 +116,7 @@ def _counted(pools: list[dict[str, Any]]) -> Iterator[Metric]:
         ("stopping_workers", "stopping", "Workers that take no more jobs."),
         ("forked_copies", "copies", "Forked copies of workers, which do not count as workers."),
         ("unparsable_titles", "unparsable", "Titles that name the program but show no valid count."),
-        ("unread_processes", "unread", "Processes that may be workers and that the agent may not read."),
+        ("unread_processes", "unread", "Possible workers that were never read: the agent may not, or a reader hung."),
         ("quarantined_processes", "quarantined", "Processes that blocked a reader and wait for a retry."),
     ):
         yield _gauge(name, text, [((pool["pool"],), of[key]) for pool, of in counted], "pool")
