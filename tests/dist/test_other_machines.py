@@ -7,6 +7,7 @@ only a real machine shows is not tried.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from tests.tree import Tree
 
-from .debian import wheel
+from .debian import REPOSITORY, wheel
 from .elsewhere import OTHER, AgentElsewhere, Elsewhere, musl, other_processor
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]  # the first time a Python is downloaded, or compiled
@@ -104,3 +105,39 @@ def test_the_musl_wheel_has_the_ebpf_programs_inside(python: Elsewhere, packages
     (tmp_path / "busyweight.toml").write_text('[scan]\ndiscovery = "ebpf"\n')
     asked = ("-m", "agent", "check", "--json", "--config", str(tmp_path / "busyweight.toml"))
     assert json.loads(python.run(*asked, PYTHONPATH=str(packages)))["discovery"] == "ebpf"
+
+
+def test_the_rust_tests_pass_there(tmp_path: Path) -> None:
+    """All but those of the eBPF programs (tests/ebpf), whose system call qemu does not know."""
+    python = other_processor()
+    [library] = python.tree.glob("usr/lib/*/libpython*.so.1.0")
+    (tmp_path / f"libpython{python.version}.so").symlink_to(library)
+    said = {"implementation": "CPython", "version": python.version, "shared": "true", "abi3": "true"}
+    said |= {"lib_name": f"python{python.version}", "lib_dir": str(tmp_path)}
+    (tmp_path / "pyo3").write_text("".join(f"{key}={value}\n" for key, value in said.items()))
+    linker = tmp_path / "linker"
+    # What Python itself needs is looked for where it runs.
+    linker.write_text(f'#!/bin/sh\nexec maturin zig cc -- -target {OTHER}-linux-gnu -Wl,--allow-shlib-undefined "$@"\n')
+    linker.chmod(0o755)
+
+    target = f"{OTHER}-unknown-linux-gnu"
+    prefix = f"CARGO_TARGET_{target.upper().replace('-', '_')}"
+    environ = {
+        f"{prefix}_LINKER": str(linker),
+        f"{prefix}_RUNNER": f"qemu-{OTHER} -L {python.tree}",
+        "PYO3_CONFIG_FILE": str(tmp_path / "pyo3"),
+        "CARGO_PROFILE_DEV_DEBUG": "0",
+        "TITLES": "10000",  # a tenth: qemu takes its time
+    }
+    tests = ["cargo", "test", "--locked", f"--target={target}", "--lib", "--test=titles"]
+    done = subprocess.run(
+        [REPOSITORY / "tools/cross.sh", target, *tests],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = [int(count) for count in re.findall(r"test result: ok. (\d+) passed", done.stdout)]
+    assert len(passed) == 2
+    assert min(passed) > 0
