@@ -16,10 +16,11 @@ export TMPDIR := $(or $(shell for place in "$${TMPDIR:-/tmp}" /var/tmp; do \
 
 MACHINE := $(shell uname -m)
 HERE := $(MACHINE)-unknown-linux-gnu
-TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
-# zig links for the glibc of 2012, so the wheel runs wherever there is that, or newer.
-WHEEL = BUSYWEIGHT_EBPF=require tools/cross.sh $(1) maturin build --release --locked --target $(1) --zig \
-	--compatibility manylinux2014 --out dist
+TARGETS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-unknown-linux-musl
+COMMITTED := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || date +%s))
+# zig links for the glibc of 2012, so the wheel runs wherever there is that, or newer; or for musl, Alpine's C library.
+WHEEL = BUSYWEIGHT_EBPF=require SOURCE_DATE_EPOCH=$(COMMITTED) tools/cross.sh $(1) maturin build --release --locked \
+	--target $(1) --zig --compatibility $(if $(findstring musl,$(1)),musllinux_1_2,manylinux2014) --out dist
 
 # What the extension and the installed metadata are made of; Python sources are used in place.
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md $(shell find rust -type f)
@@ -83,11 +84,12 @@ soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders 
 	$(SOAK) 150m $(SOAKED) --numprocesses=4 tests/faults/test_last_words.py
 
 # This machine's wheel is made from the source that is packed beside it, and the packages are made from that wheel.
-dist: $(BIN)/.dist ## wheels for x86-64 and aarch64, the source, a Debian package and an RPM, in dist/
+dist: $(BIN)/.dist ## wheels (x86-64, aarch64, Alpine), the source, a Debian package and an RPM, in dist/
 	@tools/setup.sh dist
 	rm -f dist/busyweight*
 	$(call WHEEL,$(HERE)) --sdist
 	$(foreach target,$(filter-out $(HERE),$(TARGETS)),$(call WHEEL,$(target)) &&) true
+	$(BIN)/python -m tools.sbom dist/*.whl
 	tools/deb.sh dist/*-manylinux*_$(MACHINE).whl dist
 	tools/rpm.sh dist/*-manylinux*_$(MACHINE).whl dist
 

@@ -33,7 +33,7 @@ if ! has_std; then
     fi
     made=$PWD/target/std/$(rustc --version | tr ' ' - | tr -d '()')
     lib=$made/lib/rustlib/$target/lib
-    if [ ! -d "$lib" ]; then
+    if ! ls "$lib"/libtest-*.rlib >/dev/null 2>&1; then
         echo "cross: compiling Rust's standard library for $target" >&2
         crate=target/std/crate
         rm -rf "$crate"
@@ -43,10 +43,11 @@ if ! has_std; then
         # What is unstable in rustc is for the library alone, as where Rust itself is made. The bitcode is for `lto`.
         RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes -C force-unwind-tables=yes" \
             cargo build --quiet --release --manifest-path "$crate/Cargo.toml" --target-dir "$crate/target" \
-            --target "$target" -Z build-std=std,panic_unwind
+            --target "$target" -Z build-std=std,panic_unwind,test
         mkdir -p "$lib.new"
         cp "$crate/target/$target/release/deps/"*.rlib "$lib.new"
         rm -f "$lib.new"/libnothing-*
+        rm -rf "$lib"
         mv "$lib.new" "$lib"
         rm -rf "$crate"
     fi

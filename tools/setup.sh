@@ -37,6 +37,7 @@ test-dist rpmlint       what Fedora thinks of that
 test-dist lintian       what Debian thinks of the package
 test-dist systemd-container  boots the Debian that it is installed in
 test-dist qemu-user     runs what is for another processor
+test-dist musl-tools    compiles a Python as Alpine has it
 test-dist debootstrap   makes that Debian
 test-dist debian-archive-keyring  makes sure that it is one
 test-matrix systemd-container  boots the Debians
@@ -75,7 +76,7 @@ rust_can_lint() {
 rust_can_cross() { # has the standard library's sources, or all that the wheels want, as tools/cross.sh asks
     sysroot=$(rustc --print sysroot 2>/dev/null) || return 1
     if [ -e "$sysroot/lib/rustlib/src/rust/library/Cargo.lock" ]; then return; fi
-    for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu; do
+    for target in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-unknown-linux-musl; do
         if [ ! -d "$sysroot/lib/rustlib/$target/lib" ]; then return 1; fi
     done
 }

@@ -22,9 +22,9 @@ def the_package(pattern: str) -> Path:
     return found[0]
 
 
-def wheel(machine: str = platform.machine()) -> Path:
-    """The wheel for a processor, this one's unless told."""
-    return the_package(f"busyweight-*-manylinux*_{machine}.whl")
+def wheel(machine: str = platform.machine(), libc: str = "manylinux") -> Path:
+    """The wheel for a processor, this one's unless told, and a C library: manylinux (glibc) or musllinux."""
+    return the_package(f"busyweight-*-{libc}*_{machine}.whl")
 
 
 def deb() -> Path:

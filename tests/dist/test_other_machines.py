@@ -1,118 +1,83 @@
-"""The wheel of the other processor: what it needs, and that the agent runs there, with a Python of that machine.
+"""The wheels that are not for this machine: what they need, and that the agent runs there, with a Python as there.
 
-The other processor is qemu's, and this machine's kernel serves both: what only a real machine shows is
-not tried. It must never put an emulated program into the system's hands: nothing here is run by its name alone.
+The other processor is qemu's, the other C library is musl, as Alpine has it; this machine's kernel serves both: what
+only a real machine shows is not tried.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.real.parts import Agent
 from tests.tree import Tree
 
 from .debian import REPOSITORY, wheel
+from .elsewhere import OTHER, AgentElsewhere, Elsewhere, musl, other_processor
 
-pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]  # the first time a Python is downloaded
+pytestmark = [pytest.mark.dist, pytest.mark.timeout(3600)]  # the first time a Python is downloaded, or compiled
 
-OTHER = "aarch64" if platform.machine() == "x86_64" else "x86_64"
-
-# What a wheel may be tagged as for its machine to take it.
-TAGS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
-
-
-class Machine:
-    """A Python of another machine, and what pip installs for it."""
-
-    def __init__(self, processor: str) -> None:
-        self.processor = processor
-        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busyweight"
-        self.tree = cache / f"{release},python,{processor}"
-        if not self.tree.exists():
-            make = [str(REPOSITORY / "tests/dist/other-python"), processor, str(self.tree)]
-            done = subprocess.run(make, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{done.stdout}{done.stderr}"[-5000:]
-        self.version = self.run("-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
-
-    def command(self, *words: str) -> list[str]:
-        return [str(self.tree / "run"), *words]
-
-    def run(self, *words: str, **environ: str) -> str:
-        done = subprocess.run(
-            self.command(*words), env=os.environ | environ, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def install(self, place: Path) -> None:
-        """The wheel and what it requires, as pip there would choose them, without a compiler."""
-        tags = [f"--platform={tag}_{self.processor}" for tag in TAGS]
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"--target={place}"]
-        subprocess.run([*pip, *tags, f"--python-version={self.version}", wheel(self.processor)], check=True)
+MUSL = pytest.param(
+    "musl", marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="the wheel for musl is for x86-64 alone")
+)
 
 
-class Elsewhere(Agent):
-    """The agent of that machine."""
-
-    READY_DEADLINE_S = 60.0
-
-    def __init__(self, machine: Machine, packages: Path, home: Path) -> None:
-        super().__init__(home)
-        self.machine, self.packages = machine, packages
-
-    def environment(self) -> dict[str, str]:
-        return super().environment() | {"PYTHONPATH": str(self.packages)}
-
-    def argv(self) -> list[str]:
-        return self.machine.command("-m", "agent", *super().argv()[1:])
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.call(*self.machine.command("-m", "agent", *words))
+@pytest.fixture(scope="module", params=[OTHER, MUSL])
+def python(request: pytest.FixtureRequest) -> Elsewhere:
+    return musl() if request.param == "musl" else other_processor()
 
 
 @pytest.fixture(scope="module")
-def machine() -> Machine:
-    return Machine(OTHER)
-
-
-@pytest.fixture(scope="module")
-def packages(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(python: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("packages")
-    machine.install(place)
+    python.install(wheel("x86_64", "musllinux") if "musl" in python.tree.name else wheel(OTHER), place)
     return place
 
 
 @pytest.fixture
-def agent(machine: Machine, packages: Path, tmp_path: Path) -> Iterator[Elsewhere]:
-    with Elsewhere(machine, packages, tmp_path) as running:
+def agent(python: Elsewhere, packages: Path, tmp_path: Path) -> Iterator[AgentElsewhere]:
+    with AgentElsewhere(python, packages, tmp_path) as running:
         yield running
 
 
-def test_it_is_that_machine(machine: Machine) -> None:
-    asked = "import platform, sysconfig; print(platform.machine(), sysconfig.get_config_var('SOABI'))"
-    assert machine.run("-c", asked).split()[0] == machine.processor
-    assert machine.run("-c", asked).strip().endswith(f"-{machine.processor}-linux-gnu")
+def test_it_is_that_machine(python: Elsewhere, packages: Path) -> None:
+    program = """if True:
+        import os, platform, sysconfig
+        import agent._scan, agent.serve.loop, psutil, uvloop
+        print(platform.machine(), sysconfig.get_config_var("SOABI"))
+        with open("/proc/self/maps") as maps:
+            print(*{os.path.basename(line.split()[-1]) for line in maps if "/" in line})
+    """
+    platform_, loaded = python.run("-c", program, PYTHONPATH=str(packages)).splitlines()
+    machine, soabi = platform_.split()
+    if "musl" in python.tree.name:
+        assert machine == "x86_64"
+        assert soabi.endswith("-x86_64-linux-musl")
+        assert "libc.so.6" not in loaded
+        assert "_scan.abi3.so" in loaded
+    else:
+        assert machine == OTHER
+        assert soabi.endswith(f"-{OTHER}-linux-gnu")
 
 
-def test_one_scan_counts_what_there_is(machine: Machine, packages: Path, tmp_path: Path) -> None:
+def test_one_scan_counts_what_there_is(python: Elsewhere, packages: Path, tmp_path: Path) -> None:
     Tree(tmp_path / "proc").workers(busy=2, idle=3)
     (tmp_path / "busyweight.toml").write_text("[weight]\ncapacity = 8\n")
     options = ["--procfs", str(tmp_path / "proc"), "--config", str(tmp_path / "busyweight.toml")]
-    said = machine.run("-m", "agent", "check", *options, PYTHONPATH=str(packages))
+    said = python.run("-m", "agent", "check", *options, PYTHONPATH=str(packages))
     assert said == "up 75% #2/8 busy\n"
-    assert re.match(r"up ", machine.run("-m", "agent", "check", PYTHONPATH=str(packages)))
+    assert re.match(r"up ", python.run("-m", "agent", "check", PYTHONPATH=str(packages)))
 
 
-def test_it_serves_takes_orders_and_releases_when_it_stops(agent: Elsewhere) -> None:
+def test_it_serves_takes_orders_and_releases_when_it_stops(agent: AgentElsewhere) -> None:
     assert agent.ask().startswith(b"up ")
     agent.order("drain", "--reason", "other machine")
     assert agent.ask().startswith(b"drain")
@@ -120,7 +85,59 @@ def test_it_serves_takes_orders_and_releases_when_it_stops(agent: Elsewhere) -> 
     assert agent.ask().startswith(b"ready up")
 
 
-def test_the_wheel_needs_no_more_than_it_says(machine: Machine) -> None:
-    audit = [sys.executable, "-m", "auditwheel", "show", str(wheel(machine.processor))]
+def test_the_glibc_wheel_needs_no_more_than_it_says() -> None:
+    audit = [sys.executable, "-m", "auditwheel", "show", str(wheel(OTHER))]
     shown = subprocess.run(audit, capture_output=True, text=True, check=True).stdout
-    assert re.search(rf'following platform tag:\s+"manylinux_2_17_{machine.processor}"', shown), shown
+    assert re.search(rf'following platform tag:\s+"manylinux_2_17_{OTHER}"', shown), shown
+
+
+def test_the_musl_wheel_needs_nothing_but_musl(tmp_path: Path) -> None:
+    """auditwheel knows only the C library that it runs with."""
+    with zipfile.ZipFile(wheel("x86_64", "musllinux")) as packed:
+        extension = packed.extract("agent/_scan.abi3.so", tmp_path)
+    shown = subprocess.run(["readelf", "--dynamic", extension], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"\(NEEDED\).*\[(.*)\]", shown) == ["libc.so"]
+
+
+@pytest.mark.parametrize("python", [MUSL], indirect=True)
+def test_the_musl_wheel_has_the_ebpf_programs_inside(python: Elsewhere, packages: Path, tmp_path: Path) -> None:
+    """The other processor's cannot be tried: qemu does not know bpf(2)."""
+    (tmp_path / "busyweight.toml").write_text('[scan]\ndiscovery = "ebpf"\n')
+    asked = ("-m", "agent", "check", "--json", "--config", str(tmp_path / "busyweight.toml"))
+    assert json.loads(python.run(*asked, PYTHONPATH=str(packages)))["discovery"] == "ebpf"
+
+
+def test_the_rust_tests_pass_there(tmp_path: Path) -> None:
+    """All but those of the eBPF programs (tests/ebpf), whose system call qemu does not know."""
+    python = other_processor()
+    [library] = python.tree.glob("usr/lib/*/libpython*.so.1.0")
+    (tmp_path / f"libpython{python.version}.so").symlink_to(library)
+    said = {"implementation": "CPython", "version": python.version, "shared": "true", "abi3": "true"}
+    said |= {"lib_name": f"python{python.version}", "lib_dir": str(tmp_path)}
+    (tmp_path / "pyo3").write_text("".join(f"{key}={value}\n" for key, value in said.items()))
+    linker = tmp_path / "linker"
+    # What Python itself needs is looked for where it runs.
+    linker.write_text(f'#!/bin/sh\nexec maturin zig cc -- -target {OTHER}-linux-gnu -Wl,--allow-shlib-undefined "$@"\n')
+    linker.chmod(0o755)
+
+    target = f"{OTHER}-unknown-linux-gnu"
+    prefix = f"CARGO_TARGET_{target.upper().replace('-', '_')}"
+    environ = {
+        f"{prefix}_LINKER": str(linker),
+        f"{prefix}_RUNNER": f"qemu-{OTHER} -L {python.tree}",
+        "PYO3_CONFIG_FILE": str(tmp_path / "pyo3"),
+        "CARGO_PROFILE_DEV_DEBUG": "0",
+        "TITLES": "10000",  # a tenth: qemu takes its time
+    }
+    tests = ["cargo", "test", "--locked", f"--target={target}", "--lib", "--test=titles"]
+    done = subprocess.run(
+        [REPOSITORY / "tools/cross.sh", target, *tests],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = [int(count) for count in re.findall(r"test result: ok. (\d+) passed", done.stdout)]
+    assert len(passed) == 2
+    assert min(passed) > 0

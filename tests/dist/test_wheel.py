@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -11,8 +13,9 @@ import zipfile
 from functools import cache
 
 import pytest
+from tools.sbom import settled
 
-from .debian import INSIDE, REPOSITORY, in_debian, wheel
+from .debian import DIST, INSIDE, REPOSITORY, in_debian, wheel
 
 pytestmark = [pytest.mark.dist, pytest.mark.timeout(1200)]  # the first time debootstrap downloads a Debian
 
@@ -60,6 +63,31 @@ def test_wheel_names_every_crate_that_is_in_it() -> None:
     wanted = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["dependencies"].keys()
     assert named < {(crate["name"], crate["version"]) for crate in locked}
     assert wanted <= {name for name, _ in named}
+
+
+def test_the_list_of_crates_is_the_same_wherever_and_whenever_a_wheel_is_built() -> None:
+    """This machine's wheel is built in a temporary directory, the others in this one."""
+    bills = set()
+    for path in DIST.glob("busyweight-*.whl"):
+        with zipfile.ZipFile(path) as packed:
+            [name] = [name for name in packed.namelist() if "/sboms/" in name]
+            bills.add(packed.read(name))
+            record = packed.read(re.sub("sboms/.*", "RECORD", name)).decode()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(packed.read(name)).digest()).decode().rstrip("=")
+            assert f"\n{name},sha256={digest},{packed.getinfo(name).file_size}\n" in f"\n{record}"
+    [bill] = bills
+    assert json.loads(bill)["serialNumber"].startswith("urn:uuid:")
+    assert b"file:///" not in bill
+
+
+def test_the_number_of_the_list_tells_what_is_listed() -> None:
+    bill = {"serialNumber": "urn:uuid:1", "metadata": {"component": {"bom-ref": "path+file:///tmp/a#busyweight@1"}}}
+    same = {"serialNumber": "urn:uuid:2", "metadata": {"component": {"bom-ref": "path+file:///srv/b#busyweight@1"}}}
+    else_ = {"serialNumber": "urn:uuid:2", "metadata": {"component": {"bom-ref": "path+file:///srv/b#busyweight@2"}}}
+    first, second, third = (settled(json.dumps(it).encode()) for it in (bill, same, else_))
+    assert first == second == settled(second)
+    assert json.loads(first)["metadata"]["component"]["bom-ref"] == "path+file://.#busyweight@1"
+    assert json.loads(third)["serialNumber"] != json.loads(first)["serialNumber"]
 
 
 def test_wheel_needs_no_newer_glibc_than_it_says() -> None:
