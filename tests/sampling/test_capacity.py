@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,23 @@ def test_what_cannot_be_read_now_is_not_the_same_as_not_known(tmp_path: Path) ->
     (cpus / "cpu1/topology/core_cpus_list").mkdir()
     with pytest.raises(IsADirectoryError):
         capacity.cores(cpus)
+
+
+def test_a_list_of_cpus_that_hangs_stops_no_other_thread(tmp_path: Path) -> None:
+    """As lxcfs may serve it: here the list is a pipe that nobody has written to yet."""
+    cpus = topology(tmp_path, "core_cpus_list", "0,2", "1,3", "0,2", "1,3")
+    os.mkfifo(cpus / "online")
+    with ThreadPoolExecutor(1) as other:
+        counted = other.submit(capacity.cores, cpus)
+        (cpus / "online").write_text("0-2,8\n")
+        assert counted.result() == (2, "physical cores, of 4 logical")
+
+
+@pytest.mark.parametrize("online", ["", "none", "0-", "-3"])
+def test_a_list_of_cpus_that_is_none_is_not_believed(tmp_path: Path, online: str) -> None:
+    cpus = topology(tmp_path, "core_cpus_list", "0", "1")
+    (cpus / "online").write_text(online)
+    assert capacity.cores(cpus)[1] == f"physical cores, of {os.cpu_count()} logical"
 
 
 def test_it_is_what_psutil_counts() -> None:

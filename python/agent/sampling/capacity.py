@@ -35,9 +35,7 @@ def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
 
     It reads the kernel's lists, as psutil does, and starts nothing, so it may be called again at any time.
     """
-    logical = os.sysconf("SC_NPROCESSORS_ONLN")
-    if logical < 1:
-        logical = os.cpu_count() or 1
+    logical = _online(cpus)
     try:
         names = os.listdir(cpus)  # noqa: PTH208 - Path's own keep quiet about what fails
     except FileNotFoundError:
@@ -47,6 +45,27 @@ def cores(cpus: Path = CPUS, cpuinfo: Path = CPUINFO) -> tuple[int, str]:
     if physical:
         return physical, f"physical cores, of {logical} logical"
     return logical, "logical CPUs, as the number of physical cores is unknown"
+
+
+def _online(cpus: Path) -> int:
+    """How many logical CPUs are online.
+
+    os.cpu_count() and os.sysconf() read the same file, but while they do so no other thread can run: if lxcfs serves
+    it and hangs, the event loop would hang, too.
+    """
+    return _listed(_read(cpus / "online")) or os.cpu_count() or 1
+
+
+def _listed(numbers: str) -> int:
+    """How many numbers are in one of the kernel's lists (``0-3,8``); 0 if it is none."""
+    count = 0
+    for part in filter(None, numbers.split(",")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not first.isdecimal() or not last.isdecimal():
+            return 0
+        count += int(last) - int(first) + 1
+    return count
 
 
 def _by_cpuinfo(text: str) -> int:
@@ -134,8 +153,5 @@ def _bandwidth(home: Path) -> float | None:
 def _cpuset(home: Path) -> float | None:
     """How many CPUs a cpuset has, if it has fewer than the machine."""
     cpus = _read(home / "cpuset.cpus.effective") or _read(home / "cpuset.effective_cpus") or _read(home / "cpuset.cpus")
-    count = 0
-    for part in filter(None, cpus.split(",")):
-        first, _, last = part.partition("-")
-        count += int(last or first) - int(first) + 1
-    return float(count) if 0 < count < (os.cpu_count() or 1) else None
+    count = _listed(cpus)
+    return float(count) if 0 < count < _online(CPUS) else None
