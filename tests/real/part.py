@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NoReturn, Self, TypeVar
@@ -51,16 +52,22 @@ def until(condition: Callable[[], T], what: str, deadline_s: float, evidence: Ca
         time.sleep(POLL_S)
 
 
+PORTS = range(20000, 30000)
+# Those that others of this process were given, and may not use yet.
+_given: deque[int] = deque(maxlen=len(PORTS) // 2)
+
+
 def free_port() -> int:
     """A loopback TCP port that nobody uses, below the range from which outgoing connections take theirs."""
     # Not by the seed that hypothesis gives to every process alike.
-    for port in random.SystemRandom().sample(range(20000, 30000), 100):
+    for port in random.SystemRandom().sample(sorted(set(PORTS) - set(_given)), 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.append(port)
             return port
     pytest.fail("100 ports tried on 127.0.0.1, none free")
 
