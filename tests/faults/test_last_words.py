@@ -166,10 +166,16 @@ class Life(RuleBasedStateMachine):
         self.agent.send(signal.SIGTERM)
         self.end_by_the_release()
 
-    def end_by_the_release(self) -> None:
+    def end_by_the_release(self, comment: str = "stopping") -> None:
         self.settle(self.order or ("ready", 100), "as the last word")
-        # It may still say what it said before, where that is the same: the log tells that it releases.
-        self.wait(lambda: "stopping: replying" in self.agent.tail(1) or not self.agent.running, "releasing")
+
+        def releases() -> bool:
+            """It may still say what it said before, where that is the same: the log and the reply's comment tell."""
+            if "stopping: replying" not in self.agent.tail(1) or not self.balancer.poll(self.agent):
+                return False
+            return bool(self.order) or comment in self.balancer.heard[-1]
+
+        self.wait(lambda: releases() or not self.agent.running, "releasing")
         self.agent.send(signal.SIGTERM)
         self.wait(lambda: not self.agent.running, "ended")
 
@@ -180,7 +186,7 @@ class Life(RuleBasedStateMachine):
         self.balancer.heard.clear()
         self.agent.send(signal.SIGUSR1)
         if self.fault:
-            self.end_by_the_release()
+            self.end_by_the_release("cannot start again")
             assert self.order or "cannot start again" in self.balancer.heard[-1]
             return
         self.wait(lambda: not self.balancer.poll(self.agent) and not self.agent.running, "ended")
