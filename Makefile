@@ -69,7 +69,7 @@ SOAKED := $(BIN)/pytest --timeout=1800
 SOAK := CI=true BUSYWEIGHT_SOAK=1 timeout --foreground --signal=INT --kill-after=1m
 LONG_PARTS := tests/faults/test_injection.py tests/faults/test_last_words.py
 
-soak: soak-faults soak-calls soak-lives ## the long tests, three hours in all; installs what they need
+soak: soak-faults soak-calls soak-lives ## the long tests, two hours in all; installs what they need
 
 soak-faults: build
 	@tools/setup.sh soak
@@ -79,7 +79,7 @@ soak-calls: build ## each system call of the agent's life fails or hangs: half a
 	@tools/setup.sh soak
 	$(SOAK) 45m $(SOAKED) -rP tests/faults/test_injection.py
 
-soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders and faults: an hour
+soak-lives: build ## 2,000 sequences of starts, stops, crashes, reloads, orders and faults: twenty minutes
 	@tools/setup.sh soak
 	$(SOAK) 150m $(SOAKED) --numprocesses=4 tests/faults/test_last_words.py
 

@@ -244,7 +244,7 @@ def holds_or_heeds(pid: int) -> bool:
     return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
-# Two thousand in all take an hour; fifty, on a machine that has other work, some minutes.
+# Two thousand in all take a quarter of an hour; fifty, on a machine that has other work, some minutes.
 SHARES = int(amount(1, 4))
 
 
