@@ -5,6 +5,7 @@ It must never put an emulated program into the system's hands: nothing here is r
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -13,23 +14,27 @@ from pathlib import Path
 
 from tests.real.parts import Agent
 
-from .debian import REPOSITORY
+from .debian import wheel
 
+HERE = Path(__file__).parent
 OTHER = "aarch64" if platform.machine() == "x86_64" else "x86_64"
 
 
 class Elsewhere:
-    """A Python of another machine, which is made once and kept."""
+    """A Python of another machine, which is made once and kept, as long as the script that makes it is the same."""
 
-    def __init__(self, name: str, tags: tuple[str, ...], *make: str) -> None:
-        """`tags`: what a wheel may be tagged as to be taken; `make`: the script here, and all but its directory."""
+    def __init__(self, soabi: str, wheel: Path, tags: tuple[str, ...], *make: str) -> None:
+        """`soabi`: how its extension modules are called; `wheel`: the one that is for it; `tags`: what others may be
+        tagged as to be taken; `make`: the script here, and all but its directory."""
+        self.soabi, self.wheel, self.tags = soabi, wheel, tags
+        script = HERE / make[0]
+        recipe = hashlib.sha256(script.read_bytes() + (HERE / "own-apt").read_bytes()).hexdigest()[:8]
         release = platform.freedesktop_os_release()["VERSION_CODENAME"]
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "busyweight"
-        self.tags = tags
-        self.tree = cache / f"{release},{name}"
+        self.tree = cache / ",".join((release, *make, recipe))
         if not self.tree.exists():
             done = subprocess.run(
-                [str(REPOSITORY / "tests/dist" / make[0]), *make[1:], str(self.tree)],
+                [str(script), *make[1:], str(self.tree)],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -47,20 +52,21 @@ class Elsewhere:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def install(self, wheel: Path, place: Path) -> None:
+    def install(self, place: Path) -> None:
         """The wheel and what it requires, as pip there would choose them, without a compiler."""
         tags = [f"--platform={tag}" for tag in self.tags]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"--target={place}"]
-        subprocess.run([*pip, *tags, f"--python-version={self.version}", wheel], check=True)
+        subprocess.run([*pip, *tags, f"--python-version={self.version}", self.wheel], check=True)
 
 
 def other_processor() -> Elsewhere:
     tags = tuple(f"{tag}_{OTHER}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28"))
-    return Elsewhere(f"python3,{OTHER}", tags, "other-python", OTHER)
+    return Elsewhere(f"-{OTHER}-linux-gnu", wheel(OTHER), tags, "other-python", OTHER)
 
 
 def musl() -> Elsewhere:
-    return Elsewhere("python3,musl", ("musllinux_1_1_x86_64", "musllinux_1_2_x86_64"), "musl-python")
+    tags = ("musllinux_1_1_x86_64", "musllinux_1_2_x86_64")
+    return Elsewhere("-x86_64-linux-musl", wheel("x86_64", "musllinux"), tags, "musl-python")
 
 
 class AgentElsewhere(Agent):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.booted.balancer import Balancer, Polls
 from tests.booted.host import wait_until
 from tests.booted.machine import Machine
 from tests.booted.software import PYTHON as OWN_PYTHON
+from tests.real.parts import watching
 
 from .debian import deb
 from .packaged import CONFIG, NEWER, PYTHON, SERVICE, install, newer
@@ -95,26 +95,6 @@ class Site(Balancer):
         wanted = self.asked() + more
         wait_until(lambda: self.asked() >= wanted, f"{more} more requests")
 
-    @contextmanager
-    def watched(self) -> Iterator[list[State]]:
-        """All different states meanwhile."""
-        seen: list[State] = []
-        stop = threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(0.01):
-                state = self.state()
-                if state not in seen:
-                    seen.append(state)
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield seen
-        finally:
-            stop.set()
-            thread.join()
-
 
 @contextmanager
 def clients(machine: Machine) -> Iterator[dict[str, int]]:
@@ -166,7 +146,7 @@ def test_a_rolling_upgrade_costs_no_request_no_weight_and_no_order(
         before = site.state()
         assert before["half"][0] == "UP"
 
-        with clients(balancer) as got, site.watched() as seen:
+        with clients(balancer) as got, watching(lambda: [site.state()]) as seen:
             site.wait_asked(40)
             for host in hosts:
                 old = host.status()["agent"]

@@ -10,9 +10,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, NoReturn, Self, TypeVar
 
@@ -50,6 +52,27 @@ def until(condition: Callable[[], T], what: str, deadline_s: float, evidence: Ca
         if late:
             pytest.fail(f"not so within {deadline_s:g} s: {what}\n{evidence()}")
         time.sleep(POLL_S)
+
+
+@contextmanager
+def watching(look: Callable[[], Iterable[T]]) -> Iterator[list[T]]:
+    """All that looks find meanwhile, each thing once, in its order."""
+    seen: list[T] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            for found in look():
+                if found not in seen:
+                    seen.append(found)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
 
 
 PORTS = range(20000, 30000)

@@ -2,7 +2,7 @@
 
 from .agents import Agent, Installed, Listener, Mortal, Script
 from .haproxy import DEFAULTS, HAProxy, Response, get
-from .part import Part, free_port, need, until
+from .part import Part, free_port, need, until, watching
 from .presets import Postgres, Psql, Rq, Titled
 from .workers import Redis, Sidekiq, Title, cmdline, sidekiqs_here, title
 
@@ -30,4 +30,5 @@ __all__ = [
     "sidekiqs_here",
     "title",
     "until",
+    "watching",
 ]

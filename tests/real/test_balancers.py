@@ -21,7 +21,7 @@ import pytest
 from tests.farm import sidekiq_title
 from tests.tree import Tree
 
-from .parts import DEFAULTS, Agent, HAProxy, free_port, get, until
+from .parts import DEFAULTS, Agent, HAProxy, free_port, get, until, watching
 
 CORES = 4
 DEADLINE_S = 20.0
@@ -263,7 +263,11 @@ def test_agents_restarted_one_after_the_other_cost_no_request_and_no_weight(tmp_
         fleet = [stack.enter_context(Balancer(tmp_path, f"b{number}", web, ports)) for number in range(2)]
         for balancer in fleet:
             balancer.wait_weights(*right)
-        with Clients([balancer.port for balancer in fleet]).asking() as clients, watching(fleet) as seen:
+
+        def weights() -> list[tuple[int, ...]]:
+            return [tuple(balancer.weights()) for balancer in fleet]
+
+        with Clients([balancer.port for balancer in fleet]).asking() as clients, watching(weights) as seen:
             for host in hosts:
                 host.agent.send(signal.SIGUSR1)  # the signal of the unit's restart, and of the package's upgrade
                 assert host.agent.wait_exit(DEADLINE_S) == 0
@@ -271,23 +275,4 @@ def test_agents_restarted_one_after_the_other_cost_no_request_and_no_weight(tmp_
                 host.agent.start()
                 host.agent.wait_ready()
                 host.wait_polls(6)  # three of each balancer, more or less
-        assert seen == {tuple(right)}
-
-
-@contextmanager
-def watching(fleet: list[Balancer]) -> Iterator[set[tuple[int, ...]]]:
-    """All weights that the balancers have meanwhile."""
-    seen: set[tuple[int, ...]] = set()
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.01):
-            seen.update(tuple(balancer.weights()) for balancer in fleet)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
+        assert seen == [tuple(right)]
