@@ -144,12 +144,15 @@ UNREACHABLE = {
 def test_clients_are_turned_away_where_the_lint_says_so_and_nowhere_else(tmp_path: Path, path: Path) -> None:
     agent, web = Peer(b"100%\n"), website()
     # Where an agent-send delays the checks by 200 ms, a shorter interval than that would lose them all.
-    texts = [
-        re.sub(r"192\.0\.2\.\d+:\d+", f"127.0.0.1:{web.port}", re.sub(r"agent-(inter|addr) \S+", "", text))
-        .replace("agent-check", "agent-check agent-inter 300ms")
-        .replace("5001", str(agent.port))
-        for _, text in read_files(configuration_files([path]))
-    ]
+    substitutions = {
+        r"agent-(inter|addr) \S+": "",
+        r"\bagent-check\b": "agent-check agent-inter 300ms",
+        r"\b5001\b": str(agent.port),
+        r"192\.0\.2\.\d+:\d+": f"127.0.0.1:{web.port}",
+    }
+    texts = [text for _, text in read_files(configuration_files([path]))]
+    for pattern, by in substitutions.items():
+        texts = [re.sub(pattern, by, text) for text in texts]
 
     def weights() -> set[str]:
         ours = [row for row in balancer.servers() if row["srv_agent_port"] == str(agent.port)]
