@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.missing import need_root
+
 if TYPE_CHECKING:
     from tests.prompt import Run
     from tests.tree import Agents, Tree, TreeAgent
@@ -21,6 +23,11 @@ os.environ["TMPDIR"] = tempfile.gettempdir()
 
 # Some tests' files are for other users to read.
 os.umask(0o022)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("root"):
+        need_root(*mark.args)
 
 
 @pytest.fixture

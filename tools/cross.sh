@@ -5,6 +5,7 @@
 #
 # A standard library for TARGET that rustc does not bring is compiled, once, from the sources of that very rustc:
 # rustup's `rust-src`, or Debian's `rust-web-src`.
+# What is compiled names no directory of the machine that compiles it, so it is the same wherever that is done.
 # It must never write outside target/, nor let the command have anything but stable Rust.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,7 +26,11 @@ for rust in "$(dirname "$(command -v cargo)")" /usr/bin; do
 done
 export PATH="$rust:$PATH"
 
-flags=
+flag() { printf '\037%s' "$1"; } # as cargo wants them, where blanks separate nothing
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+flags=--remap-path-prefix=$cargo_home=/cargo$(flag "--remap-path-prefix=$PWD=/busyweight")$(
+    flag "--remap-path-prefix=$sysroot/lib/rustlib/src/rust=/rust"
+)
 if ! has_std; then
     if ! has_sources; then
         echo "cross: no Rust here has the standard library for $target, nor its sources: rustup target add $target" >&2
@@ -41,7 +46,7 @@ if ! has_std; then
         printf '[package]\nname = "nothing"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n' >"$crate/Cargo.toml"
         echo '#![no_std]' >"$crate/src/lib.rs"
         # What is unstable in rustc is for the library alone, as where Rust itself is made. The bitcode is for `lto`.
-        RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C embed-bitcode=yes -C force-unwind-tables=yes" \
+        RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="$flags$(flag -Cembed-bitcode=yes)$(flag -Cforce-unwind-tables=yes)" \
             cargo build --quiet --release --manifest-path "$crate/Cargo.toml" --target-dir "$crate/target" \
             --target "$target" -Z build-std=std,panic_unwind,test
         mkdir -p "$lib.new"
@@ -51,9 +56,9 @@ if ! has_std; then
         mv "$lib.new" "$lib"
         rm -rf "$crate"
     fi
-    flags="--sysroot=$made"
+    flags=$flags$(flag "--sysroot=$made")
 fi
-export "CARGO_TARGET_$(echo "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS=$flags"
+export CARGO_ENCODED_RUSTFLAGS="$flags"
 
 export PATH="$PWD/.venv/bin:$PATH" # maturin looks there for zig
 exec "$@"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.parts import need, until
+from tests.missing import need
+from tests.real.parts import until
 
 pytest.importorskip("numpy", reason="no numpy here: `make bench` installs it")
 pytest.importorskip("matplotlib", reason="no matplotlib here: `make bench` installs it")

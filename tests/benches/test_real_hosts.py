@@ -1,6 +1,5 @@
 """The hosts of the bench of real parts: their cgroups are created and removed, and errors are reported."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from benches.fleet.scenarios import BUSYWEIGHT, DEDICATED, STATIC
 from benches.real.hosts import CORE, CORES, HOSTS, PERIOD_US, HostGroups, balancer, host_groups
 
 from tests.real.parts import HAProxy
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="cgroups are made by root")
 
 
 def quota_us(group: Path) -> int:
@@ -26,7 +23,7 @@ def places(groups: list[HostGroups]) -> list[Path]:
     return [place for group in groups for place in (group.cpu.path, group.names.path)]
 
 
-@needs_root
+@pytest.mark.root("cgroups are made")
 def test_a_host_may_take_all_its_cores_and_no_more() -> None:
     with host_groups() as groups:
         assert len(groups) == HOSTS
@@ -39,7 +36,7 @@ def test_a_host_may_take_all_its_cores_and_no_more() -> None:
     assert not any(place.exists() for place in made)
 
 
-@needs_root
+@pytest.mark.root("cgroups are made")
 def test_who_is_left_in_a_cgroup_is_killed_and_nobody_else() -> None:
     left, other = (subprocess.Popen(["sleep", "1000"]) for _ in range(2))
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from functools import cache
+from pathlib import Path
 
 import pytest
 from tools.sbom import settled
@@ -78,6 +80,19 @@ def test_the_list_of_crates_is_the_same_wherever_and_whenever_a_wheel_is_built()
     [bill] = bills
     assert json.loads(bill)["serialNumber"].startswith("urn:uuid:")
     assert b"file:///" not in bill
+
+
+def test_what_is_compiled_names_no_directory_of_the_machine_that_compiled_it() -> None:
+    places = {
+        Path.home(),
+        REPOSITORY,
+        *(Path(os.environ[name]) for name in ("CARGO_HOME", "RUSTUP_HOME") if name in os.environ),
+    }
+    for path in DIST.glob("busyweight-*.whl"):
+        with zipfile.ZipFile(path) as packed:
+            extension = packed.read("agent/_scan.abi3.so")
+        assert b"/cargo/registry/" in extension, f"{path}: no file of a crate is named, so nothing is proved"
+        assert [place for place in places if f"{place}/".encode() in extension] == [], path
 
 
 def test_the_number_of_the_list_tells_what_is_listed() -> None:

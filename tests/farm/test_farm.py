@@ -1,5 +1,6 @@
 """The farm's processes are what they claim to be, as /proc shows them, and nothing is left behind."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -132,8 +133,9 @@ def test_a_process_burns_until_it_rests_and_can_be_asked_meanwhile(farm: Farm) -
 
 def test_a_process_burns_the_share_that_it_is_told(farm: Farm) -> None:
     half, quarter = farm.spawn(2)
-    for pid in (half, quarter):
-        os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
+    with contextlib.suppress(PermissionError):  # root shields it from whatever else runs here
+        for pid in (half, quarter):
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(1))
     farm.burn([half], 50)
     farm.burn([quarter], 20)
     deadline = time.monotonic() + 20

@@ -4,7 +4,6 @@ Full, read-only and damaged disks are in tests/operate.
 """
 
 import json
-import os
 import random
 import resource
 import shutil
@@ -32,7 +31,6 @@ from tests.tree import Tree, TreeAgent
 HERE = Path(__file__).parent
 DEADLINE_S = 30.0
 CAPACITY = 10
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can limit a cgroup")
 
 CONFIG = f"""
 [scan]
@@ -225,7 +223,7 @@ def test_a_wall_clock_that_jumps_moves_neither_weights_nor_the_end_of_an_overrid
     assert "Traceback" not in agent.log_text()
 
 
-@needs_root
+@pytest.mark.root("a namespace is made")
 @pytest.mark.parametrize("offset_s", [-1, 400_000_000])
 def test_a_boot_clock_of_any_age_changes_nothing(tree: Tree, tmp_path: Path, offset_s: int) -> None:
     if offset_s < 0:
@@ -310,7 +308,7 @@ def test_a_hanging_disk(tree: Tree, tmp_path: Path) -> None:
 # Nothing left.
 
 
-@needs_root
+@pytest.mark.root("a cgroup is limited")
 def test_a_tenth_of_a_processor_is_enough(tree: Tree, tmp_path: Path) -> None:
     agent = TreeAgent(tmp_path, tree, CONFIG)
     agent.READY_DEADLINE_S = 120.0
@@ -320,7 +318,7 @@ def test_a_tenth_of_a_processor_is_enough(tree: Tree, tmp_path: Path) -> None:
         assert watch.failed() == []
 
 
-@needs_root
+@pytest.mark.root("a cgroup is limited")
 def test_thousands_of_long_titles_fit_in_memory(tree: Tree, tmp_path: Path) -> None:
     """The agent needs less than the unit's memory limit for them."""
     workers = int(amount(2000, 20_000))

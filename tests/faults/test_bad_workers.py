@@ -85,6 +85,7 @@ def test_worker_that_ends_while_it_works_counts_no_more(farm: Farm, comm: str, b
     assert (counts.workers, counts.untitled) == (0, 0)
 
 
+@pytest.mark.root("a pid namespace is made")
 def test_pid_that_another_worker_got_begins_anew(comm: str) -> None:
     own = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
     command = [sys.executable, "-m", "tests.faults.inside", "reuse_a_working_pid", comm]
@@ -131,6 +132,7 @@ def contained() -> Iterator[int]:
         outer.kill()
 
 
+@pytest.mark.root("a pid namespace is made")
 def test_worker_in_a_pid_namespace_of_its_own_is_seen_from_here_and_from_there(contained: int) -> None:
     selector = Selector("sidekiq", comm=["*"], now=True)
     here = Scanner("/proc", "sweep", [selector], kept_max=100, detail=True)
@@ -142,6 +144,7 @@ def test_worker_in_a_pid_namespace_of_its_own_is_seen_from_here_and_from_there(c
     until(lambda: (looked(there), not of(1, there)[0])[1], "it rests, seen from there", DEADLINE_S)
 
 
+@pytest.mark.root("another user's process is started")
 def test_false_title_that_burns_counts_for_nobody_who_names_other_users(farm: Farm, comm: str) -> None:
     [liar] = farm.spawn(comm=comm, title=IDLE, uid=NOBODY)
     burn(farm, liar)

@@ -1,7 +1,6 @@
 """Whatever others do to the port, HAProxy's own checks all succeed meanwhile, and nothing is left behind."""
 
 import contextlib
-import os
 import random
 import resource
 import socket
@@ -234,7 +233,7 @@ def test_no_check_fails_while_the_agent_can_open_no_file(agent: TreeAgent, watch
     assert counted(agent)["no_fds"] > 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a network of its own")
+@pytest.mark.root("a network is made")
 def test_polls_one_after_the_other_never_run_out_of_ports(tmp_path: Path) -> None:
     """The agent opens no connection, and leaves the polling side's ports free for the next poll."""
     tree = Tree(tmp_path / "proc")

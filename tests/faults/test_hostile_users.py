@@ -26,7 +26,7 @@ from tests.faults.hostile import holdings, hostile, let_go
 from tests.real.parts import Agent, until
 from tests.tree import scanner
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can make other users' processes and namespaces")
+pytestmark = pytest.mark.root("other users' processes and namespaces are made")
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 20.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import SOAK
-from tests.real.parts import need
+from tests.missing import need
 from tests.tree import Tree
 
 HERE = Path(__file__).parent

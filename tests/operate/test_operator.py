@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from agent.operate.override import WAY_OUT
 from agent.operate.socket import CLIENTS_MAX
+from tests.missing import missing, need
 from tests.real.parts import Agent, until
 from tests.tree import MortalAgent, Tree
 
@@ -418,9 +418,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", directory], check=False)
     if mounted.returncode:
-        if os.environ.get("CI"):
-            pytest.fail("a disk for the test cannot be mounted: run the tests as root")
-        pytest.skip("a disk for the test cannot be mounted")
+        missing("a disk for the test cannot be mounted: run the tests as root")
     try:
         yield directory
     finally:
@@ -477,11 +475,7 @@ def test_a_read_only_disk_is_told_and_overrides_work_in_memory(small_disk: Path,
 
 
 def test_without_polls_a_waiting_override_wakes_the_agent_not_once(agent: Agent) -> None:
-    strace = shutil.which("strace")
-    if strace is None:
-        if os.environ.get("CI"):
-            pytest.fail("strace is not installed: apt install strace")
-        pytest.skip("strace is not installed")
+    strace = need("strace", "strace")
     agent.order("drain", "--for", "30m")
     until(lambda: status(agent)["scanner"]["scanning"] is False, "no scan is running", DEADLINE_S)
     trace = agent.home / "strace"

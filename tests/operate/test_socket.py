@@ -19,6 +19,7 @@ from agent.operate import session
 from agent.operate.session import LINE_LEN_MAX, Peer, Request
 from agent.operate.socket import CLIENTS_MAX, ControlSocket, ControlSocketError, open_socket
 from agent.tools import client
+from tests.missing import need_root
 from tests.real.part import until
 
 # Python 3.12 warns of forks beside threads; the child of ask_as makes a few system calls and is gone.
@@ -214,10 +215,7 @@ def test_of_a_hundred_clients_those_beyond_the_limit_are_told_so(served: Control
 @pytest.fixture
 def open_path() -> Iterator[Path]:
     """A path that others than the test's user can reach."""
-    if os.geteuid() != 0:
-        if os.environ.get("CI"):
-            pytest.fail("only root can be somebody else for a moment: run the tests as root")
-        pytest.skip("only root can be somebody else for a moment")
+    need_root("another user is played")
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory, "control.sock")

@@ -12,8 +12,9 @@ import urllib.request
 from pathlib import Path
 
 from tests.matrix.trees import Tree
+from tests.missing import missing
 
-from .part import Part, free_port, lacking
+from .part import Part, free_port
 from .presets import Told
 from .workers import Redis, Sidekiq, cmdline
 
@@ -24,7 +25,7 @@ def need_activejob(ruby: str) -> None:
     """As `need`, for a library."""
     found = subprocess.run([ruby, "-r", "active_job", "-e", ""], capture_output=True, check=False).returncode == 0
     if not found:
-        lacking("ActiveJob", "ruby-activejob")
+        missing("ActiveJob is not installed: apt install ruby-activejob")
 
 
 class LiveSidekiq(Sidekiq):

@@ -6,7 +6,6 @@ deadline, and says on failure what it saw. Processes are ended by their own pid 
 
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,29 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, NoReturn, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import pytest
 
 from tests.matrix.trees import Tree
+from tests.missing import need
 
 T = TypeVar("T")
 
 POLL_S = 0.02
-
-
-def need(program: str, package: str) -> str:
-    """The path of a program; without it the test fails on CI and is skipped elsewhere."""
-    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    return found or lacking(program, package)
-
-
-def lacking(what: str, package: str) -> NoReturn:
-    """Fails or skips the test for something that is not installed."""
-    missing = f"{what} is not installed: apt install {package}"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 def until(condition: Callable[[], T], what: str, deadline_s: float, evidence: Callable[[], str] = str) -> T:

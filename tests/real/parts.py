@@ -2,7 +2,7 @@
 
 from .agents import Agent, Installed, Listener, Mortal, Script
 from .haproxy import DEFAULTS, HAProxy, Response, get
-from .part import Part, free_port, need, until, watching
+from .part import Part, free_port, until, watching
 from .presets import Postgres, Psql, Rq, Titled
 from .workers import Redis, Sidekiq, Title, cmdline, sidekiqs_here, title
 
@@ -26,7 +26,6 @@ __all__ = [
     "cmdline",
     "free_port",
     "get",
-    "need",
     "sidekiqs_here",
     "title",
     "until",

@@ -16,8 +16,9 @@ from typing import ClassVar
 import pytest
 
 from tests.matrix.trees import Tree
+from tests.missing import need
 
-from .part import Part, need
+from .part import Part
 from .workers import Redis, cmdline
 
 HERE = Path(__file__).parent

@@ -8,7 +8,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from .parts import Part, free_port, need
+from tests.missing import need
+
+from .parts import Part, free_port
 
 ALERTS = Path(__file__).parents[2] / "metrics/alerts.yml"
 FIRES_WITHIN_S = 30.0

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.missing import need, need_root
 from tests.tree import Tree, TreeAgent
 
-from .parts import HAProxy, need
+from .parts import HAProxy
 
 HERE = Path(__file__).parent
 PATIENT = """
@@ -109,8 +110,7 @@ backend web
 @contextmanager
 def lossy_wire(home: Path) -> Iterator[tuple[Place, Place]]:
     """Two hosts, and between them a wire that loses packets."""
-    if os.getuid() != 0:
-        pytest.skip("network namespaces are root's")
+    need_root("network namespaces are made")
     wanted = {"ip": "iproute2", "tc": "iproute2", "clang": "clang"}
     ip, tc, clang = (need(program, package) for program, package in wanted.items())
     program = home / "lossy.o"

@@ -199,11 +199,8 @@ def _now() -> float:
     return workers._last_ran(Path("/proc/self")) or 0.0
 
 
+@pytest.mark.root("a /proc is mounted")
 def test_a_real_hidepid_is_named_and_the_remedy_is_its_group_or_the_mount(host: Host) -> None:
-    if os.geteuid() != 0:
-        if os.environ.get("CI"):
-            pytest.fail("mounting a /proc needs root")
-        pytest.skip("mounting a /proc needs root")
     for options, remedy in (("hidepid=2", "mount it with gid=GROUP"), ("hidepid=2,gid=4", "run the agent in group 4")):
         told = as_nobody(host, options)
         found = {finding["check"]: finding for finding in told["checks"]}
@@ -241,9 +238,8 @@ def as_nobody(host: Host, options: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.root("another user is played")
 def test_a_user_without_rights_is_told_what_can_be_told_and_who_refused_the_rest(host: Host) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs another user")
     with host.agent:
         host.agent.ask()
         told = as_nobody(host, "hidepid=2")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .part import need
+from tests.missing import need
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from .parts import DEFAULTS, HAProxy, Response, free_port, get, need
+from tests.missing import need
+
+from .parts import DEFAULTS, HAProxy, Response, free_port, get
 
 
 class Site:

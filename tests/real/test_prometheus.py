@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent._scan import HUNG_READERS_MAX
+from tests.missing import need
 from tests.real.prometheus import ALERTS, FIRES_WITHIN_S, Prometheus
 from tests.tree import Tree, TreeAgent
 
-from .parts import free_port, need
+from .parts import free_port
 
 HERE = Path(__file__).parent.parent.parent
 DASHBOARD = HERE / "metrics/dashboard.json"

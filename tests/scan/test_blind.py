@@ -10,7 +10,8 @@ import pytest
 
 from agent._scan import Counts, Scanner, Selector
 from tests.farm import sidekiq_title
-from tests.real.parts import need, until
+from tests.missing import need
+from tests.real.parts import until
 from tests.tree import Tree, scanner
 
 DEADLINE_S = 20.0
@@ -30,6 +31,7 @@ def counted(of: Scanner) -> Counts:
     return of.scan().pools[0]
 
 
+@pytest.mark.root("a pid namespace is made")
 def test_in_a_pid_namespace_of_its_own_no_worker_is_not_idle(tmp_path: Path) -> None:
     unshare = need("unshare", "util-linux")
     inside = [unshare, "--pid", "--fork", "--mount-proc", sys.executable, "-m", "agent", "check", "--config"]

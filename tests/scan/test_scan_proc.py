@@ -123,7 +123,7 @@ def test_a_worker_whose_memory_lock_is_held_counts_and_holds_nobody_up(farm: Far
     until(lambda: busy(scan) == (0, 2) and counts(scan).quarantined == 0, "both are read", DEADLINE_S)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can start processes of others")
+@pytest.mark.root("other users' processes are started")
 def test_users_are_told_apart_and_shown(farm: Farm, comm: str) -> None:
     [ours] = farm.spawn(comm=comm, title=sidekiq_title(1), uid=0)
     [theirs] = farm.spawn(comm=comm, title=sidekiq_title(1), uid=54_321)

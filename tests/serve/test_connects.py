@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.real.parts import free_port, need, until
+from tests.missing import need
+from tests.real.parts import free_port, until
 from tests.tree import TreeAgent
 
 from .running import AT_ONCE, DEADLINE_S, Notified

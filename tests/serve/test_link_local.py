@@ -1,6 +1,5 @@
 """Addresses that are valid on one interface only."""
 
-import os
 import subprocess
 import sys
 
@@ -22,7 +21,7 @@ for wrong in ("[fe80::b]:5001", "[fe80::b%none]:5001"):
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a network of its own an address")
+@pytest.mark.root("a network is made")
 def test_link_local_addresses() -> None:
     """Served on their interface; without one, refused with the remedy."""
     network = "ip link set lo up && ip -6 addr add fe80::b/64 dev lo nodad"

@@ -353,7 +353,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(agent: TreeAgent) -> N
         )
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can show what others may not")
+@pytest.mark.root("another user is played")
 def test_a_port_that_is_not_permitted_is_one_line_with_the_remedy(agent: TreeAgent) -> None:
     agent.config_file.write_text('listen = ["127.0.0.1:81"]\n')
     limited = ["setpriv", "--bounding-set=-net_bind_service", *agent.argv()]

@@ -13,7 +13,8 @@ import pytest
 
 from agent.sampling.cache import Cache, Pace
 from agent.serve.server import Address, ListenError, open_listener, open_listeners
-from tests.real.parts import need, until
+from tests.missing import need
+from tests.real.parts import until
 from tests.scarce import descriptors_left
 from tests.serve.serving import DEADLINE_S, POOLS, Serving, ask, connect, said
 

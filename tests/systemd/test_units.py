@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.serve.startup import FIRST_SAMPLE_S
+from tests.missing import need
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 FILES = ("busyweight.service", "busyweight.socket", "ebpf.conf")
@@ -31,19 +32,11 @@ def explained(name: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", section, re.MULTILINE))
 
 
-def demand(command: str, package: str) -> None:
-    if shutil.which(command) is None:
-        missing = f"no {command}: install the package {package}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-
-
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The units as installed, with a command in the agent's place that is there on every machine. They have names of
     their own: this machine's drop-ins for an agent of its own are not theirs."""
-    demand("systemd-analyze", "systemd")
+    need("systemd-analyze", "systemd")
     for name in FILES[:2]:
         text = (UNITS / name).read_text()
         (tmp_path / name.replace("busyweight", "tried")).write_text(text.replace("/usr/bin/busyweight", "/bin/true"))

@@ -21,8 +21,9 @@ from rich.console import Console
 from agent.tools import client
 from agent.tools.top.frame import Frame
 from agent.tools.top.view import View, columns
+from tests.missing import need
 from tests.prompt import COMMAND, run
-from tests.real.parts import need, until
+from tests.real.parts import until
 from tests.tree import Agents, MortalAgent, Tree, TreeAgent
 
 DEADLINE_S = 20.0

@@ -34,7 +34,6 @@ AGAIN = "run the same command again"
 NEEDED = ("clang", "gcc", "libc6-dev")  # Debian's packages for `make build`
 
 needs_debian = pytest.mark.skipif(not shutil.which("dpkg-query"), reason="apt's packages are Debian's")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 
 
 @pytest.fixture
@@ -125,7 +124,7 @@ def test_without_a_network_it_says_so_and_the_same_again_goes_on_from_there(clon
         assert line.endswith(AGAIN)
 
 
-@needs_root
+@pytest.mark.root("a directory is mounted")
 def test_a_full_disk_is_one_line_and_with_room_the_same_again_goes_on(clone: Path) -> None:
     script = """
         mkdir small
@@ -190,7 +189,7 @@ def archive(place: Path) -> None:
 
 
 @needs_debian
-@needs_root
+@pytest.mark.root("a directory is mounted")
 def test_root_is_told_that_apt_has_no_archive_and_the_same_again_goes_on_from_there(
     clone: Path, tmp_path: Path
 ) -> None:

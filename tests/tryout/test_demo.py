@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.parts import need, until
+from tests.missing import need
+from tests.real.parts import until
 
 from .checkout import REPOSITORY
 

@@ -1,7 +1,6 @@
 """`make run`: prints what to type next, writes only inside its checkout, is found by its other commands, and runs once
 at a time."""
 
-import os
 import re
 import socket
 import subprocess
@@ -48,7 +47,13 @@ class TryOut(Listener):
 def system() -> list[tuple[Path, list[str] | None]]:
     """What there is in the directories of an installed agent."""
     places = [Path("/run/busyweight"), Path("/var/lib/busyweight"), Path("/var/lib/private/busyweight")]
-    return [(place, sorted(os.listdir(place)) if place.exists() else None) for place in places]  # noqa: PTH208
+    there: list[tuple[Path, list[str] | None]] = []
+    for place in places:
+        try:
+            there.append((place, sorted(path.name for path in place.iterdir())))
+        except (FileNotFoundError, PermissionError):  # /var/lib/private is root's
+            there.append((place, None))
+    return there
 
 
 @pytest.fixture
