@@ -72,7 +72,8 @@ def test_a_forked_copy_keeps_its_parents_title_and_outlives_it(farm: Farm) -> No
     assert (proc(copy, "comm"), parent(copy)) == (b"processor\n", pid)
     assert proc(copy, "cmdline").rstrip(b"\0") == sidekiq_title(2)
     farm.kill([pid])
-    assert (state(copy), parent(copy)) == (b"S", farm.pid)
+    assert state(copy) in (b"S", b"R"), "it lives on"
+    assert parent(copy) == farm.pid
     farm.kill([copy])
     assert not Path(f"/proc/{copy}").exists()
 
