@@ -97,7 +97,7 @@ test-dist: build dist ## installs the packages in fresh Debian systems; needs ro
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist tests/dist
 
-test-first-hour: build ## the README's commands on bare Debian systems, and the tests on an untidy one; needs root; an hour
+test-first-hour: build ## every test on bare Debian systems and on an untidy one; needs root; half an hour
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m first_hour tests/dist
 
@@ -139,7 +139,8 @@ $(BIN)/.installed: requirements-dev.txt tools/setup.sh
 	@tools/setup.sh build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks venv: apt-get install python3-venv" >&2; exit 1; }
-	@tools/attempt.sh -q "the virtual environment" $(PYTHON) -m venv --without-pip .venv
+	@$(BIN)/pip --version >/dev/null 2>&1 || \
+		tools/attempt.sh -q "the virtual environment" $(PYTHON) -m venv --clear --without-pip .venv
 	@test -x $(BIN)/pip || tools/attempt.sh -q "the virtual environment" $(BIN)/python -m ensurepip --default-pip
 	@tools/attempt.sh -q "Python's packages" $(BIN)/$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@

@@ -1,6 +1,7 @@
 """The two commands of the README, as a newcomer types them on a bare Debian: root, and an ordinary user."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -9,7 +10,20 @@ from tests.booted.host import missing_for_boot
 
 from .debian import INSIDE, NEWCOMERS_PACKAGES, REPOSITORY, in_debian
 
-pytestmark = [pytest.mark.first_hour, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
+
+# Who types, and where.
+NEWCOMERS = [("bookworm", "root"), ("trixie", "newcomer")]
+# Of every kind one, and those that once minded what the first command had left.
+SOME_TESTS = (
+    "tests/booted/test_least_privilege.py",
+    "tests/farm",
+    "tests/operate",
+    "tests/real/test_end_to_end.py",
+    "tests/scan/test_scan_proc.py",
+    "tests/tools/test_haproxy_facts.py",
+    "tests/tryout/test_run.py",
+)
 
 
 def commands() -> list[str]:
@@ -22,22 +36,23 @@ def commands() -> list[str]:
     return [*typed, poll]
 
 
+@pytest.mark.dist
 def test_the_readme_asks_for_what_is_there() -> None:
     readme = " ".join((REPOSITORY / "README.md").read_text().split())
     assert "needs git, make, python3 and python3-venv" in readme
 
 
-@pytest.mark.parametrize(("release", "user"), [("bookworm", "root"), ("trixie", "newcomer")])
-def test_the_two_commands_work_as_written_in_their_order(release: str, user: str) -> None:
+def first_hour(release: str, user: str, tests: tuple[str, ...]) -> None:
+    """Has a newcomer try the README's commands there; of the tests these run, or all."""
     missing = missing_for_boot()
     assert missing is None, missing
     clone = REPOSITORY / "target/first-hour.git"
     subprocess.run(["rm", "-rf", clone], check=True)
     # The commits of a worktree, or of a shallow clone, too.
     subprocess.run(["git", "clone", "-q", "--bare", "--depth=1", f"file://{REPOSITORY}", clone], check=True)
-    words = [f"'{word}'" for word in (INSIDE / clone.relative_to(REPOSITORY), user)]
-    words += ["'{}'".format(word.replace("'", "'\\''")) for word in commands()]
-    said = in_debian(f"sh -eu {INSIDE}/tests/dist/first-hour {' '.join(words)}", *NEWCOMERS_PACKAGES, release=release)
+    words = map(str, (INSIDE / clone.relative_to(REPOSITORY), user, *commands(), " ".join(tests)))
+    typed = shlex.join(["sh", "-eu", f"{INSIDE}/tests/dist/first-hour", *words])
+    said = in_debian(typed, *NEWCOMERS_PACKAGES, release=release)
     assert re.search(r"^first hour: answered after \d+ s: up (\d+%)? ?#", said, re.M), said
     assert "first hour: status: agent" in said
     assert re.search(r"^###\.\.\.  up 50% #3/6 busy", said, re.M), said
@@ -45,3 +60,15 @@ def test_the_two_commands_work_as_written_in_their_order(release: str, user: str
     assert re.search(r"^first hour: tests: \d+ passed", said, re.M), said
     assert said.endswith("first hour: well\n")
     print(said)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("release", "user"), NEWCOMERS)
+def test_the_two_commands_work_as_written_in_their_order(release: str, user: str) -> None:
+    first_hour(release, user, SOME_TESTS)
+
+
+@pytest.mark.first_hour
+@pytest.mark.parametrize(("release", "user"), NEWCOMERS)
+def test_and_every_test_passes_there(release: str, user: str) -> None:
+    first_hour(release, user, ())

@@ -124,6 +124,18 @@ def test_without_a_network_it_says_so_and_the_same_again_goes_on_from_there(clon
         assert line.endswith(AGAIN)
 
 
+@pytest.mark.parametrize("broken", ["bin/pip", "lib/*/site-packages/pip/**/*.py"])
+def test_a_pip_that_a_full_disk_left_in_half_is_installed_again(clone: Path, broken: str) -> None:
+    nowhere = {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "0"}
+    build(clone, environ=nowhere)
+    for file in (clone / ".venv").glob(broken):
+        file.write_bytes(b"")
+        file.chmod(0o644)
+    code, [line] = build(clone, environ=nowhere)
+    assert code == 2
+    assert "cannot reach a package registry" in line
+
+
 @pytest.mark.root("a directory is mounted")
 def test_a_full_disk_is_one_line_and_with_room_the_same_again_goes_on(clone: Path) -> None:
     script = """
