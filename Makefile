@@ -41,7 +41,7 @@ demo: build ## simulated workers, an agent, and HAProxy (if installed) whose wei
 
 build: $(BIN)/busyweight ## the command with all extras: .venv/bin/busyweight
 
-test: test-parts build lint ## lint, then every test, HAProxy and Sidekiq included; installs what it needs
+test: test-parts build $(BIN)/.bench lint ## lint, then every test, HAProxy and Sidekiq included; installs what it needs
 	cargo test --locked
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 

@@ -5,6 +5,7 @@ It must never install anything.
 
 import os
 import shutil
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -21,6 +22,12 @@ def need(program: str, package: str) -> str:
     """The path of a program."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return found or missing(f"{program} is not installed: apt install {package}")
+
+
+def need_module(name: str, target: str) -> None:
+    """A Python module that this target of the Makefile installs."""
+    if find_spec(name) is None:
+        missing(f"{name} is not installed: make {target}")
 
 
 def need_root(why: str) -> None:

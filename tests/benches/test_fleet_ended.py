@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.missing import need
+from tests.missing import need, need_module
 from tests.real.parts import until
 
-pytest.importorskip("numpy", reason="no numpy here: `make bench` installs it")
-pytest.importorskip("matplotlib", reason="no matplotlib here: `make bench` installs it")
+need_module("matplotlib", ".venv/bin/.bench")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 90.0

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-np = pytest.importorskip("numpy", reason="no numpy here: `make bench` installs it")
+from tests.missing import need_module
 
-from benches.fleet.run import REQUEST  # noqa: E402 - after the look whether it can be
+need_module("matplotlib", ".venv/bin/.bench")
+
+import numpy as np  # noqa: E402 - after the look whether it can be
+from benches.fleet.run import REQUEST  # noqa: E402
 from benches.real import __main__ as bench  # noqa: E402
 from benches.real import hosts  # noqa: E402
 from benches.real.hosts import CORES, JOB_HOSTS  # noqa: E402
