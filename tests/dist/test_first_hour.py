@@ -19,7 +19,7 @@ SOME_TESTS = (
     "tests/booted/test_least_privilege.py",
     "tests/farm",
     "tests/operate",
-    "tests/real/test_end_to_end.py",
+    "tests/real/test_presets.py",
     "tests/scan/test_scan_proc.py",
     "tests/tools/test_haproxy_facts.py",
     "tests/tryout/test_run.py",
