@@ -97,7 +97,7 @@ test-dist: build dist ## installs the packages in fresh Debian systems; needs ro
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m dist tests/dist
 
-test-first-hour: build ## every test on bare Debian systems and on an untidy one; needs root; half an hour
+test-first-hour: build ## every test on bare Debian systems and on an untidy one; needs root; over an hour
 	@tools/setup.sh test-dist
 	$(BIN)/pytest -m first_hour tests/dist
 
