@@ -5,6 +5,7 @@ It must not hide anything that a test could find: a test of a strict umask or of
 """
 
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ os.environ["TMPDIR"] = tempfile.gettempdir()
 
 # Some tests' files are for other users to read.
 os.umask(0o022)
+
+# Crowds of clients are more files than a login may have open.
+FILES = 16_384
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES)), hard))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
