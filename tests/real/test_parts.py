@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.missing import need
-
 from .parts import DEFAULTS, HAProxy, Response, free_port, get
 
 
@@ -28,18 +26,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     with site.haproxy:
         yield site
-
-
-def test_a_missing_program_fails_on_ci_and_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="apt install no-such-package"):
-        need("no-such-program", "no-such-package")
-
-
-def test_a_missing_program_is_a_skip_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="apt install no-such-package"):
-        need("no-such-program", "no-such-package")
 
 
 def test_an_operators_command_shows_in_the_servers_row(site: Site) -> None:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -20,12 +19,8 @@ from pathlib import Path
 
 from tests.missing import need
 
-_INSTALLED = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-HAPROXIES: list[list[str]] = json.loads(
-    os.environ.get("BUSYWEIGHT_HAPROXIES", json.dumps([[_INSTALLED]] * bool(_INSTALLED)))
-)
-if not HAPROXIES:
-    need("haproxy", "haproxy")
+_NAMED = os.environ.get("BUSYWEIGHT_HAPROXIES")
+HAPROXIES: list[list[str]] = json.loads(_NAMED) if _NAMED else [[need("haproxy", "haproxy")]]
 
 DEADLINE_S = 20.0
 Row = dict[str, str]
@@ -33,7 +28,6 @@ Row = dict[str, str]
 
 def haproxy(*words: str, command: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     """HAProxy's output for these arguments."""
-    assert HAPROXIES, "haproxy is missing"
     return subprocess.run([*(command or HAPROXIES[0]), *words], capture_output=True, text=True, check=False)
 
 
@@ -56,7 +50,6 @@ class Balancer:
     def __init__(self, directory: Path, *texts: str) -> None:
         self.socket = directory / "stats.sock"
         files = [f"global\n stats socket {self.socket} level admin\n nbthread 1\n", *texts]
-        assert HAPROXIES, "haproxy is missing"
         self.command = [*HAPROXIES[0], "-db"]
         for index, text in enumerate(files):
             (directory / f"{index}.cfg").write_text(text)
